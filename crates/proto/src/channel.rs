@@ -1,0 +1,291 @@
+//! One end of the socketpair: sends and receives whole messages with file descriptors.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    getsockopt, sockopt,
+};
+
+use crate::message::{self, DecodeError, Message, VERSION};
+use crate::sys;
+
+/// Longest message of the handshake in bytes; a longer one is refused as truncated.
+pub const MAX_MESSAGE: usize = 4096;
+
+/// Most file descriptors that may come with one message.
+pub const MAX_FDS: usize = 1;
+
+/// Most file descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
+const SCM_MAX_FD: usize = 253;
+
+/// One end of the conversation. Closed when dropped.
+#[derive(Debug)]
+pub struct Channel {
+    fd: OwnedFd,
+}
+
+impl Channel {
+    /// A connected pair, both ends close-on-exec.
+    ///
+    /// # Errors
+    /// The error of socketpair(2), usually `EMFILE`.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) =
+            socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self { fd: one }, Self { fd: other }))
+    }
+
+    /// Adopts an fd after checking that it is such an end.
+    ///
+    /// # Errors
+    /// [`ChannelError::NotAChannel`] if the fd is not an `AF_UNIX` `SOCK_SEQPACKET` socket.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, ChannelError> {
+        let unix = socket::getsockname::<UnixAddr>(fd.as_raw_fd()).is_ok();
+        let seqpacket = getsockopt(&fd, sockopt::SockType) == Ok(SockType::SeqPacket);
+        if unix && seqpacket { Ok(Self { fd }) } else { Err(ChannelError::NotAChannel) }
+    }
+
+    /// Sends one message with copies of `fds`. Blocks while the peer's queue is full, unless the fd is
+    /// non-blocking.
+    ///
+    /// # Errors
+    /// [`ChannelError::Closed`] if the peer is gone, [`ChannelError::Io`] otherwise.
+    pub fn send<M: Message>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        let bytes = message::encode(message).map_err(|_| ChannelError::Oversized)?;
+        if bytes.len() > MAX_MESSAGE {
+            return Err(ChannelError::Oversized);
+        }
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+        let iov = [IoSlice::new(&bytes)];
+        socket::sendmsg::<()>(self.fd.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
+            .map(drop)
+            .map_err(ChannelError::from)
+    }
+
+    /// Receives one message and the file descriptors that came with it (close-on-exec).
+    ///
+    /// Whatever goes wrong, descriptors that had arrived are closed. Blocks until a message is there, unless
+    /// the fd is non-blocking.
+    ///
+    /// # Errors
+    /// See [`ChannelError`]; [`ChannelError::would_block`] tells a non-blocking caller to wait.
+    pub fn receive<M: Message>(&self) -> Result<(M, Vec<OwnedFd>), ChannelError> {
+        self.receive_with(MsgFlags::empty())
+    }
+
+    /// Like [`receive`](Self::receive), but never blocks, whatever the mode of the fd.
+    ///
+    /// # Errors
+    /// See [`receive`](Self::receive).
+    pub fn try_receive<M: Message>(&self) -> Result<(M, Vec<OwnedFd>), ChannelError> {
+        self.receive_with(MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Gives up the handshake end, to carry frames from here on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
+        let mut bytes = [0u8; MAX_MESSAGE];
+        let mut iov = [IoSliceMut::new(&mut bytes)];
+        // Room for as many as one message can carry: were the control data cut, the descriptors before the
+        // cut would be installed and nobody would know their numbers.
+        let mut control = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
+        let received = socket::recvmsg::<()>(
+            self.fd.as_raw_fd(),
+            &mut iov,
+            Some(&mut control),
+            flags | MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        let mut fds = Vec::new();
+        if let Ok(messages) = received.cmsgs() {
+            for message in messages {
+                if let ControlMessageOwned::ScmRights(raw) = message {
+                    fds.extend(raw.into_iter().map(sys::own_received));
+                }
+            }
+        }
+        let (length, flags) = (received.bytes, received.flags);
+        if fds.len() > MAX_FDS || flags.contains(MsgFlags::MSG_CTRUNC) {
+            return Err(ChannelError::TooManyFds);
+        }
+        if flags.contains(MsgFlags::MSG_TRUNC) {
+            return Err(ChannelError::Truncated);
+        }
+        if length == 0 {
+            return Err(ChannelError::Closed);
+        }
+        Ok((message::decode(&bytes[..length])?, fds))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What can go wrong between the two ends.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChannelError {
+    /// The fd is something else.
+    #[error("the file descriptor is not an AF_UNIX SOCK_SEQPACKET socket")]
+    NotAChannel,
+    /// The peer closed its end before it had said what was expected.
+    #[error("the other end closed the channel")]
+    Closed,
+    /// The peer is not an nsnet end.
+    #[error("the message is not one of nsnet's")]
+    NotOurs,
+    /// The peer is built from another release.
+    #[error(
+        "the other end speaks version {theirs}, this end speaks version {VERSION}: build both from the same release"
+    )]
+    Version {
+        /// The version in the peer's message.
+        theirs: u16,
+    },
+    /// The message has the right preamble and a body that is none.
+    #[error("the message is malformed")]
+    Malformed,
+    /// The message was longer than [`MAX_MESSAGE`].
+    #[error("the message is longer than {MAX_MESSAGE} bytes")]
+    Truncated,
+    /// This end tried to send more than [`MAX_MESSAGE`] bytes.
+    #[error("the message to send is longer than {MAX_MESSAGE} bytes")]
+    Oversized,
+    /// More than [`MAX_FDS`] file descriptors came with the message; all were closed.
+    #[error("more than {MAX_FDS} file descriptors came with the message")]
+    TooManyFds,
+    /// The kernel refused.
+    #[error("the channel failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl ChannelError {
+    /// Whether the call would have had to wait.
+    #[must_use]
+    pub fn would_block(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl From<Errno> for ChannelError {
+    fn from(errno: Errno) -> Self {
+        if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) { Self::Closed } else { Self::Io(errno.into()) }
+    }
+}
+
+impl From<DecodeError> for ChannelError {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::NotOurs => Self::NotOurs,
+            DecodeError::Version(theirs) => Self::Version { theirs },
+            DecodeError::Malformed => Self::Malformed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+    use crate::message::{Carriage, Offload, Ready, Report};
+
+    const READY: Report = Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE });
+
+    #[track_caller]
+    fn raw_send(channel: &Channel, bytes: &[u8], fds: &[RawFd]) {
+        let rights = [ControlMessage::ScmRights(fds)];
+        let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+        let iov = [IoSlice::new(bytes)];
+        socket::sendmsg::<()>(channel.fd.as_raw_fd(), &iov, control, MsgFlags::empty(), None).unwrap();
+    }
+
+    fn open_fds_to(path: &str) -> usize {
+        let target = fs::canonicalize(path).unwrap();
+        fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter(|entry| fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|link| link == target))
+            .count()
+    }
+
+    #[test]
+    fn message_and_fd_arrive_together() {
+        let (host, container) = Channel::pair().unwrap();
+        container.send(&READY, &[File::open("/dev/null").unwrap().as_fd()]).unwrap();
+        let (report, fds) = host.receive::<Report>().unwrap();
+        assert_eq!(report, READY);
+        assert_eq!(fds.len(), 1);
+    }
+
+    #[test]
+    fn early_close_is_told_apart_from_waiting() {
+        let (host, container) = Channel::pair().unwrap();
+        assert!(host.try_receive::<Report>().unwrap_err().would_block());
+        drop(container);
+        assert!(matches!(host.receive::<Report>(), Err(ChannelError::Closed)));
+        assert!(matches!(host.send(&READY, &[]), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn garbage_is_not_ours() {
+        let (host, container) = Channel::pair().unwrap();
+        raw_send(&container, b"GET / HTTP/1.1\r\n\r\n", &[]);
+        assert!(matches!(host.receive::<Report>(), Err(ChannelError::NotOurs)));
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let (host, container) = Channel::pair().unwrap();
+        raw_send(&container, b"nsnt\x07\x00anything", &[]);
+        assert!(matches!(host.receive::<Report>(), Err(ChannelError::Version { theirs: 7 })));
+    }
+
+    #[test]
+    fn too_long_a_message_is_truncated() {
+        let (host, container) = Channel::pair().unwrap();
+        raw_send(&container, &[0; MAX_MESSAGE + 1], &[]);
+        assert!(matches!(host.receive::<Report>(), Err(ChannelError::Truncated)));
+    }
+
+    #[test]
+    fn too_many_fds_are_refused_and_none_leaks() {
+        let path = "/proc/self/status";
+        let file = File::open(path).unwrap();
+        for count in [2, 3, 50, SCM_MAX_FD] {
+            let (host, container) = Channel::pair().unwrap();
+            raw_send(&container, &message::encode(&READY).unwrap(), &vec![file.as_raw_fd(); count]);
+            assert!(matches!(host.receive::<Report>(), Err(ChannelError::TooManyFds)), "{count} fds");
+        }
+        assert_eq!(open_fds_to(path), 1);
+    }
+
+    #[test]
+    fn fds_with_garbage_do_not_leak() {
+        let path = "/proc/self/limits";
+        let file = File::open(path).unwrap();
+        let (host, container) = Channel::pair().unwrap();
+        raw_send(&container, b"garbage", &[file.as_raw_fd()]);
+        assert!(matches!(host.receive::<Report>(), Err(ChannelError::NotOurs)));
+        assert_eq!(open_fds_to(path), 1);
+    }
+
+    #[test]
+    fn only_a_seqpacket_socket_is_adopted() {
+        let file = OwnedFd::from(File::open("/dev/null").unwrap());
+        assert!(matches!(Channel::from_fd(file), Err(ChannelError::NotAChannel)));
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(matches!(Channel::from_fd(stream.into()), Err(ChannelError::NotAChannel)));
+        assert!(Channel::from_fd(Channel::pair().unwrap().0.into_fd()).is_ok());
+    }
+}

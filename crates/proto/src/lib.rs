@@ -1,0 +1,38 @@
+//! What the two ends of an nsnet network say to each other.
+//!
+//! The ends share one `AF_UNIX` `SOCK_SEQPACKET` socketpair. The host keeps one end; the container side
+//! inherits the other, whose number it finds in the environment variable [`FD_VARIABLE`].
+//!
+//! ```text
+//! host                                              container side
+//!  │ socketpair, Setup is queued before the spawn     │
+//!  │ ── spawn, NSNET_FD=n ──────────────────────────► │ reads Setup: no round trip
+//!  │                                                  │ opens /dev/net/tun, configures it
+//!  │ ◄──────────── Ready + TUN fd (SCM_RIGHTS) ────── │ carriage: handed over; the socketpair closes
+//!  │                       or                         │
+//!  │ ◄──────────────────── Ready ──────────────────── │ carriage: shuttled
+//!  │ ◄═══════════ frames, both directions ══════════► │ until either end closes
+//!  │                       or                         │
+//!  │ ◄──────────────────── Failed ─────────────────── │ step, errno, cause, remedy
+//! ```
+//!
+//! The phase decides what a message on the socketpair is: everything up to and including `Ready` is a
+//! message of this module ([`Setup`], [`Report`]); everything after it is a frame, a [`vnet::Header`] with
+//! an IP packet behind it. Neither needs a tag to tell it from the other.
+//!
+//! Both ends treat what they read as hostile: a message of another version, garbage, a truncated message or
+//! a file descriptor too many is a [`ChannelError`] and leaks nothing.
+
+mod channel;
+mod message;
+mod sys;
+pub mod vnet;
+
+pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
+pub use message::{
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, Message, NamespaceId, Offload, Ready, Report,
+    Setup, VERSION,
+};
+
+/// Environment variable that carries the number of the inherited socketpair end.
+pub const FD_VARIABLE: &str = "NSNET_FD";

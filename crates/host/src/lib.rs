@@ -1,1 +1,42 @@
-//! stub
+//! The host side of nsnet: terminates the TCP and UDP of a container's network namespace and dials again from
+//! this process, through a [`Dialer`] that sees every flow and can refuse it.
+//!
+//! [`Network`] is all an embedder must touch. It runs an engine thread of its own, so it needs no async runtime
+//! and does not mind one; it works without privileges, the container side (`nsnet_container`) needs only
+//! `/dev/net/tun` in a namespace it owns.
+//!
+//! The modules stand in the order in which a packet passes them on its way out: `attach` (handshake), `link`
+//! (frames), `gateway` (demultiplexing) and `engine` (the thread it runs on), `packet` (checked views), `tcp`,
+//! `udp`, `icmp`, `dns`, and `dialer`.
+
+#![deny(unsafe_code)]
+
+mod addressing;
+mod attach;
+mod clock;
+mod dialer;
+mod dns;
+mod engine;
+mod gateway;
+mod icmp;
+mod link;
+mod local;
+mod network;
+mod packet;
+mod statistics;
+#[allow(unsafe_code)]
+mod sys;
+mod tcp;
+mod udp;
+mod wire;
+
+pub use addressing::Subnet;
+pub use async_trait::async_trait;
+pub use attach::{Attachment, Ready, SetupError};
+pub use dialer::{
+    ByteStream, DatagramSocket, DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow, Protocol,
+    Received, Service, Source, Stream, UdpDatagrams, Unreachable,
+};
+pub use network::{AttachError, BuildError, Network, NetworkBuilder};
+pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
+pub use statistics::{DiscardStatistics, FlowStatistics, Statistics};

@@ -132,6 +132,12 @@ impl AsFd for Channel {
     }
 }
 
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 /// What can go wrong between the two ends.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,0 +1,200 @@
+//! Who has which address on the container's network, and what stands behind a destination. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::{DialError, Service};
+
+/// The addresses of one family on the container's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The container's address.
+    pub container: IpAddr,
+    /// Length of the on-link prefix in bits.
+    pub prefix_len: u8,
+    /// The router's address: where the container's default route points.
+    pub gateway: IpAddr,
+    /// The address that answers DNS.
+    pub dns: IpAddr,
+}
+
+impl Subnet {
+    /// 10.0.2.100/24, gateway 10.0.2.2, DNS 10.0.2.3: the numbers that users of slirp know.
+    pub const IPV4: Self = Self {
+        container: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 100)),
+        prefix_len: 24,
+        gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2)),
+        dns: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3)),
+    };
+
+    /// fd00::100/64, gateway fd00::2, DNS fd00::3.
+    pub const IPV6: Self = Self {
+        container: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100)),
+        prefix_len: 64,
+        gateway: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
+        dns: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3)),
+    };
+
+    /// Whether container, gateway and resolver are three hosts of one prefix.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let hosts = [self.container, self.gateway, self.dns];
+        let differ = self.container != self.gateway && self.container != self.dns && self.gateway != self.dns;
+        differ && hosts.iter().all(|host| self.contains(*host) && !self.is_broadcast(*host))
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        match (self.container, address) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let shift = 32 - u32::from(self.prefix_len.min(32));
+                (u64::from(own.to_bits()) >> shift) == (u64::from(other.to_bits()) >> shift)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let shift = 128 - u32::from(self.prefix_len.min(128));
+                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+
+    /// The last IPv4 address of the prefix reaches every host in it (RFC 919); there is only one.
+    fn is_broadcast(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(other) = address else { return false };
+        let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
+        self.prefix_len < 31 && self.contains(address) && other.to_bits() & hosts == hosts
+    }
+}
+
+/// The addresses of a container's network; at least one family.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addressing {
+    pub(crate) v4: Option<Subnet>,
+    pub(crate) v6: Option<Subnet>,
+    /// Whether the gateway's address leads to the host's loopback.
+    pub(crate) host_loopback: bool,
+}
+
+/// Where a new flow leads.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// To `target`, if the Dialer agrees.
+    Forward { target: SocketAddr, service: Service },
+    /// Nowhere.
+    Refuse(DialError),
+    /// Not a destination of flows at all.
+    Ignore,
+}
+
+impl Addressing {
+    pub(crate) fn subnets(&self) -> impl Iterator<Item = Subnet> + use<> {
+        [self.v4, self.v6].into_iter().flatten()
+    }
+
+    /// The subnet whose container address this is.
+    pub(crate) fn subnet_of_container(&self, address: IpAddr) -> Option<Subnet> {
+        self.subnets().find(|subnet| subnet.container == address)
+    }
+
+    /// What stands behind `destination`, as far as the container's own network decides it.
+    pub(crate) fn resolve(&self, destination: SocketAddr) -> Destination {
+        let address = destination.ip();
+        let Some(subnet) = self.subnets().find(|subnet| subnet.contains(address)) else {
+            return Destination::Forward { target: destination, service: Service::World };
+        };
+        if address == subnet.dns && destination.port() == DNS_PORT {
+            Destination::Forward { target: destination, service: Service::Resolver }
+        } else if address == subnet.gateway && self.host_loopback {
+            let target = SocketAddr::new(loopback_for(address), destination.port());
+            Destination::Forward { target, service: Service::HostLoopback }
+        } else if address == subnet.gateway || address == subnet.dns {
+            Destination::Refuse(DialError::Refused)
+        } else if subnet.is_broadcast(address) {
+            Destination::Ignore
+        } else {
+            Destination::Refuse(DialError::HostUnreachable)
+        }
+    }
+
+    /// The address under which the container knows an upstream peer: undoes [`resolve`](Self::resolve).
+    pub(crate) fn as_seen_inside(&self, peer: SocketAddr) -> SocketAddr {
+        let gateway = match peer.ip() {
+            IpAddr::V4(_) => self.v4,
+            IpAddr::V6(_) => self.v6,
+        };
+        match gateway {
+            Some(subnet) if self.host_loopback && peer.ip() == loopback_for(peer.ip()) => {
+                SocketAddr::new(subnet.gateway, peer.port())
+            }
+            // A scope or flow label of the host's socket means nothing inside.
+            Some(_) | None => SocketAddr::new(peer.ip(), peer.port()),
+        }
+    }
+}
+
+/// RFC 1035, 4.2.
+const DNS_PORT: u16 = 53;
+
+fn loopback_for(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addressing(host_loopback: bool) -> Addressing {
+        Addressing { v4: Some(Subnet::IPV4), v6: Some(Subnet::IPV6), host_loopback }
+    }
+
+    fn resolved(host_loopback: bool, destination: &str) -> String {
+        format!("{:?}", addressing(host_loopback).resolve(destination.parse().unwrap()))
+    }
+
+    #[test]
+    fn the_gateway_has_nothing_to_offer_unless_it_leads_to_the_loopback() {
+        assert_eq!(resolved(false, "10.0.2.2:80"), "Refuse(Refused)");
+        assert_eq!(resolved(true, "10.0.2.2:80"), "Forward { target: 127.0.0.1:80, service: HostLoopback }");
+        assert_eq!(resolved(true, "[fd00::2]:80"), "Forward { target: [::1]:80, service: HostLoopback }");
+    }
+
+    #[test]
+    fn the_resolver_has_one_port() {
+        assert_eq!(resolved(true, "10.0.2.3:53"), "Forward { target: 10.0.2.3:53, service: Resolver }");
+        assert_eq!(resolved(true, "[fd00::3]:53"), "Forward { target: [fd00::3]:53, service: Resolver }");
+        assert_eq!(resolved(true, "10.0.2.3:54"), "Refuse(Refused)");
+    }
+
+    #[test]
+    fn nobody_else_lives_on_the_subnet() {
+        assert_eq!(resolved(true, "10.0.2.77:1"), "Refuse(HostUnreachable)");
+        assert_eq!(resolved(true, "[fd00::77]:1"), "Refuse(HostUnreachable)");
+        assert_eq!(resolved(true, "10.0.2.255:1"), "Ignore");
+        assert_eq!(resolved(true, "10.0.3.1:1"), "Forward { target: 10.0.3.1:1, service: World }");
+        assert_eq!(
+            resolved(true, "[fd00:0:0:1::1]:1"),
+            "Forward { target: [fd00:0:0:1::1]:1, service: World }"
+        );
+    }
+
+    #[test]
+    fn loopback_peers_appear_as_the_gateway() {
+        let seen =
+            |loopback, peer: &str| addressing(loopback).as_seen_inside(peer.parse().unwrap()).to_string();
+        assert_eq!(seen(true, "127.0.0.1:7"), "10.0.2.2:7");
+        assert_eq!(seen(true, "[::1]:7"), "[fd00::2]:7");
+        assert_eq!(seen(false, "127.0.0.1:7"), "127.0.0.1:7");
+        assert_eq!(seen(true, "203.0.113.9:7"), "203.0.113.9:7");
+    }
+
+    #[test]
+    fn extreme_prefixes_do_not_overflow() {
+        for prefix_len in [0, 1, 31, 32, 64, 127, 128, 255] {
+            for mut subnet in [Subnet::IPV4, Subnet::IPV6] {
+                subnet.prefix_len = prefix_len;
+                assert!(subnet.contains(subnet.container));
+                let _ = subnet.is_broadcast("255.255.255.255".parse().unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Attaching a container side: the fd it inherits, the handshake, and the error it reports.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use nsnet_proto::{Carriage, Channel, ChannelError, Failure, Offload, Report};
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::link::{Framing, Link, LinkProperties};
+use crate::sys;
+
+/// A container side that has been, or is about to be, started.
+///
+/// Dropping it changes nothing for a container that is up: its network lives until the [`Network`] is dropped
+/// or [`close`](Self::close) is called. A command that has not been spawned by then cannot be.
+///
+/// [`Network`]: crate::Network
+#[derive(Debug)]
+pub struct Attachment {
+    outcome: oneshot::Receiver<Result<Ready, SetupError>>,
+    close: oneshot::Sender<()>,
+    /// This process's copy of the end the command inherits.
+    inherited: Option<Inherited>,
+}
+
+/// What the container side was granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Ready {
+    /// How frames travel between the TUN device and this process.
+    pub carriage: Carriage,
+    /// The offloads in effect.
+    pub offload: Offload,
+}
+
+impl Attachment {
+    pub(crate) fn new(
+        outcome: oneshot::Receiver<Result<Ready, SetupError>>,
+        close: oneshot::Sender<()>,
+    ) -> Self {
+        Self { outcome, close, inherited: None }
+    }
+
+    /// Keeps open what the command inherits until it has it.
+    pub(crate) fn keep(mut self, inherited: Inherited) -> Self {
+        self.inherited = Some(inherited);
+        self
+    }
+
+    /// Waits until the container's interface is up. Called after the command was spawned; from then on the
+    /// command cannot be spawned again.
+    ///
+    /// Blocks the calling thread; async embedders use [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// The container side's own error, a [`SetupError`] that says what it did instead of getting ready (it
+    /// exited, it closed its fd), or [`SetupError::TimedOut`].
+    ///
+    /// # Panics
+    /// If called again after it has returned anything but [`SetupError::TimedOut`].
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<Ready, SetupError> {
+        self.inherited = None;
+        wait(&mut self.outcome, timeout).unwrap_or(Err(SetupError::TimedOut(timeout)))
+    }
+
+    /// Like [`wait_ready`](Self::wait_ready), without blocking and without a timeout of its own.
+    ///
+    /// # Errors
+    /// See [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe; it works on any runtime.
+    pub async fn ready(&mut self) -> Result<Ready, SetupError> {
+        self.inherited = None;
+        outcome(&mut self.outcome).await
+    }
+
+    /// Takes the network away from this container; its connections are reset.
+    pub fn close(self) {
+        // The engine is gone if it does not listen, and the container's network with it.
+        let _ = self.close.send(());
+    }
+}
+
+/// Why a container side did not get ready.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The container side failed and said why.
+    #[error("container side: {}", describe(.0))]
+    Container(Failure),
+    /// The container side exited, or closed its fd (the command closes inherited fds?), before it was ready.
+    #[error(
+        "the container side closed its end before it was ready: did it exit, or close inherited file \
+         descriptors before TunDevice::open()?"
+    )]
+    ClosedEarly,
+    /// The container side sent something else than it should.
+    #[error("handshake with the container side: {0}")]
+    Handshake(#[source] ChannelError),
+    /// The report and the file descriptors with it do not fit together.
+    #[error("the container side handed over {0} file descriptors where {1} was expected")]
+    FileDescriptors(usize, usize),
+    /// What was handed over is no TUN device that carries bare IP packets.
+    #[error(
+        "the file descriptor the container side handed over is not a TUN device (IFF_TUN, IFF_NO_PI): {0}"
+    )]
+    NotTun(#[source] io::Error),
+    /// The container side has not got ready in time. It may still do.
+    #[error("the container side was not ready after {0:?}")]
+    TimedOut(Duration),
+    /// The network was shut down.
+    #[error("the network was shut down before the container side was ready")]
+    ShutDown,
+    /// This process could not serve the link.
+    #[error("serve the link to the container: {0}")]
+    Host(#[source] io::Error),
+}
+
+fn describe(failure: &Failure) -> String {
+    let remedy = if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
+    format!("{}: {}{remedy}", failure.step, failure.cause)
+}
+
+/// The end of the channel that a command inherits, kept open in this process until the command has it.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    _fd: OwnedFd,
+    number: Arc<AtomicI32>,
+}
+
+impl Inherited {
+    pub(crate) fn new(fd: OwnedFd) -> Self {
+        let number = Arc::new(AtomicI32::new(fd.as_raw_fd()));
+        Self { _fd: fd, number }
+    }
+
+    /// The fd's number, or −1 once it is closed in this process.
+    pub(crate) fn number(&self) -> Arc<AtomicI32> {
+        Arc::clone(&self.number)
+    }
+}
+
+impl Drop for Inherited {
+    fn drop(&mut self) {
+        self.number.store(-1, Ordering::Release);
+    }
+}
+
+/// Reads the container side's report and takes over the link it speaks of.
+pub(crate) async fn handshake(channel: Channel, mtu: u16) -> Result<(Link, Ready), SetupError> {
+    // The channel stays whole for the link; a second fd for it is what the runtime watches.
+    let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
+    let (report, fds) = loop {
+        let mut guard = watched.readable().await.map_err(SetupError::Host)?;
+        match channel.try_receive::<Report>() {
+            Ok(received) => break received,
+            Err(error) if error.would_block() => guard.clear_ready(),
+            Err(ChannelError::Closed) => return Err(SetupError::ClosedEarly),
+            Err(error) => return Err(SetupError::Handshake(error)),
+        }
+    };
+    let granted = match report {
+        Report::Failed(failure) => return Err(SetupError::Container(failure)),
+        Report::Ready(granted) => granted,
+    };
+    let expected = match granted.carriage {
+        Carriage::HandedOver => 1,
+        Carriage::Shuttled => 0,
+    };
+    if fds.len() != expected {
+        return Err(SetupError::FileDescriptors(fds.len(), expected));
+    }
+    let (fd, framing) = match fds.into_iter().next() {
+        Some(device) => {
+            let framing = adopt(&device).map_err(SetupError::NotTun)?;
+            (device, framing)
+        }
+        None => (channel.into_fd(), Framing::Header),
+    };
+    drop(watched);
+    let offload = match framing {
+        Framing::Header => granted.offload,
+        Framing::Plain => Offload::NONE,
+    };
+    let properties = LinkProperties { carriage: granted.carriage, offload, framing, mtu };
+    let link = Link::new(fd, properties).map_err(SetupError::Host)?;
+    Ok((link, Ready { carriage: granted.carriage, offload }))
+}
+
+/// Makes sure that an fd from the container is what it should be, and how its frames look.
+///
+/// A device without header must have its offloads off: the kernel accepts them there, and then delivers
+/// super-packets that nothing marks as such.
+fn adopt(device: &OwnedFd) -> io::Result<Framing> {
+    let kind = sys::tun_kind(device)?;
+    if !kind.is_bare_tun {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    sys::set_nonblocking(device)?;
+    if kind.has_header {
+        sys::set_vnet_header_size(device)?;
+        Ok(Framing::Header)
+    } else {
+        sys::disable_offload(device)?;
+        Ok(Framing::Plain)
+    }
+}
+
+async fn outcome(outcome: &mut oneshot::Receiver<Result<Ready, SetupError>>) -> Result<Ready, SetupError> {
+    outcome.await.unwrap_or(Err(SetupError::ShutDown))
+}
+
+/// Polls a future on the calling thread; `None` after the timeout. Needs no runtime and disturbs none.
+fn wait(
+    receiver: &mut oneshot::Receiver<Result<Ready, SetupError>>,
+    timeout: Duration,
+) -> Option<Result<Ready, SetupError>> {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let clock = Clock::start();
+    let deadline = clock.now() + timeout;
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(outcome(receiver));
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(result);
+        }
+        let left = deadline.saturating_duration_since(clock.now());
+        if left.is_zero() {
+            return None;
+        }
+        thread::park_timeout(left);
+    }
+}

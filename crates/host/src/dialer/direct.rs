@@ -1,0 +1,110 @@
+//! The default Dialer: the host's own sockets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpSocket, UdpSocket};
+
+use super::{DatagramSocket, DialError, Dialer, Flow, Source, Stream, UdpDatagrams};
+
+/// Connects from the host, as any of its programs would.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use nsnet_host::DirectDialer;
+///
+/// let dialer = DirectDialer::new().bind_interface("wg0").connect_timeout(Duration::from_secs(10));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct DirectDialer {
+    bind_v4: Option<Ipv4Addr>,
+    bind_v6: Option<Ipv6Addr>,
+    interface: Option<String>,
+    connect_timeout: Option<Duration>,
+}
+
+impl DirectDialer {
+    /// Leaves address, interface and connect timeout to the kernel (tcp(7), `tcp_syn_retries`: about 127 s;
+    /// the network's own dial timeout comes first).
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends from this address of the host. Called once for each address family, the other family stays
+    /// unbound.
+    #[must_use]
+    pub fn bind_address(mut self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.bind_v4 = Some(address),
+            IpAddr::V6(address) => self.bind_v6 = Some(address),
+        }
+        self
+    }
+
+    /// Sends through this interface only (`SO_BINDTODEVICE`, socket(7)).
+    #[must_use]
+    pub fn bind_interface(mut self, interface: impl Into<String>) -> Self {
+        self.interface = Some(interface.into());
+        self
+    }
+
+    /// Gives a TCP connection attempt up after this long.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = Some(timeout);
+        self
+    }
+
+    /// A non-blocking socket, bound as configured.
+    fn socket(&self, peer: SocketAddr, kind: Type) -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(peer), kind.nonblocking().cloexec(), None)?;
+        // The host's loopback is behind no other interface.
+        if let Some(interface) = self.interface.as_deref().filter(|_| !peer.ip().is_loopback()) {
+            socket.bind_device(Some(interface.as_bytes()))?;
+        }
+        let address: Option<IpAddr> = match peer {
+            SocketAddr::V4(_) => self.bind_v4.map(IpAddr::V4),
+            SocketAddr::V6(_) => self.bind_v6.map(IpAddr::V6),
+        };
+        let bind_to = match address.filter(|_| !peer.ip().is_loopback()) {
+            Some(address) => Some(SocketAddr::new(address, 0)),
+            // connect(2) chooses address and port for TCP; a UDP socket receives before it has sent.
+            None if kind == Type::STREAM => None,
+            None if peer.is_ipv4() => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
+            None => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
+        };
+        if peer.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        if let Some(address) = bind_to {
+            socket.bind(&address.into())?;
+        }
+        Ok(socket)
+    }
+}
+
+#[async_trait]
+impl Dialer for DirectDialer {
+    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+        let socket = TcpSocket::from_std_stream(self.socket(flow.target, Type::STREAM)?.into());
+        let connecting = socket.connect(flow.target);
+        let stream = match self.connect_timeout {
+            Some(timeout) => {
+                tokio::time::timeout(timeout, connecting).await.map_err(|_| DialError::TimedOut)??
+            }
+            None => connecting.await?,
+        };
+        // The container's own stack has decided how to cut its stream.
+        stream.set_nodelay(true)?;
+        Ok(stream.into())
+    }
+
+    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        let socket = self.socket(source.address, Type::DGRAM)?;
+        Ok(Box::new(UdpDatagrams::new(UdpSocket::from_std(socket.into())?)?))
+    }
+}

@@ -1,0 +1,149 @@
+//! The Dialer: where every flow out of the container is decided and connected.
+//!
+//! The engine asks two questions in turn. [`Dialer::authorize`]: may this flow be? [`Dialer::dial_tcp`] or
+//! [`Dialer::bind_udp`]: connect it. So a firewall need not know how to dial ([`FilterDialer`] wraps any
+//! Dialer), and a proxy need not know policy. Established traffic asks nothing.
+//!
+//! What the Dialer cannot allow is decided before it is asked: the host's loopback, the host's own addresses,
+//! and the gateway's ports, unless the embedder mapped them
+//! ([`host_loopback`](crate::NetworkBuilder::host_loopback)).
+
+mod datagrams;
+mod direct;
+mod error;
+mod filter;
+mod stream;
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+
+pub use datagrams::{DatagramSocket, Received, UdpDatagrams};
+pub use direct::DirectDialer;
+pub use error::{DialError, Unreachable};
+pub use filter::{DenyDialer, FilterDialer};
+pub use stream::{ByteStream, Stream};
+
+/// Decides on flows and connects them. Object-safe; shared by all flows of a network.
+///
+/// All methods run on the engine's thread: a method that blocks the thread stalls the network, one that waits
+/// (`.await`) holds up only its own flow. Any number may be under way at once.
+///
+/// # Cancel safety
+/// A future is dropped when the container gives up (RST) or the dial timeout of the network
+/// ([`dial_timeout`](crate::NetworkBuilder::dial_timeout)) passes. What it had opened must close on drop.
+///
+/// # Errors
+/// A [`DialError`]; its variant decides what the container sees.
+///
+/// # Examples
+/// A firewall in front of direct connections:
+///
+/// ```
+/// use nsnet_host::{DatagramSocket, DialError, Dialer, DirectDialer, Flow, Source, Stream, async_trait};
+///
+/// struct OnlyHttps(DirectDialer);
+///
+/// #[async_trait]
+/// impl Dialer for OnlyHttps {
+///     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
+///         if flow.is_dns() || flow.destination.port() == 443 { Ok(()) } else { Err(DialError::Prohibited) }
+///     }
+///
+///     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+///         self.0.dial_tcp(flow).await
+///     }
+///
+///     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+///         self.0.bind_udp(source).await
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait Dialer: Send + Sync {
+    /// Asked once for every new flow: a TCP connection, a UDP destination of a container port. The default
+    /// allows.
+    async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
+        let _ = flow;
+        Ok(())
+    }
+
+    /// Opens the stream for an authorized TCP flow, towards [`Flow::target`]. The container's connection is
+    /// accepted once this returns.
+    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError>;
+
+    /// Opens the socket that carries all datagrams of one container address and port, whatever their
+    /// destinations (endpoint-independent mapping, RFC 4787, 4.1). Asked once its first flow is authorized.
+    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError>;
+}
+
+/// A flow that wants to leave the container.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Flow {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// The container's address and port.
+    pub source: SocketAddr,
+    /// Where the container wants to go.
+    pub destination: SocketAddr,
+    /// Where to dial: the destination, unless the network maps it elsewhere (the gateway's address to the
+    /// host's loopback).
+    pub target: SocketAddr,
+    /// What stands behind the destination.
+    pub service: Service,
+}
+
+impl Flow {
+    /// Whether the flow goes to the network's own resolver, which forwards to the host's.
+    #[must_use]
+    pub fn is_dns(&self) -> bool {
+        self.service == Service::Resolver
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)
+    }
+}
+
+/// Transport protocol of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    Tcp,
+    /// UDP, RFC 768.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// What stands behind a flow's destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Service {
+    /// A host of the outside world.
+    World,
+    /// The network's DNS address. The engine answers by itself once the flow is authorized.
+    Resolver,
+    /// The host's loopback, opened with [`host_loopback`](crate::NetworkBuilder::host_loopback).
+    HostLoopback,
+}
+
+/// A container address and port that sends datagrams.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Source {
+    /// The container's address and port.
+    pub address: SocketAddr,
+}

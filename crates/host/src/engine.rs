@@ -1,0 +1,180 @@
+//! The engine: one thread with a current-thread runtime on which everything of a network runs.
+//!
+//! A thread of its own, so that the embedder needs no runtime and cannot stall the network by blocking one.
+//! Dropping the engine resets all connections, closes all links and waits for the thread.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
+
+use nsnet_proto::Channel;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, JoinSet, LocalSet};
+
+use crate::addressing::Addressing;
+use crate::attach::{self, Ready, SetupError};
+use crate::clock::Clock;
+use crate::dialer::Dialer;
+use crate::dns::{Forwarder, Servers};
+use crate::gateway::{Gateway, Limits, Parts};
+use crate::statistics::Counters;
+
+/// How long a drop waits for the thread. It answers within a scheduling round unless a Dialer blocks it; then
+/// the thread is left behind rather than the embedder stalled.
+const JOIN: Duration = Duration::from_secs(5);
+
+/// Everything the engine's thread needs to know.
+pub(crate) struct Config {
+    pub(crate) addressing: Addressing,
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) limits: Limits,
+    pub(crate) dns: DnsSource,
+    pub(crate) mtu: u16,
+}
+
+/// Where DNS queries are forwarded to.
+pub(crate) enum DnsSource {
+    System,
+    File(PathBuf),
+    Fixed(Vec<SocketAddr>),
+}
+
+pub(crate) struct Engine {
+    requests: Option<mpsc::UnboundedSender<Request>>,
+    ended: std::sync::mpsc::Receiver<()>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// A container side that was given its end of a channel.
+pub(crate) struct Request {
+    pub(crate) channel: Channel,
+    pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
+    /// Resolves when the embedder closes the attachment.
+    pub(crate) close: oneshot::Receiver<()>,
+}
+
+impl Engine {
+    pub(crate) fn start(config: Config, counters: Arc<Counters>) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (requests, incoming) = mpsc::unbounded_channel();
+        let (alive, ended) = std::sync::mpsc::channel();
+        let thread = thread::Builder::new().name("nsnet".into()).spawn(move || {
+            let _alive: std::sync::mpsc::Sender<()> = alive;
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(serve(config, counters, incoming)));
+        })?;
+        Ok(Self { requests: Some(requests), ended, thread: Some(thread) })
+    }
+
+    /// Hands a container side to the engine. Fails only if the engine's thread is gone.
+    pub(crate) fn attach(&self, request: Request) -> Result<(), Request> {
+        match &self.requests {
+            Some(requests) => requests.send(request).map_err(|error| error.0),
+            None => Err(request),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.requests = None;
+        let Some(thread) = self.thread.take() else { return };
+        // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
+        if thread.thread().id() == thread::current().id() {
+            return;
+        }
+        match self.ended.recv_timeout(JOIN) {
+            // The thread is past its last statement; what is left of it cannot block.
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => drop(thread.join()),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::error!("the engine's thread does not end: a Dialer blocks it");
+            }
+        }
+    }
+}
+
+/// Serves until the engine is dropped.
+async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::UnboundedReceiver<Request>) {
+    let servers = match config.dns {
+        DnsSource::System => Servers::system(),
+        DnsSource::File(path) => Servers::from_file(&path),
+        DnsSource::Fixed(servers) => Servers::fixed(servers),
+    };
+    let parts = Parts {
+        addressing: config.addressing,
+        dialer: config.dialer,
+        limits: config.limits,
+        clock: Clock::start(),
+        counters,
+        resolver: Rc::new(Forwarder::new(servers)),
+    };
+    let (shutdown, _) = watch::channel(());
+    let mut containers = JoinSet::new();
+    loop {
+        tokio::select! {
+            request = requests.recv() => match request {
+                Some(request) => {
+                    let end = shutdown.subscribe();
+                    containers.spawn_local(host(request, parts.clone(), config.mtu, end));
+                }
+                None => break,
+            },
+            Some(ended) = containers.join_next() => report_panic(ended),
+        }
+    }
+    drop(shutdown);
+    while let Some(ended) = containers.join_next().await {
+        report_panic(ended);
+    }
+}
+
+/// Takes one container from its handshake to its end.
+async fn host(request: Request, parts: Parts, mtu: u16, mut shutdown: watch::Receiver<()>) {
+    let Request { channel, outcome, close } = request;
+    let end = async {
+        tokio::select! {
+            // Nothing is ever sent: this is the sender being dropped.
+            _ = shutdown.changed() => {}
+            () = requested(close) => {}
+        }
+    };
+    tokio::pin!(end);
+    let handshake = tokio::select! {
+        handshake = attach::handshake(channel, mtu) => handshake,
+        () = &mut end => return,
+    };
+    let established = handshake.and_then(|(link, ready)| {
+        let gateway = Gateway::new(link, parts).map_err(SetupError::Host)?;
+        Ok((gateway, ready))
+    });
+    match established {
+        Ok((gateway, ready)) => {
+            tracing::info!(carriage = ?ready.carriage, offload = ?ready.offload, "container attached");
+            // Nobody need wait for the news.
+            let _ = outcome.send(Ok(ready));
+            gateway.run(end).await;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the container side did not get ready");
+            let _ = outcome.send(Err(error));
+        }
+    }
+}
+
+/// Waits for a request to close; an attachment that is merely dropped makes none.
+async fn requested(close: oneshot::Receiver<()>) {
+    if close.await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn report_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a container's gateway failed");
+    }
+}

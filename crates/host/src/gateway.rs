@@ -1,0 +1,201 @@
+//! What the container believes to be its router: reads frames, finds the flow of each packet, answers.
+//!
+//! One gateway serves one container. Everything of it runs on the engine's thread; flows share the gateway by
+//! `Rc` and nothing else. The reader takes at most [`BATCH`] frames before the flows get their turn.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::addressing::{Addressing, Destination};
+use crate::clock::Clock;
+use crate::dialer::{DialError, Dialer, Service, Unreachable};
+use crate::dns::Forwarder;
+use crate::icmp;
+use crate::link::{Link, MAX_FRAME, MAX_PACKET, Sent};
+use crate::local::{LocalRoutes, Reach};
+use crate::packet::{Discard, FlowKey, Packet, Transport};
+use crate::statistics::Counters;
+use crate::{tcp, udp};
+
+/// Frames read before the flows they belong to run: enough to share the cost of a wake-up, few enough that an
+/// answer does not wait for a millisecond's worth of input.
+const BATCH: usize = 64;
+
+/// What bounds a container's use of the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) tcp_flows: usize,
+    pub(crate) udp_mappings: usize,
+    pub(crate) udp_peers: usize,
+    pub(crate) udp_idle_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
+}
+
+pub(crate) struct Gateway {
+    pub(crate) link: Link,
+    pub(crate) addressing: Addressing,
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) resolver: Rc<Forwarder>,
+    pub(crate) tcp: tcp::Table,
+    pub(crate) udp: udp::Table,
+    /// Where a datagram from the world lands before it is sent on; borrowed only between two awaits.
+    pub(crate) datagram_buffer: RefCell<Box<[u8]>>,
+    local_routes: RefCell<LocalRoutes>,
+}
+
+/// What a gateway is made of besides the link.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) addressing: Addressing,
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) resolver: Rc<Forwarder>,
+}
+
+impl Gateway {
+    pub(crate) fn new(link: Link, parts: Parts) -> io::Result<Rc<Self>> {
+        let Parts { addressing, dialer, limits, clock, counters, resolver } = parts;
+        Ok(Rc::new(Self {
+            link,
+            addressing,
+            dialer,
+            limits,
+            clock,
+            counters,
+            resolver,
+            tcp: tcp::Table::default(),
+            udp: udp::Table::default(),
+            datagram_buffer: RefCell::new(vec![0; MAX_PACKET].into_boxed_slice()),
+            local_routes: RefCell::new(LocalRoutes::new()?),
+        }))
+    }
+
+    /// Serves the container until its end of the link is gone or `end` resolves; then connections are reset
+    /// on both sides.
+    pub(crate) async fn run(self: &Rc<Self>, end: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = end => {}
+            result = self.read() => match result {
+                Ok(()) => tracing::debug!("the container's end of the link is gone"),
+                Err(error) => tracing::error!(%error, "the link to the container failed"),
+            },
+        }
+        self.tcp.close(self);
+        self.udp.close(self);
+        self.link.finish();
+    }
+
+    /// What stands behind a destination once the host's own addresses are taken out.
+    pub(crate) fn destination(&self, destination: SocketAddr) -> Destination {
+        let resolved = self.addressing.resolve(destination);
+        let Destination::Forward { target, service: Service::World } = resolved else { return resolved };
+        match self.local_routes.borrow_mut().lookup(target.ip()) {
+            Ok(Reach::Remote) => resolved,
+            Ok(Reach::Unreachable) => Destination::Refuse(DialError::NetworkUnreachable),
+            Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
+            Ok(Reach::Broadcast | Reach::Multicast) => Destination::Ignore,
+            Err(error) => {
+                tracing::error!(%error, %destination, "cannot tell whether the address is the host's own");
+                Destination::Refuse(DialError::Prohibited)
+            }
+        }
+    }
+
+    /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
+    pub(crate) fn send(&self, packet: &[u8]) {
+        self.counters.to_container.add(packet.len());
+        let (Sent::Done | Sent::Held(_)) = self.link.send(packet);
+    }
+
+    /// Sends a datagram of the gateway's own, if it fits the MTU.
+    pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
+        let length = udp::datagram::length(source, payload.len());
+        if length <= self.link.mtu().into() {
+            self.counters.to_container.add(length);
+            let (Sent::Done | Sent::Held(_)) = self.link.send_datagram(source, destination, payload);
+        }
+    }
+
+    /// Answers a packet of the container with the ICMP error that fits `error`, or with silence.
+    pub(crate) fn send_unreachable(&self, key: FlowKey, error: &DialError, packet: &[u8]) {
+        if let DialError::Other(error) = error {
+            tracing::warn!(%key.destination, %error, "could not connect");
+        }
+        if let Some(reason) = error.unreachable() {
+            self.report_unreachable(key.source, key.destination, reason, packet);
+        }
+    }
+
+    /// Tells the container's socket at `source` that `destination` cannot be reached; `quoted` is the packet
+    /// that could not be delivered, or its start.
+    pub(crate) fn report_unreachable(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        reason: Unreachable,
+        quoted: &[u8],
+    ) {
+        // A closed port is the destination's own word, everything else the router's.
+        let sender = match reason {
+            Unreachable::Port => Some(destination.ip()),
+            Unreachable::Network | Unreachable::Host | Unreachable::Prohibited => {
+                self.gateway_address(source.ip())
+            }
+        };
+        if let Some(sender) = sender {
+            self.send(&icmp::unreachable(sender, source.ip(), reason, quoted));
+        }
+    }
+
+    fn gateway_address(&self, container: IpAddr) -> Option<IpAddr> {
+        self.addressing.subnet_of_container(container).map(|subnet| subnet.gateway)
+    }
+
+    async fn read(self: &Rc<Self>) -> io::Result<()> {
+        let mut buffer = vec![0; MAX_FRAME].into_boxed_slice();
+        loop {
+            self.link.readable().await?;
+            for _ in 0..BATCH {
+                match self.link.try_receive(&mut buffer) {
+                    Ok(Some(frame)) => self.handle_frame(frame),
+                    Ok(None) => return Ok(()),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
+        self.counters.from_container.add(frame.len());
+        if let Err(discard) = self.dispatch(frame) {
+            self.counters.discarded(discard);
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>, frame: &[u8]) -> Result<(), Discard> {
+        let (header, packet) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
+        let packet = Packet::parse(&header, packet)?;
+        if self.addressing.subnet_of_container(packet.key.source.ip()).is_none() {
+            return Err(Discard::ForeignSource);
+        }
+        match packet.transport {
+            Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
+            Transport::Udp { payload } => self.udp.handle(self, packet.key, payload, packet.bytes),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! ICMP errors towards the container: what a router would say about a packet that goes nowhere.
+//!
+//! The message carries the start of the offending packet as it came, so that the container's kernel finds the
+//! socket it belongs to (RFC 792; RFC 1812, 4.3.2.3; RFC 4443, 3.1). Errors are answers, one per packet and
+//! no longer than it plus headers, so nothing can be amplified with them.
+//!
+//! Not done yet: echo. What the container sends as ICMP is counted and dropped.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smoltcp::phy::{Checksum, ChecksumCapabilities};
+use smoltcp::wire::{
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, IpRepr, UDP_HEADER_LEN,
+};
+
+use crate::Unreachable;
+use crate::udp::datagram::{self, ChecksumMode};
+use crate::wire;
+
+/// Length of the ICMP header before the quoted packet.
+const HEADER: usize = 8;
+
+/// Longest ICMPv4 error, IP header included (RFC 1812, 4.3.2.3).
+const MAX_V4: usize = 576;
+
+/// Longest ICMPv6 error, IP header included: the minimum MTU (RFC 4443, 2.4 c).
+const MAX_V6: usize = 1280;
+
+/// A destination-unreachable packet from `sender` to the source of `quoted`, an IP packet that came from the
+/// container. Address families must agree.
+pub(crate) fn unreachable(sender: IpAddr, receiver: IpAddr, reason: Unreachable, quoted: &[u8]) -> Vec<u8> {
+    let (protocol, limit) = match sender {
+        IpAddr::V4(_) => (IpProtocol::Icmp, MAX_V4),
+        IpAddr::V6(_) => (IpProtocol::Icmpv6, MAX_V6),
+    };
+    let quoted = &quoted[..quoted.len().min(limit - wire::ip_header_len(sender) - HEADER)];
+    let ip = IpRepr::new(sender.into(), receiver.into(), protocol, HEADER + quoted.len(), 64);
+    let mut checksums = ChecksumCapabilities::default();
+    checksums.ipv4 = Checksum::Tx;
+    let mut packet = vec![0; ip.buffer_len()];
+    ip.emit(&mut packet[..], &checksums);
+    let message = &mut packet[ip.header_len()..];
+    message[HEADER..].copy_from_slice(quoted);
+    match (sender, receiver) {
+        (IpAddr::V6(sender), IpAddr::V6(receiver)) => {
+            let mut message = Icmpv6Packet::new_unchecked(message);
+            message.set_msg_type(Icmpv6Message::DstUnreachable);
+            message.set_msg_code(code_v6(reason));
+            message.fill_checksum(&sender, &receiver);
+        }
+        (IpAddr::V4(_) | IpAddr::V6(_), _) => {
+            let mut message = Icmpv4Packet::new_unchecked(message);
+            message.set_msg_type(Icmpv4Message::DstUnreachable);
+            message.set_msg_code(code_v4(reason));
+            message.fill_checksum();
+        }
+    }
+    packet
+}
+
+/// The start of a datagram that the container sent earlier, for an error that comes back later: the headers
+/// are what its kernel looks at.
+pub(crate) fn quote_datagram(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    let mut quoted = vec![0; wire::ip_header_len(source.ip()) + UDP_HEADER_LEN];
+    datagram::write(&mut quoted, source, destination, &[], ChecksumMode::Full);
+    quoted
+}
+
+/// RFC 792 and RFC 1812, 5.2.7.1.
+fn code_v4(reason: Unreachable) -> u8 {
+    match reason {
+        Unreachable::Network => 0,
+        Unreachable::Host => 1,
+        Unreachable::Port => 3,
+        Unreachable::Prohibited => 13,
+    }
+}
+
+/// RFC 4443, 3.1.
+fn code_v6(reason: Unreachable) -> u8 {
+    match reason {
+        Unreachable::Network => 0,
+        Unreachable::Prohibited => 1,
+        Unreachable::Host => 3,
+        Unreachable::Port => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
+
+    use super::*;
+
+    #[test]
+    fn a_long_packet_is_quoted_up_to_the_limit() {
+        let packet = unreachable(
+            "10.0.2.2".parse().unwrap(),
+            "10.0.2.100".parse().unwrap(),
+            Unreachable::Prohibited,
+            &[0x45; 9000],
+        );
+        assert_eq!(packet.len(), MAX_V4);
+        let ip = Ipv4Packet::new_checked(&packet[..]).unwrap();
+        assert!(ip.verify_checksum());
+        let message = Icmpv4Packet::new_checked(ip.payload()).unwrap();
+        assert!(message.verify_checksum());
+        assert_eq!((message.msg_type(), message.msg_code()), (Icmpv4Message::DstUnreachable, 13));
+    }
+
+    #[test]
+    fn a_closed_port_is_reported_in_ipv6() {
+        let (source, destination) = ("[fd00::100]:4000", "[fd99::2]:9");
+        let quoted = quote_datagram(source.parse().unwrap(), destination.parse().unwrap());
+        let packet =
+            unreachable("fd99::2".parse().unwrap(), "fd00::100".parse().unwrap(), Unreachable::Port, &quoted);
+        let ip = Ipv6Packet::new_checked(&packet[..]).unwrap();
+        let message = Icmpv6Packet::new_checked(ip.payload()).unwrap();
+        assert!(message.verify_checksum(&ip.src_addr(), &ip.dst_addr()));
+        assert_eq!((message.msg_type(), message.msg_code()), (Icmpv6Message::DstUnreachable, 4));
+        assert_eq!(message.payload(), &quoted[..]);
+    }
+}

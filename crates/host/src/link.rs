@@ -1,0 +1,215 @@
+//! Frames in and out: one TUN device that was handed over, or one socketpair whose other end shuttles.
+//!
+//! Both are a file descriptor that reads and writes whole frames, so the rest of the engine does not know
+//! which it has. Sending never waits: a frame the link cannot take at the moment comes back to the caller, who
+//! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{self, MsgFlags, Shutdown};
+use nsnet_proto::{Carriage, Offload, vnet};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
+use crate::tcp::Capabilities;
+use crate::udp::datagram::{self, ChecksumMode};
+
+/// Largest IP packet in bytes, and so the largest that comes in or goes out.
+pub(crate) const MAX_PACKET: usize = u16::MAX as usize;
+
+/// Room for the largest frame.
+pub(crate) const MAX_FRAME: usize = vnet::HEADER_LEN + MAX_PACKET;
+
+/// What the link is and what its far end can do.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinkProperties {
+    pub(crate) carriage: Carriage,
+    pub(crate) offload: Offload,
+    /// Whether frames on the file descriptor start with a virtio-net header.
+    pub(crate) framing: Framing,
+    pub(crate) mtu: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Every frame has a header.
+    Header,
+    /// A plain TUN device: packets only.
+    Plain,
+}
+
+pub(crate) struct Link {
+    io: AsyncFd<OwnedFd>,
+    properties: LinkProperties,
+    /// Where the frame that is being sent is put together.
+    scratch: RefCell<Box<[u8]>>,
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+#[must_use]
+pub(crate) enum Sent {
+    /// The far end has it (or is gone, and nothing matters any more).
+    Done,
+    /// The link is full; here is the frame.
+    Held(HeldFrame),
+}
+
+/// A frame that waits for the link to become writable.
+#[derive(Debug)]
+pub(crate) struct HeldFrame(Box<[u8]>);
+
+impl Link {
+    /// Takes over a non-blocking TUN device or socketpair end. Must be called within the engine's runtime.
+    pub(crate) fn new(fd: OwnedFd, properties: LinkProperties) -> io::Result<Self> {
+        let io = sys::watch(fd)?;
+        Ok(Self { io, properties, scratch: RefCell::new(vec![0; MAX_FRAME].into_boxed_slice()) })
+    }
+
+    /// What TCP may assume of this link.
+    pub(crate) fn tcp_capabilities(&self, address: IpAddr) -> Capabilities {
+        let segmentation = match address {
+            IpAddr::V4(_) => self.properties.offload.tso4,
+            IpAddr::V6(_) => self.properties.offload.tso6,
+        };
+        Capabilities {
+            max_packet: if segmentation { MAX_PACKET } else { self.properties.mtu.into() },
+            segmentation,
+            checksum: !self.properties.offload.checksum,
+        }
+    }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        self.properties.mtu
+    }
+
+    /// Whether the far end completes checksums.
+    pub(crate) fn completes_checksums(&self) -> bool {
+        self.properties.offload.checksum
+    }
+
+    /// Waits until there is something to read or the far end is gone.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.io.readable().await.map(drop)
+    }
+
+    /// Waits until a frame can be sent.
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.io.writable().await.map(drop)
+    }
+
+    /// Reads one frame into `buffer` without waiting.
+    ///
+    /// `Ok(None)` means that the far end is gone.
+    pub(crate) fn try_receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
+        let result = self.io.try_io(Interest::READABLE, |fd| {
+            let received = match self.properties.carriage {
+                Carriage::HandedOver => nix::unistd::read(fd, buffer),
+                Carriage::Shuttled => socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
+            };
+            Ok(received?)
+        });
+        match result {
+            Ok(0) => Ok(None),
+            Ok(length) => Ok(Some(&buffer[..length])),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                // The device was deleted, or the shuttle went away with frames unread.
+                Some(Errno::EBADFD | Errno::EFAULT | Errno::ECONNRESET) => Ok(None),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Splits a received frame into what its header says and the packet.
+    pub(crate) fn split<'f>(&self, frame: &'f [u8]) -> Result<(vnet::Header, &'f [u8]), vnet::HeaderError> {
+        match self.properties.framing {
+            Framing::Header => vnet::Header::split(frame),
+            Framing::Plain => Ok((vnet::Header::default(), frame)),
+        }
+    }
+
+    /// Sends a packet of `length` bytes that `fill` writes.
+    pub(crate) fn send_with<R>(
+        &self,
+        header: vnet::Header,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> R,
+    ) -> (Sent, R) {
+        let mut scratch = self.scratch.borrow_mut();
+        let (head, packet) = scratch.split_at_mut(vnet::HEADER_LEN);
+        head.copy_from_slice(&header.to_bytes());
+        let result = fill(&mut packet[..length]);
+        let start = match self.properties.framing {
+            Framing::Header => 0,
+            Framing::Plain => vnet::HEADER_LEN,
+        };
+        (self.write(&scratch[start..vnet::HEADER_LEN + length]), result)
+    }
+
+    /// Sends a complete packet.
+    pub(crate) fn send(&self, packet: &[u8]) -> Sent {
+        self.send_with(vnet::Header::default(), packet.len(), |buffer| buffer.copy_from_slice(packet)).0
+    }
+
+    /// Sends a UDP datagram that fits the MTU.
+    pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Sent {
+        let length = datagram::length(source, payload.len());
+        let (mode, checksum) = if self.completes_checksums() {
+            let start = length - payload.len() - smoltcp::wire::UDP_HEADER_LEN;
+            let start = u16::try_from(start).unwrap_or(0);
+            (ChecksumMode::PseudoHeader, vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET })
+        } else {
+            (ChecksumMode::Full, vnet::Checksum::Complete)
+        };
+        let header = vnet::Header { checksum, segmentation: None };
+        self.send_with(header, length, |buffer| datagram::write(buffer, source, destination, payload, mode)).0
+    }
+
+    /// Sends a frame that was held back.
+    pub(crate) fn resend(&self, frame: HeldFrame) -> Sent {
+        match self.try_write(&frame.0) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Held(frame),
+            Ok(()) | Err(_) => Sent::Done,
+        }
+    }
+
+    /// Ends the link towards a shuttle so that it still reads what was sent: a socketpair end that closes with
+    /// unread frames would throw its own away (unix(7), ECONNRESET at the peer).
+    pub(crate) fn finish(&self) {
+        if self.properties.carriage == Carriage::Shuttled {
+            let fd = self.io.get_ref().as_raw_fd();
+            // Fails only if the far end is gone already.
+            let _ = socket::shutdown(fd, Shutdown::Both);
+            while socket::recv(fd, &mut [0; 1], MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0) {}
+        }
+    }
+
+    fn write(&self, frame: &[u8]) -> Sent {
+        match self.try_write(frame) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Held(HeldFrame(frame.into())),
+            // Any other error means that the device is down or gone: the reader notices the end of the link,
+            // and a device that is down loses packets like any other.
+            Ok(()) | Err(_) => Sent::Done,
+        }
+    }
+
+    fn try_write(&self, frame: &[u8]) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, |fd| {
+            match self.properties.carriage {
+                Carriage::HandedOver => nix::unistd::write(fd, frame)?,
+                Carriage::Shuttled => {
+                    socket::send(fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?
+                }
+            };
+            Ok(())
+        })
+    }
+}
+
+/// Offset of the checksum field in a UDP header (RFC 768).
+const UDP_CHECKSUM_OFFSET: u16 = 6;

@@ -1,0 +1,293 @@
+//! A checked view of an IP packet from the container: bytes first, then meaning.
+//!
+//! Everything the engine learns about a packet it learns here. A packet that gets through is unicast, whole,
+//! has consistent lengths and (unless the kernel vouches for it) right checksums; what does not get through is
+//! named by a [`Discard`]. IPv6 extension headers and fragments are not understood yet and say so.
+
+use std::net::{IpAddr, SocketAddr};
+
+use nsnet_proto::vnet;
+use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber, UdpPacket};
+
+/// What identifies a flow: the container's address and port, and the ones it talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FlowKey {
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+}
+
+/// Why a packet went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Discard {
+    /// Inconsistent lengths, a wrong checksum, an impossible header.
+    Malformed,
+    /// A fragment: not reassembled.
+    Fragment,
+    /// Multicast, broadcast, loopback or unspecified addresses.
+    NotUnicast,
+    /// A source address that is not the container's.
+    ForeignSource,
+    /// A transport or extension header that is not carried.
+    Protocol,
+}
+
+/// An IP packet with its transport header checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packet<'a> {
+    /// The whole packet, cut to the length its header gives.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) key: FlowKey,
+    pub(crate) transport: Transport<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transport<'a> {
+    Tcp(Segment),
+    Udp { payload: &'a [u8] },
+}
+
+/// The parts of a TCP header that decide where a segment goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Segment {
+    pub(crate) control: Control,
+    pub(crate) sequence: TcpSeqNumber,
+    /// The acknowledgment number if the ACK flag is set.
+    pub(crate) acknowledgment: Option<TcpSeqNumber>,
+    /// Sequence numbers the segment occupies, SYN and FIN included.
+    pub(crate) length: usize,
+    /// The MSS option of a SYN.
+    pub(crate) max_segment_size: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// SYN without ACK and RST: somebody wants a connection.
+    Open,
+    Reset,
+    Other,
+}
+
+impl<'a> Packet<'a> {
+    pub(crate) fn parse(header: &vnet::Header, bytes: &'a [u8]) -> Result<Self, Discard> {
+        let ip = Ip::parse(bytes)?;
+        if !is_unicast(ip.source) || !is_unicast(ip.destination) {
+            return Err(Discard::NotUnicast);
+        }
+        // A partial checksum is the kernel's promise to compute it later, a verified one its word that it did.
+        let verify = header.checksum == vnet::Checksum::Complete;
+        let (ports, transport) = match ip.protocol {
+            protocol::TCP => tcp(&ip, verify)?,
+            protocol::UDP => udp(&ip, verify)?,
+            protocol::IPV6_FRAGMENT => return Err(Discard::Fragment),
+            _ => return Err(Discard::Protocol),
+        };
+        let key = FlowKey {
+            source: SocketAddr::new(ip.source, ports.0),
+            destination: SocketAddr::new(ip.destination, ports.1),
+        };
+        Ok(Self { bytes: ip.bytes, key, transport })
+    }
+}
+
+/// Protocol numbers (<https://www.iana.org/assignments/protocol-numbers>).
+mod protocol {
+    pub(super) const TCP: u8 = 6;
+    pub(super) const UDP: u8 = 17;
+    pub(super) const IPV6_FRAGMENT: u8 = 44;
+}
+
+struct Ip<'a> {
+    bytes: &'a [u8],
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    payload: &'a [u8],
+}
+
+impl<'a> Ip<'a> {
+    fn parse(bytes: &'a [u8]) -> Result<Self, Discard> {
+        match bytes.first().map(|first| first >> 4) {
+            Some(4) => Self::parse_v4(bytes),
+            Some(6) => Self::parse_v6(bytes),
+            _ => Err(Discard::Malformed),
+        }
+    }
+
+    fn parse_v4(bytes: &'a [u8]) -> Result<Self, Discard> {
+        let packet = Ipv4Packet::new_checked(bytes).map_err(|_| Discard::Malformed)?;
+        if !packet.verify_checksum() {
+            return Err(Discard::Malformed);
+        }
+        if packet.more_frags() || packet.frag_offset() != 0 {
+            return Err(Discard::Fragment);
+        }
+        let (header, length) = (usize::from(packet.header_len()), usize::from(packet.total_len()));
+        let payload = bytes.get(header..length).ok_or(Discard::Malformed)?;
+        Ok(Self {
+            bytes: &bytes[..length],
+            source: packet.src_addr().into(),
+            destination: packet.dst_addr().into(),
+            protocol: packet.next_header().into(),
+            payload,
+        })
+    }
+
+    fn parse_v6(bytes: &'a [u8]) -> Result<Self, Discard> {
+        let packet = Ipv6Packet::new_checked(bytes).map_err(|_| Discard::Malformed)?;
+        let (header, length) = (packet.header_len(), packet.total_len());
+        let payload = bytes.get(header..length).ok_or(Discard::Malformed)?;
+        Ok(Self {
+            bytes: &bytes[..length],
+            source: packet.src_addr().into(),
+            destination: packet.dst_addr().into(),
+            protocol: packet.next_header().into(),
+            payload,
+        })
+    }
+}
+
+fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Discard> {
+    let packet = TcpPacket::new_checked(ip.payload).map_err(|_| Discard::Malformed)?;
+    if verify && !packet.verify_checksum(&ip.source.into(), &ip.destination.into()) {
+        return Err(Discard::Malformed);
+    }
+    let ports = (packet.src_port(), packet.dst_port());
+    if ports.0 == 0 || ports.1 == 0 {
+        return Err(Discard::Malformed);
+    }
+    let control = match (packet.rst(), packet.syn(), packet.ack()) {
+        (true, _, _) => Control::Reset,
+        (false, true, false) if !packet.fin() => Control::Open,
+        _ => Control::Other,
+    };
+    let segment = Segment {
+        control,
+        sequence: packet.seq_number(),
+        acknowledgment: packet.ack().then(|| packet.ack_number()),
+        length: packet.segment_len(),
+        max_segment_size: max_segment_size(&packet),
+    };
+    Ok((ports, Transport::Tcp(segment)))
+}
+
+fn max_segment_size(packet: &TcpPacket<&[u8]>) -> Option<u16> {
+    use smoltcp::wire::TcpOption;
+    if !packet.syn() {
+        return None;
+    }
+    let mut options = packet.options();
+    while let Ok((rest, option)) = TcpOption::parse(options) {
+        if let TcpOption::MaxSegmentSize(size) = option {
+            return Some(size);
+        }
+        if option == TcpOption::EndOfList || rest.is_empty() {
+            return None;
+        }
+        options = rest;
+    }
+    None
+}
+
+fn udp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Discard> {
+    let packet = UdpPacket::new_checked(ip.payload).map_err(|_| Discard::Malformed)?;
+    if verify && !packet.verify_checksum(&ip.source.into(), &ip.destination.into()) {
+        return Err(Discard::Malformed);
+    }
+    let ports = (packet.src_port(), packet.dst_port());
+    if ports.0 == 0 || ports.1 == 0 {
+        return Err(Discard::Malformed);
+    }
+    Ok((ports, Transport::Udp { payload: packet.payload() }))
+}
+
+/// Whether an address may stand in a packet on the wire between two hosts. IPv4-mapped addresses may not
+/// (RFC 4291, 2.5.5.2): to a socket they would mean the IPv4 address, past every rule for it.
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let [first, ..] = address.octets();
+            first != 0 && first < 224 && !address.is_loopback()
+        }
+        IpAddr::V6(address) => {
+            !address.is_unspecified()
+                && !address.is_multicast()
+                && !address.is_loopback()
+                && address.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::udp::datagram;
+
+    fn container() -> SocketAddr {
+        "10.0.2.100:4000".parse().unwrap()
+    }
+
+    fn built(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; datagram::length(source, payload.len())];
+        datagram::write(&mut bytes, source, destination, payload, datagram::ChecksumMode::Full);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), first in any::<u8>()) {
+            let mut bytes = bytes;
+            let _ = Packet::parse(&vnet::Header::default(), &bytes);
+            if let Some(byte) = bytes.first_mut() {
+                *byte = if first % 2 == 0 { 0x45 } else { 0x60 };
+            }
+            let unverified = vnet::Header { checksum: vnet::Checksum::Verified, segmentation: None };
+            let _ = Packet::parse(&unverified, &bytes);
+        }
+
+        #[test]
+        fn a_datagram_reads_as_it_was_built(payload in prop::collection::vec(any::<u8>(), 0..100), v6 in any::<bool>()) {
+            let (source, destination): (SocketAddr, SocketAddr) = if v6 {
+                ("[fd00::100]:1".parse().unwrap(), "[fd99::2]:53".parse().unwrap())
+            } else {
+                (container(), "10.99.0.2:53".parse().unwrap())
+            };
+            let bytes = built(source, destination, &payload);
+            let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
+            prop_assert_eq!(packet.key, FlowKey { source, destination });
+            let Transport::Udp { payload: read } = packet.transport else { panic!("not UDP") };
+            prop_assert_eq!(read, &payload[..]);
+        }
+
+        #[test]
+        fn a_flipped_bit_is_noticed(bit in 0usize..(28 + 16) * 8) {
+            let mut bytes = built(container(), "10.99.0.2:53".parse().unwrap(), &[7; 16]);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Packet::parse(&vnet::Header::default(), &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn only_unicast_passes() {
+        for address in ["127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1", "0.1.2.3"] {
+            let bytes = built(container(), SocketAddr::new(address.parse().unwrap(), 9), b"x");
+            let result = Packet::parse(&vnet::Header::default(), &bytes);
+            assert_eq!(result.unwrap_err(), Discard::NotUnicast, "{address}");
+        }
+        for address in ["::", "::1", "ff02::1", "::ffff:127.0.0.1"] {
+            let source = "[fd00::100]:7".parse().unwrap();
+            let bytes = built(source, SocketAddr::new(address.parse().unwrap(), 9), b"x");
+            let result = Packet::parse(&vnet::Header::default(), &bytes);
+            assert_eq!(result.unwrap_err(), Discard::NotUnicast, "{address}");
+        }
+    }
+
+    #[test]
+    fn padding_behind_the_packet_is_cut() {
+        let mut bytes = built(container(), "10.99.0.2:53".parse().unwrap(), b"abc");
+        let length = bytes.len();
+        bytes.extend_from_slice(&[0xff; 9]);
+        assert_eq!(Packet::parse(&vnet::Header::default(), &bytes).unwrap().bytes.len(), length);
+    }
+}

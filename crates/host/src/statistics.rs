@@ -1,0 +1,154 @@
+//! What a network has carried and refused.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::packet::Discard;
+
+/// Counters of a network since it was built. All containers of the network together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statistics {
+    /// Frames read from containers.
+    pub packets_from_container: u64,
+    /// IP bytes read from containers.
+    pub bytes_from_container: u64,
+    /// Frames written to containers.
+    pub packets_to_container: u64,
+    /// IP bytes written to containers.
+    pub bytes_to_container: u64,
+    /// TCP connections.
+    pub tcp: FlowStatistics,
+    /// UDP flows: a container address and port with one destination.
+    pub udp: FlowStatistics,
+    /// Packets from containers that went no further.
+    pub discarded: DiscardStatistics,
+}
+
+/// Counters of one protocol.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FlowStatistics {
+    /// Flows that were put to the Dialer.
+    pub opened: u64,
+    /// Flows that exist now, those still being dialled included.
+    pub active: u64,
+    /// Flows that were refused or could not be connected.
+    pub refused: u64,
+    /// Flows that were dropped because a limit was reached.
+    pub overflowed: u64,
+}
+
+/// Packets from containers that went no further, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DiscardStatistics {
+    /// Inconsistent lengths, wrong checksums, impossible headers.
+    pub malformed: u64,
+    /// Fragments, which are not reassembled.
+    pub fragments: u64,
+    /// Multicast, broadcast, loopback or unspecified addresses.
+    pub not_unicast: u64,
+    /// A source address that is not the container's.
+    pub foreign_source: u64,
+    /// Transport protocols that are not carried.
+    pub protocol: u64,
+    /// Datagrams from the world: from a peer the container has not written to, or larger than the MTU.
+    pub unsolicited: u64,
+}
+
+/// The live counters behind [`Statistics`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) from_container: Traffic,
+    pub(crate) to_container: Traffic,
+    pub(crate) tcp: Flows,
+    pub(crate) udp: Flows,
+    malformed: AtomicU64,
+    fragments: AtomicU64,
+    not_unicast: AtomicU64,
+    foreign_source: AtomicU64,
+    protocol: AtomicU64,
+    pub(crate) unsolicited: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Traffic {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn add(&self, bytes: usize) {
+        self.packets.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(u64::try_from(bytes).unwrap_or(0), Relaxed);
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    refused: AtomicU64,
+    overflowed: AtomicU64,
+}
+
+impl Flows {
+    pub(crate) fn opened(&self) {
+        self.opened.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn closed(&self) {
+        self.closed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn overflowed(&self) {
+        self.overflowed.fetch_add(1, Relaxed);
+    }
+
+    fn read(&self) -> FlowStatistics {
+        let closed = self.closed.load(Relaxed);
+        let opened = self.opened.load(Relaxed);
+        FlowStatistics {
+            opened,
+            active: opened.saturating_sub(closed),
+            refused: self.refused.load(Relaxed),
+            overflowed: self.overflowed.load(Relaxed),
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn discarded(&self, discard: Discard) {
+        let counter = match discard {
+            Discard::Malformed => &self.malformed,
+            Discard::Fragment => &self.fragments,
+            Discard::NotUnicast => &self.not_unicast,
+            Discard::ForeignSource => &self.foreign_source,
+            Discard::Protocol => &self.protocol,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Statistics {
+        Statistics {
+            packets_from_container: self.from_container.packets.load(Relaxed),
+            bytes_from_container: self.from_container.bytes.load(Relaxed),
+            packets_to_container: self.to_container.packets.load(Relaxed),
+            bytes_to_container: self.to_container.bytes.load(Relaxed),
+            tcp: self.tcp.read(),
+            udp: self.udp.read(),
+            discarded: DiscardStatistics {
+                malformed: self.malformed.load(Relaxed),
+                fragments: self.fragments.load(Relaxed),
+                not_unicast: self.not_unicast.load(Relaxed),
+                foreign_source: self.foreign_source.load(Relaxed),
+                protocol: self.protocol.load(Relaxed),
+                unsolicited: self.unsolicited.load(Relaxed),
+            },
+        }
+    }
+}

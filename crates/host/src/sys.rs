@@ -1,0 +1,118 @@
+//! All `unsafe` of this crate.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nsnet_proto::vnet;
+use tokio::io::unix::AsyncFd;
+
+/// Lets a command inherit the fd of this number under the same number. Spawning fails with `EBADF` once the
+/// number is −1.
+pub(crate) fn inherit(command: &mut Command, number: Arc<AtomicI32>) {
+    let keep = move || {
+        let number = number.load(Ordering::Acquire);
+        if number < 0 {
+            return Err(Errno::EBADF.into());
+        }
+        // SAFETY: `borrow_raw` wants an fd that stays open while borrowed. This runs in the forked child,
+        // whose copy of the fd nobody closes before exec.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        Ok(())
+    };
+    // SAFETY: `pre_exec` wants a closure that is sound in a forked child of a process with threads: this one
+    // does an atomic load and fcntl(2), both async-signal-safe, and allocates nothing.
+    unsafe { command.pre_exec(keep) };
+}
+
+/// Registers an fd with the runtime the caller runs in.
+pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: `register` wants an open fd that stays the same for the life of the `AsyncFd`. An `OwnedFd` is
+    // open until dropped, and nothing in this crate takes a mutable reference through `get_mut` to swap it.
+    unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+}
+
+/// What an fd is, as a TUN device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TunKind {
+    /// It is one, carries IP (not Ethernet), without protocol information in front.
+    pub(crate) is_bare_tun: bool,
+    /// Frames start with a virtio-net header.
+    pub(crate) has_header: bool,
+}
+
+/// Asks the kernel what the fd is (`TUNGETIFF`). Fails for anything that is not an attached TUN device.
+pub(crate) fn tun_kind(device: &OwnedFd) -> io::Result<TunKind> {
+    let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    // SAFETY: TUNGETIFF writes a `struct ifreq` behind the pointer; `InterfaceRequest` has its size and is
+    // borrowed mutably for the call. Other kinds of fd refuse the request number.
+    unsafe { ioctl::tungetiff(device.as_raw_fd(), &raw mut request) }?;
+    let flags = i32::from(request.flags);
+    let wanted = libc::IFF_TUN | libc::IFF_NO_PI;
+    Ok(TunKind {
+        is_bare_tun: flags & (wanted | libc::IFF_TAP) == wanted,
+        has_header: flags & libc::IFF_VNET_HDR != 0,
+    })
+}
+
+/// Frames have headers of [`vnet::HEADER_LEN`] bytes (`TUNSETVNETHDRSZ`).
+pub(crate) fn set_vnet_header_size(device: &OwnedFd) -> io::Result<()> {
+    let size = libc::c_int::try_from(vnet::HEADER_LEN).map_err(io::Error::other)?;
+    // SAFETY: TUNSETVNETHDRSZ reads an int behind the pointer, which is borrowed for the call.
+    unsafe { ioctl::tunsetvnethdrsz(device.as_raw_fd(), &raw const size) }?;
+    Ok(())
+}
+
+/// Every packet fits the MTU and carries its checksums (`TUNSETOFFLOAD` 0).
+pub(crate) fn disable_offload(device: &OwnedFd) -> io::Result<()> {
+    // SAFETY: TUNSETOFFLOAD takes its flags by value.
+    unsafe { ioctl::tunsetoffload(device.as_raw_fd(), 0) }?;
+    Ok(())
+}
+
+/// Reads and writes return at once.
+pub(crate) fn set_nonblocking(device: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(device, FcntlArg::F_GETFL)?);
+    fcntl(device, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// `struct ifreq` as `TUNGETIFF` fills it (netdevice(7)).
+#[repr(C)]
+struct InterfaceRequest {
+    name: [libc::c_char; libc::IFNAMSIZ],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+mod ioctl {
+    nix::ioctl_read_bad!(tungetiff, libc::TUNGETIFF, super::InterfaceRequest);
+    nix::ioctl_write_ptr_bad!(tunsetvnethdrsz, libc::TUNSETVNETHDRSZ, libc::c_int);
+    nix::ioctl_write_int_bad!(tunsetoffload, libc::TUNSETOFFLOAD);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_request_has_the_kernels_layout() {
+        assert_eq!(size_of::<InterfaceRequest>(), size_of::<libc::ifreq>());
+        assert_eq!(
+            std::mem::offset_of!(InterfaceRequest, flags),
+            std::mem::offset_of!(libc::ifreq, ifr_ifru)
+        );
+    }
+
+    #[test]
+    fn an_ordinary_file_is_no_tun_device() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(tun_kind(&null.into()).is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! TCP: the container's connections, terminated here and dialled again outside.
+//!
+//! # A connection's life
+//!
+//! ```text
+//!            SYN                dial ok: feed the held SYN        both ends closed
+//! (nothing) ────► Dialing ──────────────────────────────► Open ──────────────────► TimeWait ──► (nothing)
+//!                    │ dial failed: RST, ICMP or silence    │ reset by either end      60 s, or a fresh SYN
+//!                    ▼                                      ▼
+//!                (nothing)                              (nothing)
+//! ```
+//!
+//! The SYN is held while the Dialer decides and connects, so that *connected* in the container means connected
+//! outside, and a failure looks as it would on a real network ([`DialError`](crate::DialError)). A repeated SYN
+//! is absorbed, another SYN on the tuple or an RST cancels the dial.
+//!
+//! Segments are fed into the flow's stack straight from the link reader, their payload lands in smoltcp's
+//! ring, and the flow's task moves it on: no queue stands between packet and socket, the receive window is the
+//! back-pressure. See [`stack`] for the smoltcp adapter, [`flow`] for the task.
+//!
+//! # Limits
+//! At most [`Limits::tcp_flows`](crate::network::Limits) entries; a SYN beyond is dropped, as a full NAT table
+//! does. Two rings per flow, see [`sockets`].
+//!
+//! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
+
+mod bare;
+mod flow;
+mod resting;
+mod sockets;
+mod stack;
+mod table;
+
+pub(crate) use stack::Capabilities;
+pub(crate) use table::Table;

@@ -1,0 +1,273 @@
+//! All TCP connections of one container: finds the flow of a segment, dials for a SYN, cleans up after a flow.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use smoltcp::wire::TcpSeqNumber;
+use tokio::task::AbortHandle;
+
+use super::bare;
+use super::flow::{self, Flow};
+use super::resting::Resting;
+use super::sockets::Sockets;
+use super::stack::TcpStack;
+use crate::addressing::Destination;
+use crate::dialer::{self, DialError, Protocol, Service, Stream};
+use crate::gateway::Gateway;
+use crate::packet::{Control, FlowKey, Segment};
+
+#[derive(Default)]
+pub(crate) struct Table {
+    entries: RefCell<HashMap<FlowKey, Entry>>,
+    resting: RefCell<Resting>,
+    sockets: Sockets,
+    /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
+    seeds: RandomState,
+    opened: std::cell::Cell<u64>,
+}
+
+/// A tuple in use.
+struct Entry {
+    /// Tells this use of the tuple from an earlier one whose task has yet to end.
+    id: u64,
+    task: Option<AbortHandle>,
+    state: State,
+}
+
+enum State {
+    /// The Dialer is at work; the SYN is held.
+    Dialing {
+        syn: Segment,
+        packet: Box<[u8]>,
+    },
+    Open(Rc<Flow>),
+}
+
+impl Table {
+    /// Takes in a segment from the container.
+    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, key: FlowKey, segment: &Segment, packet: &[u8]) {
+        let open = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
+            Some(State::Open(flow)) => Some(Rc::clone(flow)),
+            Some(State::Dialing { .. }) | None => None,
+        };
+        match open {
+            Some(flow) => self.feed(gateway, key, &flow, segment, packet),
+            None if segment.control == Control::Open => self.handle_syn(gateway, key, segment, packet),
+            None => self.handle_stray(gateway, key, segment),
+        }
+    }
+
+    /// Resets every open connection and forgets the others.
+    pub(crate) fn close(&self, gateway: &Gateway) {
+        let entries = std::mem::take(&mut *self.entries.borrow_mut());
+        for entry in entries.into_values() {
+            match entry.state {
+                State::Open(flow) => flow.reset(&gateway.clock, &gateway.link),
+                State::Dialing { .. } => {}
+            }
+            gateway.counters.tcp.closed();
+            if let Some(task) = entry.task {
+                task.abort();
+            }
+        }
+    }
+
+    fn feed(&self, gateway: &Gateway, key: FlowKey, flow: &Flow, segment: &Segment, packet: &[u8]) {
+        let fed = catch_unwind(AssertUnwindSafe(|| {
+            flow.handle_packet(&gateway.clock, &gateway.link, segment, packet);
+        }));
+        if fed.is_err() {
+            // The panic has been reported by the panic hook. It ends this flow and no other.
+            tracing::error!(%key.source, %key.destination, "a TCP flow failed on a segment and was dropped");
+            self.cancel(gateway, &key);
+        }
+    }
+
+    fn handle_syn(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
+        let held = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
+            Some(State::Dialing { syn, .. }) => Some(syn.sequence),
+            Some(State::Open(_)) | None => None,
+        };
+        match held {
+            Some(sequence) if sequence == syn.sequence => {}
+            Some(_) => {
+                self.cancel(gateway, &key);
+                self.start(gateway, key, syn, packet);
+            }
+            None => {
+                self.resting.borrow_mut().remove(&key);
+                self.start(gateway, key, syn, packet);
+            }
+        }
+    }
+
+    /// A segment that opens nothing and belongs to no open connection.
+    fn handle_stray(&self, gateway: &Gateway, key: FlowKey, segment: &Segment) {
+        let dialing = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
+            Some(State::Dialing { syn, .. }) => Some(syn.sequence),
+            Some(State::Open(_)) | None => None,
+        };
+        if let Some(sequence) = dialing {
+            // From SYN-SENT the container can take only its SYN back.
+            if segment.control == Control::Reset && is_reset_of(sequence, segment) {
+                self.cancel(gateway, &key);
+            }
+            return;
+        }
+        if segment.control == Control::Reset {
+            self.resting.borrow_mut().remove(&key);
+            return;
+        }
+        let answer = match self.resting.borrow_mut().get(gateway.clock.now(), &key) {
+            Some(ack) => bare::acknowledgment(key, ack.sequence, ack.expected),
+            None => bare::reset_for(key, segment),
+        };
+        gateway.send(&answer);
+    }
+
+    fn start(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
+        let (target, service) = match gateway.destination(key.destination) {
+            Destination::Forward { target, service } => (target, service),
+            Destination::Refuse(error) => return refuse(gateway, key, syn, packet, &error),
+            Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
+        };
+        if self.entries.borrow().len() >= gateway.limits.tcp_flows {
+            return gateway.counters.tcp.overflowed();
+        }
+        let flow = dialer::Flow {
+            protocol: Protocol::Tcp,
+            source: key.source,
+            destination: key.destination,
+            target,
+            service,
+        };
+        let id = self.opened.get();
+        self.opened.set(id + 1);
+        let state = State::Dialing { syn: *syn, packet: packet.into() };
+        self.entries.borrow_mut().insert(key, Entry { id, task: None, state });
+        gateway.counters.tcp.opened();
+        let lease = Lease { gateway: Rc::clone(gateway), key, id };
+        let task = tokio::task::spawn_local(run(lease, flow));
+        if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.id == id) {
+            entry.task = Some(task.abort_handle());
+        }
+    }
+
+    /// Takes the held SYN of a dial that has ended.
+    fn take_syn(&self, key: &FlowKey, id: u64) -> Option<(Segment, Box<[u8]>)> {
+        let mut entries = self.entries.borrow_mut();
+        let entry = entries.get_mut(key).filter(|entry| entry.id == id)?;
+        match &mut entry.state {
+            State::Dialing { syn, packet } => Some((*syn, std::mem::take(packet))),
+            State::Open(_) => None,
+        }
+    }
+
+    /// Opens the connection of a dial that succeeded: only now does the container get its SYN-ACK.
+    fn open(&self, gateway: &Gateway, key: FlowKey, id: u64) -> Option<Rc<Flow>> {
+        let (syn, packet) = self.take_syn(&key, id)?;
+        let now = gateway.clock.now();
+        let stack = TcpStack::listen(
+            key,
+            self.sockets.take(),
+            gateway.link.tcp_capabilities(key.destination.ip()),
+            self.seeds.hash_one((key, id)),
+            gateway.clock.smoltcp(now),
+        );
+        let flow = Rc::new(Flow::new(key, &syn, stack, now));
+        flow.handle_packet(&gateway.clock, &gateway.link, &syn, &packet);
+        if let Some(entry) = self.entries.borrow_mut().get_mut(&key) {
+            entry.state = State::Open(Rc::clone(&flow));
+        }
+        Some(flow)
+    }
+
+    /// Drops a flow without a word to the container.
+    fn cancel(&self, gateway: &Gateway, key: &FlowKey) {
+        let Some(entry) = self.entries.borrow_mut().remove(key) else { return };
+        gateway.counters.tcp.closed();
+        if let Some(task) = entry.task {
+            task.abort();
+        }
+    }
+
+    /// Called when a flow's task has ended in whatever way.
+    fn release(&self, gateway: &Gateway, key: FlowKey, id: u64) {
+        let entry = {
+            let mut entries = self.entries.borrow_mut();
+            if entries.get(&key).is_none_or(|entry| entry.id != id) {
+                return;
+            }
+            entries.remove(&key)
+        };
+        gateway.counters.tcp.closed();
+        let Some(Entry { state: State::Open(flow), .. }) = entry else { return };
+        if let Some(ack) = flow.last_ack() {
+            self.resting.borrow_mut().insert(gateway.clock.now(), key, ack);
+        }
+        if let Some(flow) = Rc::into_inner(flow) {
+            self.sockets.give_back(flow.into_stack().into_socket());
+        }
+    }
+}
+
+/// Releases a tuple when the task that serves it ends, a panic included.
+struct Lease {
+    gateway: Rc<Gateway>,
+    key: FlowKey,
+    id: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.gateway.tcp.release(&self.gateway, self.key, self.id);
+    }
+}
+
+/// The task of a flow: dial, open, relay.
+async fn run(lease: Lease, flow: dialer::Flow) {
+    let gateway = &*lease.gateway;
+    match dial(gateway, &flow).await {
+        Ok(stream) => {
+            let Some(open) = gateway.tcp.open(gateway, lease.key, lease.id) else { return };
+            flow::relay(open, &gateway.clock, &gateway.link, stream).await;
+        }
+        Err(error) => {
+            tracing::debug!(%flow, %error, "refused");
+            if let Some((syn, packet)) = gateway.tcp.take_syn(&lease.key, lease.id) {
+                refuse(gateway, lease.key, &syn, &packet, &error);
+            }
+        }
+    }
+}
+
+async fn dial(gateway: &Gateway, flow: &dialer::Flow) -> Result<Stream, DialError> {
+    let dialing = async {
+        gateway.dialer.authorize(flow).await?;
+        match flow.service {
+            Service::Resolver => Ok(gateway.resolver.connect().await?.into()),
+            Service::World | Service::HostLoopback => gateway.dialer.dial_tcp(flow).await,
+        }
+    };
+    tokio::time::timeout(gateway.limits.dial_timeout, dialing).await.unwrap_or(Err(DialError::TimedOut))
+}
+
+fn refuse(gateway: &Gateway, key: FlowKey, syn: &Segment, packet: &[u8], error: &DialError) {
+    gateway.counters.tcp.refused();
+    match error {
+        DialError::Refused => gateway.send(&bare::reset_for(key, syn)),
+        DialError::HostUnreachable
+        | DialError::NetworkUnreachable
+        | DialError::Prohibited
+        | DialError::TimedOut
+        | DialError::Other(_) => gateway.send_unreachable(key, error, packet),
+    }
+}
+
+/// Whether an RST takes back a SYN: it sits at the SYN or right behind it (RFC 9293, 3.5.3).
+fn is_reset_of(syn: TcpSeqNumber, reset: &Segment) -> bool {
+    reset.sequence == syn || reset.sequence == syn + 1
+}

@@ -1,0 +1,231 @@
+//! All mappings of one container: finds the mapping of a datagram, asks the Dialer about new destinations.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use super::mapping::{Mapping, Peer, Verdict};
+use crate::addressing::Destination;
+use crate::dialer::{DialError, Flow, Protocol, Service};
+use crate::gateway::Gateway;
+use crate::packet::FlowKey;
+
+/// Idle timeout of a mapping that only speaks DNS: a query is answered soon or never.
+const DNS_IDLE: Duration = Duration::from_secs(10);
+
+/// RFC 1035, 4.2.1.
+const DNS_PORT: u16 = 53;
+
+type Entry = (Rc<Mapping>, Option<AbortHandle>);
+
+#[derive(Default)]
+pub(crate) struct Table {
+    mappings: RefCell<HashMap<SocketAddr, Entry>>,
+    /// Peers of all mappings.
+    peers: Cell<usize>,
+}
+
+impl Table {
+    /// Takes in a datagram from the container; `packet` is the IP packet around `payload`.
+    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, key: FlowKey, payload: &[u8], packet: &[u8]) {
+        let known = self.mappings.borrow().get(&key.source).map(|(mapping, _)| Rc::clone(mapping));
+        let Some(mapping) = known else {
+            return self.admit(gateway, None, key, payload, packet);
+        };
+        let now = gateway.clock.now();
+        match mapping.judge(now, key.destination, payload) {
+            Verdict::Unknown => return self.admit(gateway, Some(mapping), key, payload, packet),
+            Verdict::Wait => {}
+            Verdict::Send(target) => mapping.send(gateway, key.destination, target, payload),
+            Verdict::Resolve => resolve(gateway, key, payload.into()),
+        }
+        mapping.refresh(now, idle_timeout(gateway, key.destination));
+    }
+
+    /// Forgets everything.
+    pub(crate) fn close(&self, gateway: &Gateway) {
+        let mappings = std::mem::take(&mut *self.mappings.borrow_mut());
+        for (mapping, task) in mappings.into_values() {
+            self.peers_gone(gateway, mapping.peer_count());
+            if let Some(task) = task {
+                task.abort();
+            }
+        }
+    }
+
+    /// Puts a new destination to the Dialer, within the limits.
+    fn admit(
+        &self,
+        gateway: &Rc<Gateway>,
+        mapping: Option<Rc<Mapping>>,
+        key: FlowKey,
+        payload: &[u8],
+        packet: &[u8],
+    ) {
+        let (target, service) = match gateway.destination(key.destination) {
+            Destination::Forward { target, service } => (target, service),
+            Destination::Refuse(error) => {
+                gateway.counters.udp.refused();
+                return gateway.send_unreachable(key, &error, packet);
+            }
+            Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
+        };
+        let Some(mapping) = mapping.or_else(|| self.create(gateway, key.source)) else {
+            return gateway.counters.udp.overflowed();
+        };
+        if !self.has_room(gateway, &mapping) {
+            return gateway.counters.udp.overflowed();
+        }
+        mapping.refresh(gateway.clock.now(), idle_timeout(gateway, key.destination));
+        mapping.ask(key.destination, payload);
+        self.peers.set(self.peers.get() + 1);
+        gateway.counters.udp.opened();
+        let flow = Flow {
+            protocol: Protocol::Udp,
+            source: key.source,
+            destination: key.destination,
+            target,
+            service,
+        };
+        let gateway = Rc::clone(gateway);
+        tokio::task::spawn_local(async move { decide(&gateway, &mapping, key, &flow).await });
+    }
+
+    fn create(&self, gateway: &Rc<Gateway>, source: SocketAddr) -> Option<Rc<Mapping>> {
+        if self.mappings.borrow().len() >= gateway.limits.udp_mappings {
+            return None;
+        }
+        let mapping = Rc::new(Mapping::new(source, gateway.clock.now() + DNS_IDLE));
+        self.mappings.borrow_mut().insert(source, (Rc::clone(&mapping), None));
+        let lease = Lease { gateway: Rc::clone(gateway), mapping: Rc::clone(&mapping) };
+        let task = tokio::task::spawn_local(async move { lease.mapping.run(&lease.gateway).await });
+        if let Some((_, handle)) = self.mappings.borrow_mut().get_mut(&source) {
+            *handle = Some(task.abort_handle());
+        }
+        Some(mapping)
+    }
+
+    /// Whether one more peer fits; forgets this mapping's idle ones if that makes room.
+    fn has_room(&self, gateway: &Gateway, mapping: &Mapping) -> bool {
+        if self.peers.get() < gateway.limits.udp_peers {
+            return true;
+        }
+        if let Some(limit) = gateway.clock.now().checked_sub(gateway.limits.udp_idle_timeout) {
+            self.peers_gone(gateway, mapping.forget_peers(limit));
+        }
+        self.peers.get() < gateway.limits.udp_peers
+    }
+
+    fn peers_gone(&self, gateway: &Gateway, count: usize) {
+        self.peers.set(self.peers.get() - count);
+        for _ in 0..count {
+            gateway.counters.udp.closed();
+        }
+    }
+
+    /// Called when a mapping's task has ended in whatever way.
+    fn release(&self, gateway: &Gateway, mapping: &Rc<Mapping>) {
+        let mut mappings = self.mappings.borrow_mut();
+        if mappings.get(&mapping.source()).is_some_and(|(current, _)| Rc::ptr_eq(current, mapping)) {
+            mappings.remove(&mapping.source());
+            self.peers_gone(gateway, mapping.peer_count());
+        }
+    }
+
+    fn is_current(&self, mapping: &Rc<Mapping>) -> bool {
+        let mappings = self.mappings.borrow();
+        mappings.get(&mapping.source()).is_some_and(|(current, _)| Rc::ptr_eq(current, mapping))
+    }
+}
+
+/// Removes a mapping when the task that serves it ends, a panic included.
+struct Lease {
+    gateway: Rc<Gateway>,
+    mapping: Rc<Mapping>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.gateway.udp.release(&self.gateway, &self.mapping);
+    }
+}
+
+/// Asks the Dialer about a flow and acts on its answer.
+async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow: &Flow) {
+    let mut undecided = Undecided { gateway, mapping, peer: key.destination, decided: false };
+    let asking = async {
+        gateway.dialer.authorize(flow).await?;
+        if flow.service != Service::Resolver {
+            mapping.open(gateway).await?;
+        }
+        Ok(())
+    };
+    let answer =
+        tokio::time::timeout(gateway.limits.dial_timeout, asking).await.unwrap_or(Err(DialError::TimedOut));
+    if !gateway.udp.is_current(mapping) {
+        undecided.decided = true;
+        return;
+    }
+    match answer {
+        Err(error) => {
+            tracing::debug!(%flow, %error, "refused");
+            gateway.counters.udp.refused();
+            if let Some(reason) = error.unreachable() {
+                let quoted = crate::icmp::quote_datagram(key.source, key.destination);
+                gateway.report_unreachable(key.source, key.destination, reason, &quoted);
+            }
+        }
+        Ok(()) => {
+            undecided.decided = true;
+            let peer = match flow.service {
+                Service::Resolver => Peer::Resolver,
+                Service::World | Service::HostLoopback => {
+                    Peer::Allowed { target: flow.target, used: gateway.clock.now() }
+                }
+            };
+            for payload in mapping.answer(key.destination, Some(peer)) {
+                match flow.service {
+                    Service::Resolver => resolve(gateway, key, payload),
+                    Service::World | Service::HostLoopback => {
+                        mapping.send(gateway, key.destination, flow.target, &payload);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Forgets a peer that was not allowed, also when the Dialer panics.
+struct Undecided<'a> {
+    gateway: &'a Gateway,
+    mapping: &'a Rc<Mapping>,
+    peer: SocketAddr,
+    decided: bool,
+}
+
+impl Drop for Undecided<'_> {
+    fn drop(&mut self) {
+        if !self.decided && self.gateway.udp.is_current(self.mapping) {
+            self.mapping.answer(self.peer, None);
+            self.gateway.udp.peers_gone(self.gateway, 1);
+        }
+    }
+}
+
+/// Forwards a DNS query and returns the answer to the container.
+fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
+    let gateway = Rc::clone(gateway);
+    tokio::task::spawn_local(async move {
+        if let Some(answer) = gateway.resolver.exchange(&query).await {
+            gateway.send_datagram(key.destination, key.source, &answer);
+        }
+    });
+}
+
+fn idle_timeout(gateway: &Gateway, destination: SocketAddr) -> Duration {
+    if destination.port() == DNS_PORT { DNS_IDLE } else { gateway.limits.udp_idle_timeout }
+}

@@ -7,8 +7,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ pub(crate) enum DnsSource {
 
 pub(crate) struct Engine {
     requests: Option<mpsc::UnboundedSender<Request>>,
-    ended: std::sync::mpsc::Receiver<()>,
+    /// Disconnects when the thread ends. The mutex makes the engine `Sync`; only its drop looks inside.
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
@@ -68,7 +69,7 @@ impl Engine {
             let local = LocalSet::new();
             runtime.block_on(local.run_until(serve(config, counters, incoming)));
         })?;
-        Ok(Self { requests: Some(requests), ended, thread: Some(thread) })
+        Ok(Self { requests: Some(requests), ended: Mutex::new(ended), thread: Some(thread) })
     }
 
     /// Hands a container side to the engine. Fails only if the engine's thread is gone.
@@ -88,7 +89,8 @@ impl Drop for Engine {
         if thread.thread().id() == thread::current().id() {
             return;
         }
-        match self.ended.recv_timeout(JOIN) {
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        match ended.recv_timeout(JOIN) {
             // The thread is past its last statement; what is left of it cannot block.
             Ok(()) | Err(RecvTimeoutError::Disconnected) => drop(thread.join()),
             Err(RecvTimeoutError::Timeout) => {

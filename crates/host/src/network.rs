@@ -380,3 +380,54 @@ fn own_network_namespace() -> io::Result<NamespaceId> {
     let metadata = fs::metadata("/proc/thread-self/ns/net")?;
     Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Network>();
+        shared::<Attachment>();
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_named() {
+        let error = |builder: NetworkBuilder| builder.build().unwrap_err().to_string();
+        assert!(error(Network::builder().mtu(1000)).contains("at least 1280"));
+        assert!(error(Network::builder().ipv4_only().mtu(500)).contains("at least 576"));
+        assert!(error(Network::builder().device_name("an-interface-name")).contains("1 to 15 bytes"));
+        let swapped = Subnet { gateway: Subnet::IPV4.container, ..Subnet::IPV4 };
+        assert!(error(Network::builder().ipv4(swapped)).contains("IPv4"));
+        assert!(error(Network::builder().ipv6(Subnet::IPV4)).contains("IPv6"));
+    }
+
+    #[test]
+    fn a_network_without_containers_ends_at_once() {
+        let network = Network::builder().build().unwrap();
+        let (attachment, _fd) = network.attach_fd().unwrap();
+        drop(network);
+        drop(attachment);
+    }
+
+    #[test]
+    fn an_end_that_closes_early_is_reported() {
+        let network = Network::builder().build().unwrap();
+        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let early = attachment.wait_ready(Duration::from_millis(1)).unwrap_err();
+        assert!(matches!(early, crate::SetupError::TimedOut(_)), "{early}");
+        drop(fd);
+        let closed = attachment.wait_ready(Duration::from_secs(10)).unwrap_err();
+        assert!(matches!(closed, crate::SetupError::ClosedEarly), "{closed}");
+    }
+
+    #[test]
+    fn a_network_that_shuts_down_says_so() {
+        let network = Network::builder().build().unwrap();
+        let (mut attachment, _fd) = network.attach_fd().unwrap();
+        drop(network);
+        let error = attachment.wait_ready(Duration::from_secs(10)).unwrap_err();
+        assert!(matches!(error, crate::SetupError::ShutDown), "{error}");
+    }
+}

@@ -9,6 +9,7 @@ use nix::libc;
 use nix::sys::socket::{
     self, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, setsockopt, sockopt,
 };
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -118,10 +119,13 @@ impl DatagramSocket for UdpDatagrams {
     }
 
     fn try_send(&self, datagram: &[u8], destination: SocketAddr) -> io::Result<()> {
-        // The first attempt may only fetch the pending error of an earlier datagram, udp(7).
-        match self.socket.try_send_to(datagram, destination) {
+        // Past tokio's readiness, which for a fresh socket knows nothing yet and would lose the first datagram.
+        let socket = SockRef::from(&self.socket);
+        let destination = destination.into();
+        match socket.send_to(datagram, &destination) {
+            // The first attempt may only fetch the pending error of an earlier datagram, udp(7).
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.socket.try_send_to(datagram, destination).map(drop)
+                socket.send_to(datagram, &destination).map(drop)
             }
             result => result.map(drop),
         }
@@ -221,7 +225,6 @@ mod tests {
             let destination = closed.local_addr().unwrap();
             drop(closed);
             let socket = bound(host).await;
-            socket.socket.writable().await.unwrap();
             socket.try_send(b"x", destination).unwrap();
             let reason = Unreachable::Port;
             assert_eq!(received(&socket, &mut [0; 9]).await, Received::Unreachable { destination, reason });

@@ -1,1 +1,53 @@
-//! stub
+//! The container side of nsnet: gives the network namespace of the calling process a TUN device that leads
+//! to the host side, and configures it.
+//!
+//! Synchronous and small: it runs in a half-built sandbox, possibly right after a fork, and needs no runtime.
+//! The steps come in this order, each a call of its own, so that a container engine can put its own work in
+//! between:
+//!
+//! 1. [`namespace`]: new namespaces, unless the embedder makes them itself.
+//! 2. [`TunDevice::open`]: before pivot_root(2), while `/dev/net/tun` and `/proc` are still there.
+//! 3. [`resolv_conf`]: tells the resolver library about the DNS address.
+//! 4. [`TunDevice::configure`]: addresses, MTU, routes.
+//! 5. [`TunDevice::hand_over`], after which nothing has to keep running in here, or [`TunDevice::shuttle`],
+//!    where the device's fd must not leave.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), nsnet_container::Error> {
+//! use nsnet_container::{Namespaces, TunDevice, resolv_conf};
+//!
+//! // NSNET_FD was set by `Network::attach` on the host side.
+//! Namespaces::new().user().network().mount().enter()?;
+//! let mut device = TunDevice::open()?;
+//! resolv_conf::bind(device.setup())?;
+//! device.configure()?;
+//! device.hand_over()?;
+//! // exec the payload here
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Whatever fails from `open` on is reported to the host as well, where `wait_ready` returns it.
+
+#![deny(unsafe_code)]
+
+mod configure;
+mod error;
+mod handover;
+pub mod namespace;
+mod netlink;
+pub mod resolv_conf;
+mod shuttle;
+pub mod supervise;
+#[allow(unsafe_code)]
+mod sys;
+#[cfg(test)]
+mod testing;
+mod tun;
+
+pub use error::Error;
+pub use namespace::Namespaces;
+pub use nsnet_proto::{Carriage, InterfaceAddress, Offload, Ready, Setup};
+pub use shuttle::Shuttle;
+pub use supervise::Supervisor;
+pub use tun::{TunDevice, report_failure};

@@ -1,0 +1,308 @@
+//! Makes the interface look as the host wants it, through rtnetlink: loopback up, MTU, addresses, device up,
+//! default routes. Nothing else in the namespace changes, no sysctl either.
+//!
+//! IPv6 addresses skip duplicate address detection (`IFA_F_NODAD`): nobody else is on this link, and until
+//! detection ends, a second later, the address could not be used.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nsnet_proto::{DEVICE_NAME_MAX, InterfaceAddress, Setup};
+
+use crate::netlink::{Netlink, Refusal};
+use crate::{Error, TunDevice, sys};
+
+impl TunDevice {
+    /// Brings loopback and the device up, with MTU, addresses and default routes as the host wants them.
+    ///
+    /// Call it in the network namespace the device was opened in. It makes no difference whether pivot_root(2)
+    /// has happened since.
+    ///
+    /// # Errors
+    /// If the kernel refuses a step; the host is told as well.
+    pub fn configure(&mut self) -> Result<(), Error> {
+        self.reporting(apply(&self.setup))
+    }
+}
+
+fn apply(setup: &Setup) -> Result<(), Error> {
+    let mut netlink = Netlink::open().map_err(|error| Error::new("open a netlink socket", error))?;
+    let loopback = index("lo")?;
+    let device = index(&setup.device)?;
+    let mut request =
+        |step, message, flags| netlink.request(message, flags).map_err(|refusal| refused(step, refusal));
+    request("bring loopback up".into(), link_up(loopback, None), 0)?;
+    // Before its addresses: the on-link routes, which the default routes need, then come with them at once.
+    request(
+        format!("bring {} up with MTU {}", setup.device, setup.mtu),
+        link_up(device, Some(setup.mtu)),
+        0,
+    )?;
+    for of in &setup.addresses {
+        let step = format!("add the address {}/{} to {}", of.address, of.prefix_len, setup.device);
+        request(step, address(device, of), NLM_F_CREATE | NLM_F_REPLACE)?;
+        let step = format!("add the default route via {}", of.gateway);
+        request(step, default_route(device, of), NLM_F_CREATE | NLM_F_EXCL)?;
+    }
+    Ok(())
+}
+
+fn index(interface: &str) -> Result<u32, Error> {
+    sys::interface_index(interface).map_err(|error| {
+        Error::new(format!("find the interface {interface}"), error)
+            .with_remedy("configure the device in the network namespace it was opened in")
+    })
+}
+
+fn link_up(index: u32, mtu: Option<u16>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message.attributes.extend(mtu.map(|mtu| LinkAttribute::Mtu(mtu.into())));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn address(index: u32, of: &InterfaceAddress) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(of.address);
+    message.header.prefix_len = of.prefix_len;
+    message.header.index = index;
+    if of.address.is_ipv6() {
+        message.header.flags = AddressHeaderFlags::Nodad;
+    }
+    // The same twice: on a link that is not point-to-point the peer (IFA_ADDRESS) is the address itself.
+    message.attributes = vec![AddressAttribute::Local(of.address), AddressAttribute::Address(of.address)];
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+fn default_route(index: u32, of: &InterfaceAddress) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(of.address);
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes =
+        vec![RouteAttribute::Gateway(RouteAddress::from(of.gateway)), RouteAttribute::Oif(index)];
+    RouteNetlinkMessage::NewRoute(message)
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn refused(step: String, refusal: Refusal) -> Error {
+    let about_ipv6 = step.contains("::");
+    let remedy = match refusal.error.raw_os_error() {
+        Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES) if about_ipv6 => {
+            "IPv6 is disabled in this kernel or namespace: build the network with ipv4_only()"
+        }
+        Some(libc::EPERM) => {
+            "CAP_NET_ADMIN over the network namespace is missing: configure before dropping capabilities"
+        }
+        Some(libc::EEXIST) => {
+            "the namespace has a default route already: give each network its own namespace"
+        }
+        _ => "",
+    };
+    let step = match refusal.explanation {
+        Some(words) => format!("{step} (kernel: {words})"),
+        None => step,
+    };
+    Error::new(step, refusal.error).with_remedy(remedy)
+}
+
+/// Least MTU of an IPv6 link, RFC 8200 section 5.
+const IPV6_MTU_MIN: u16 = 1280;
+/// The packet every IPv4 host takes, RFC 791 section 3.1.
+const IPV4_MTU_MIN: u16 = 576;
+
+/// Refuses a setup that the kernel would refuse, or misunderstand, later and less precisely.
+pub(crate) fn check(setup: &Setup) -> Result<(), Error> {
+    check_name(&setup.device)?;
+    if setup.addresses.is_empty() {
+        return Err(impossible("it has no address"));
+    }
+    let mut families = HashSet::new();
+    for of in &setup.addresses {
+        check_address(of)?;
+        if !families.insert(of.address.is_ipv6()) {
+            return Err(impossible(format!("{} is the second address of its family", of.address)));
+        }
+        let least = if of.address.is_ipv6() { IPV6_MTU_MIN } else { IPV4_MTU_MIN };
+        if setup.mtu < least {
+            let version = if of.address.is_ipv6() { "IPv6" } else { "IPv4" };
+            return Err(impossible(format!("MTU {} is below {least}, the least for {version}", setup.mtu)));
+        }
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > DEVICE_NAME_MAX {
+        return Err(impossible(format!("the device name {name:?} is not 1 to {DEVICE_NAME_MAX} bytes long")));
+    }
+    // `dev_valid_name` in net/core/dev.c, and `%`, with which the kernel would choose a name of its own.
+    let taken = ["lo", ".", ".."].contains(&name);
+    if taken || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte)) {
+        return Err(impossible(format!("{name:?} is not a device name")));
+    }
+    Ok(())
+}
+
+fn check_address(of: &InterfaceAddress) -> Result<(), Error> {
+    let InterfaceAddress { address, prefix_len, gateway } = *of;
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    if prefix_len == 0 || prefix_len > bits {
+        return Err(impossible(format!("the prefix length of {address}/{prefix_len} is not 1 to {bits}")));
+    }
+    for address in [address, gateway] {
+        if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+            return Err(impossible(format!("{address} cannot be the address of a host")));
+        }
+    }
+    if gateway == address || !same_prefix(address, gateway, prefix_len) {
+        return Err(impossible(format!(
+            "the gateway {gateway} is not another host in {address}/{prefix_len}"
+        )));
+    }
+    Ok(())
+}
+
+fn same_prefix(one: IpAddr, other: IpAddr, prefix_len: u8) -> bool {
+    let differing = match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        (IpAddr::V6(one), IpAddr::V6(other)) => (one.to_bits() ^ other.to_bits()).leading_zeros(),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    differing >= u32::from(prefix_len)
+}
+
+fn impossible(why: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::refused("check the host's setup", why).with_remedy("change it where Network::builder is called")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use nsnet_proto::{Offload, Report};
+
+    use super::*;
+    use crate::Namespaces;
+    use crate::testing::{configured, ends, inside, ip, setup};
+
+    const NAMESPACES: Namespaces = Namespaces::new().user().network();
+
+    #[track_caller]
+    fn assert_impossible(change: impl FnOnce(&mut Setup), names: &str) {
+        let mut setup = setup(Offload::NONE);
+        change(&mut setup);
+        let error = check(&setup).unwrap_err().to_string();
+        assert!(error.starts_with("check the host's setup: ") && error.contains(names), "{error}");
+    }
+
+    #[test]
+    fn default_setup_is_possible() {
+        check(&setup(Offload::ALL)).unwrap();
+    }
+
+    #[test]
+    fn impossible_names_are_refused() {
+        for name in ["", "sixteen-bytes-xx", "a/b", "a b", "tun%d", "lo", "..", "a:b", "tün", "a\0b"] {
+            assert_impossible(|setup| setup.device = name.to_owned(), "name");
+        }
+    }
+
+    #[test]
+    fn mtu_is_not_below_what_the_address_family_needs() {
+        assert_impossible(|setup| setup.mtu = 1279, "MTU 1279 is below 1280, the least for IPv6");
+        assert_impossible(|setup| setup.mtu = 575, "MTU 575 is below 576, the least for IPv4");
+        let mut ipv4_only = setup(Offload::NONE);
+        ipv4_only.addresses.truncate(1);
+        ipv4_only.mtu = 576;
+        check(&ipv4_only).unwrap();
+    }
+
+    #[test]
+    fn impossible_addresses_are_refused() {
+        assert_impossible(|setup| setup.addresses.clear(), "no address");
+        assert_impossible(|setup| setup.addresses[0].prefix_len = 33, "10.99.2.100/33 is not 1 to 32");
+        assert_impossible(|setup| setup.addresses[1].prefix_len = 129, "fd00::100/129 is not 1 to 128");
+        assert_impossible(|setup| setup.addresses[0].prefix_len = 0, "10.99.2.100/0");
+        assert_impossible(|setup| setup.addresses[0].address = "224.0.0.1".parse().unwrap(), "224.0.0.1");
+        assert_impossible(|setup| setup.addresses[1].gateway = "::".parse().unwrap(), ":: cannot be");
+        assert_impossible(
+            |setup| setup.addresses[0].gateway = "10.99.3.2".parse().unwrap(),
+            "gateway 10.99.3.2",
+        );
+        assert_impossible(|setup| setup.addresses[0].gateway = "fd00::2".parse().unwrap(), "gateway fd00::2");
+        assert_impossible(|setup| setup.addresses[0].gateway = setup.addresses[0].address, "another host");
+        assert_impossible(|setup| setup.addresses[1] = setup.addresses[0], "second address of its family");
+    }
+
+    #[test]
+    fn interface_looks_as_the_host_wants_it() {
+        if !inside(NAMESPACES, module_path!(), "interface_looks_as_the_host_wants_it") {
+            return;
+        }
+        let (_host, _device) = configured(Offload::NONE);
+        let link = ip("-o link show tun0").1;
+        assert!(link.contains("mtu 1500") && link.contains(",UP"), "{link}");
+        assert!(ip("-o link show lo").1.contains(",UP"));
+        let addresses = ip("-o address show tun0").1;
+        assert!(addresses.contains("inet 10.99.2.100/24"), "{addresses}");
+        assert!(
+            addresses.contains("inet6 fd00::100/64") && !addresses.contains("tentative fd00"),
+            "{addresses}"
+        );
+        assert!(ip("-4 route show default").1.contains("via 10.99.2.2 dev tun0"));
+        assert!(ip("-6 route show default").1.contains("via fd00::2 dev tun0"));
+        // Usable at once: no duplicate address detection.
+        std::net::UdpSocket::bind("[fd00::100]:0").unwrap();
+    }
+
+    #[test]
+    fn loopback_that_is_up_is_no_obstacle() {
+        if inside(NAMESPACES, module_path!(), "loopback_that_is_up_is_no_obstacle") {
+            assert!(ip("link set lo up").0.success());
+            configured(Offload::NONE);
+        }
+    }
+
+    #[test]
+    fn disabled_ipv6_is_told_with_what_to_do() {
+        if !inside(NAMESPACES, module_path!(), "disabled_ipv6_is_told_with_what_to_do") {
+            return;
+        }
+        fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        let (host, fd) = ends(&setup(Offload::NONE));
+        let mut device = TunDevice::from_fd(fd).unwrap();
+        let error = device.configure().unwrap_err();
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("ipv4_only()")), "{error}");
+        let (report, _) = host.receive::<Report>().unwrap();
+        assert!(matches!(report, Report::Failed(failure) if failure.step.contains("fd00::100/64")));
+    }
+
+    #[test]
+    fn second_default_route_is_refused() {
+        if !inside(NAMESPACES, module_path!(), "second_default_route_is_refused") {
+            return;
+        }
+        let (_host, _device) = configured(Offload::NONE);
+        let mut second = setup(Offload::NONE);
+        second.device = "tun1".to_owned();
+        let (_other_host, fd) = ends(&second);
+        let error = TunDevice::from_fd(fd).unwrap().configure().unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EEXIST), "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("its own namespace")), "{error}");
+    }
+}

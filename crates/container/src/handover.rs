@@ -1,0 +1,117 @@
+//! ② Passing the TUN fd to the host: the shortest way for a frame, and nothing stays behind in the container.
+
+use std::os::fd::AsFd;
+
+use nsnet_proto::{Carriage, Ready, Report};
+
+use crate::{Error, TunDevice};
+
+impl TunDevice {
+    /// Gives the device to the host, which reads and writes it from here on, and closes everything on this
+    /// side.
+    ///
+    /// The interface stays as long as the host keeps it: the caller may exec its payload at once.
+    ///
+    /// # Errors
+    /// If the host is gone.
+    pub fn hand_over(self) -> Result<Ready, Error> {
+        let ready = Ready { carriage: Carriage::HandedOver, offload: self.offload };
+        self.channel.send(&Report::Ready(ready), &[self.tun.as_fd()]).map_err(|error| {
+            Error::channel("hand the TUN device over to the host", error)
+                .with_remedy("keep the host's Network alive until the container is ready")
+        })?;
+        Ok(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{read, write};
+    use nsnet_proto::vnet::{Checksum, HEADER_LEN, Header};
+    use nsnet_proto::{Channel, ChannelError, Offload};
+
+    use super::*;
+    use crate::Namespaces;
+    use crate::testing::{configured, datagram_goes_out_and_back, inside, ip};
+
+    const NAMESPACES: Namespaces = Namespaces::new().user().network();
+
+    #[track_caller]
+    fn receive_device(host: &Channel) -> (Ready, std::os::fd::OwnedFd) {
+        let (report, mut fds) = host.receive::<Report>().unwrap();
+        let Report::Ready(ready) = report else { panic!("{report:?}") };
+        (ready, fds.pop().unwrap())
+    }
+
+    #[test]
+    fn plain_device_works_from_the_hosts_end() {
+        if !inside(NAMESPACES, module_path!(), "plain_device_works_from_the_hosts_end") {
+            return;
+        }
+        let (host, device) = configured(Offload::NONE);
+        assert_eq!(
+            device.hand_over().unwrap(),
+            Ready { carriage: Carriage::HandedOver, offload: Offload::NONE }
+        );
+        let (ready, tun) = receive_device(&host);
+        assert_eq!(ready.carriage, Carriage::HandedOver);
+        let receive = || {
+            let mut frame = vec![0; 2000];
+            let len = read(&tun, &mut frame[HEADER_LEN..]).unwrap();
+            frame.truncate(HEADER_LEN + len);
+            frame
+        };
+        datagram_goes_out_and_back(receive, |frame| {
+            write(&tun, &frame[HEADER_LEN..]).unwrap();
+        });
+    }
+
+    #[test]
+    fn vnet_device_leaves_checksums_to_the_host() {
+        if !inside(NAMESPACES, module_path!(), "vnet_device_leaves_checksums_to_the_host") {
+            return;
+        }
+        let (host, device) = configured(Offload::ALL);
+        let granted = device.hand_over().unwrap();
+        assert!(granted.offload.checksum && granted.offload.tso4, "{granted:?}");
+        let (ready, tun) = receive_device(&host);
+        assert_eq!(ready, granted);
+        let receive = || {
+            let mut frame = vec![0; 2000];
+            let len = read(&tun, &mut frame).unwrap();
+            frame.truncate(len);
+            frame
+        };
+        let frame = datagram_goes_out_and_back(receive, |frame| {
+            write(&tun, frame).unwrap();
+        });
+        let (header, _) = Header::split(&frame).unwrap();
+        assert_eq!(header.checksum, Checksum::Partial { start: 20, offset: 6 });
+    }
+
+    #[test]
+    fn everything_on_this_side_closes_and_the_interface_goes_with_the_host() {
+        let test = "everything_on_this_side_closes_and_the_interface_goes_with_the_host";
+        if !inside(NAMESPACES, module_path!(), test) {
+            return;
+        }
+        let (host, device) = configured(Offload::NONE);
+        device.hand_over().unwrap();
+        let (_, tun) = receive_device(&host);
+        assert!(matches!(host.receive::<Report>(), Err(ChannelError::Closed)));
+        assert!(ip("link show tun0").0.success());
+        drop(tun);
+        assert!(!ip("link show tun0").0.success());
+    }
+
+    #[test]
+    fn hosts_absence_is_an_error() {
+        if !inside(NAMESPACES, module_path!(), "hosts_absence_is_an_error") {
+            return;
+        }
+        let (host, device) = configured(Offload::NONE);
+        drop(host);
+        let error = device.hand_over().unwrap_err().to_string();
+        assert!(error.starts_with("hand the TUN device over to the host: the other end closed"), "{error}");
+    }
+}

@@ -1,0 +1,440 @@
+//! ② Copying frames between the TUN device and the socketpair, for where the TUN fd must not leave.
+//!
+//! Two threads, one for each direction, each with one buffer allocated at its start:
+//!
+//! * *up*, TUN → socketpair: reads as long as there are packets and waits in poll(2) only when there are none.
+//!   While the host does not keep up, the send blocks, the device's queue fills, and the container's sockets
+//!   feel it: back-pressure instead of loss.
+//! * *down*, socketpair → TUN: blocks in recv(2). The device takes every packet at once; the container's own
+//!   sockets decide what they have room for.
+//!
+//! On the socketpair a frame always starts with a virtio-net header. The plain device has none, so that a
+//! zeroed one is put in front of what it delivers, and the one of what it gets is left out: the packet stands
+//! behind the header in the buffer, so neither takes a copy.
+//!
+//! Whichever thread ends shuts the socket down, which wakes the other. Ended by: the host closing its end,
+//! [`Shuttle::stop`], or the device failing or vanishing. With the threads the last TUN fd goes, and with it
+//! the interface, as it does when the host goes that has been handed the device.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, setsockopt, shutdown, sockopt};
+use nix::unistd::{read, write};
+use nsnet_proto::{Carriage, Ready, Report, vnet};
+
+use crate::tun::Framing;
+use crate::{Error, TunDevice};
+
+/// The largest frame: a header and the largest packet IP can express.
+const FRAME_MAX: usize = vnet::HEADER_LEN + 65535;
+
+/// Asked for; the kernel grants up to `net.core.wmem_max`, whose default holds three of the largest frames.
+const SEND_BUFFER: usize = 4 << 20;
+
+/// What a send buffer must hold beyond the message (`unix_dgram_sendmsg` in net/unix/af_unix.c).
+const SEND_OVERHEAD: usize = 32;
+
+/// The threads that copy frames. Stops them when dropped.
+#[derive(Debug)]
+pub struct Shuttle {
+    ready: Ready,
+    /// Weak, so that the threads' end closes the fd and not only the conversation.
+    socket: Weak<OwnedFd>,
+    threads: Vec<CopyThread>,
+}
+
+impl TunDevice {
+    /// Tells the host that the interface is up, and copies frames between the device and the host on two
+    /// threads of its own until either end closes.
+    ///
+    /// The calling process must live as long as the network is to last.
+    ///
+    /// # Errors
+    /// If the host is gone or the threads cannot be started; the host is told as well.
+    pub fn shuttle(self) -> Result<Shuttle, Error> {
+        self.reporting(prepare(&self))?;
+        // The threads start empty-handed: once Ready is sent, which has to be the first message, nothing can
+        // fail any more.
+        let (up, up_thread) = self.reporting(start("nsnet-up", copy_up))?;
+        let (down, down_thread) = self.reporting(start("nsnet-down", copy_down))?;
+        let ready = Ready { carriage: Carriage::Shuttled, offload: self.offload };
+        self.channel.send(&Report::Ready(ready), &[]).map_err(|error| {
+            Error::channel("tell the host that the network is ready", error)
+                .with_remedy("keep the host's Network alive until the container is ready")
+        })?;
+        let ends = Ends {
+            tun: Arc::new(self.tun),
+            socket: Arc::new(self.channel.into_fd()),
+            packet_offset: match self.framing {
+                Framing::Plain => vnet::HEADER_LEN,
+                Framing::Vnet => 0,
+            },
+        };
+        let socket = Arc::downgrade(&ends.socket);
+        // A thread is there to receive: it does nothing before.
+        let _ = up.send(ends.clone());
+        let _ = down.send(ends);
+        Ok(Shuttle { ready, socket, threads: vec![up_thread, down_thread] })
+    }
+}
+
+impl Shuttle {
+    /// What the host was told.
+    #[must_use]
+    pub fn ready(&self) -> Ready {
+        self.ready
+    }
+
+    /// Ends the copying; [`wait`](Self::wait) waits for that end.
+    pub fn stop(&self) {
+        if let Some(socket) = self.socket.upgrade() {
+            close_conversation(&socket);
+        }
+    }
+
+    /// Waits until the host closes its end or [`stop`](Self::stop) is called. The interface is gone then.
+    ///
+    /// # Errors
+    /// If the device failed or was deleted.
+    pub fn wait(mut self) -> Result<(), Error> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Result<(), Error> {
+        let mut outcome = Ok(());
+        for thread in self.threads.drain(..) {
+            let ended = thread
+                .join()
+                .unwrap_or_else(|_| Err(Error::refused("copy frames", "the thread has panicked")));
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}
+
+impl Drop for Shuttle {
+    fn drop(&mut self) {
+        self.stop();
+        if let Err(error) = self.join() {
+            tracing::debug!(%error, "the shuttle had ended before it was dropped");
+        }
+    }
+}
+
+/// What both threads hold.
+#[derive(Clone)]
+struct Ends {
+    tun: Arc<OwnedFd>,
+    socket: Arc<OwnedFd>,
+    /// Where in a frame begins what travels on the TUN fd.
+    packet_offset: usize,
+}
+
+fn prepare(device: &TunDevice) -> Result<(), Error> {
+    let flags = fcntl(&device.tun, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+    flags
+        .and_then(|flags| fcntl(&device.tun, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)))
+        .map_err(|errno| Error::new("make the TUN device non-blocking", errno))?;
+    // However much is granted: what has to fit is checked below.
+    let _ = setsockopt(&device.channel, sockopt::SndBuf, &SEND_BUFFER);
+    let granted = getsockopt(&device.channel, sockopt::SndBuf)
+        .map_err(|errno| Error::new("read the channel's send buffer size", errno))?;
+    if granted < FRAME_MAX + SEND_OVERHEAD {
+        return Err(Error::refused(
+            "check the channel's send buffer",
+            format!("{granted} bytes hold no frame"),
+        )
+        .with_remedy("raise net.core.wmem_max to its default, 212992"));
+    }
+    Ok(())
+}
+
+/// Copies in one direction until the conversation ends.
+type Copy = fn(&Ends) -> Result<(), Error>;
+type CopyThread = JoinHandle<Result<(), Error>>;
+
+fn start(name: &str, copy: Copy) -> Result<(Sender<Ends>, CopyThread), Error> {
+    let (hand_in, ends) = mpsc::channel::<Ends>();
+    let work = move || {
+        let Ok(ends) = ends.recv() else { return Ok(()) };
+        let outcome = copy(&ends);
+        close_conversation(&ends.socket);
+        outcome
+    };
+    let thread = thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| Error::new(format!("start the thread {name}"), error))?;
+    Ok((hand_in, thread))
+}
+
+/// Wakes whoever waits at the socket, at either end of it.
+fn close_conversation(socket: &OwnedFd) {
+    // Fails only if the other end has done so already.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+}
+
+/// TUN → socketpair, until the conversation ends.
+fn copy_up(ends: &Ends) -> Result<(), Error> {
+    // Stays zero up to `packet_offset`: the header of a complete packet.
+    let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
+    loop {
+        match read(&ends.tun, &mut frame[ends.packet_offset..]) {
+            Ok(len) => match send_frame(&ends.socket, &frame[..ends.packet_offset + len]) {
+                Ok(()) => {}
+                Err(_) => return Ok(()),
+            },
+            Err(Errno::EAGAIN) => {
+                if wait_for_packet(ends.tun.as_fd(), ends.socket.as_fd())? == Wake::ConversationEnded {
+                    return Ok(());
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(device_error("read from the TUN device", errno)),
+        }
+    }
+}
+
+/// Blocks while the host does not keep up. Fails once the conversation has ended.
+fn send_frame(socket: &OwnedFd, frame: &[u8]) -> Result<(), Errno> {
+    loop {
+        match send(socket.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Wake {
+    PacketOrDeviceError,
+    ConversationEnded,
+}
+
+fn wait_for_packet(tun: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<Wake, Error> {
+    // No event is asked for at the socket: the end (POLLHUP) is reported unasked.
+    let mut fds = [PollFd::new(tun, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) if fds[1].any() == Some(true) => Ok(Wake::ConversationEnded),
+        Ok(_) | Err(Errno::EINTR) => Ok(Wake::PacketOrDeviceError),
+        Err(errno) => Err(Error::new("wait for packets", errno)),
+    }
+}
+
+/// Socketpair → TUN, until the conversation ends.
+fn copy_down(ends: &Ends) -> Result<(), Error> {
+    let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
+    loop {
+        // MSG_TRUNC: the length of the whole frame, even if it had no room.
+        let len = match recv(ends.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
+            Ok(0) => return Ok(()),
+            Ok(len) => len,
+            Err(Errno::EINTR) => continue,
+            Err(_) => return Ok(()),
+        };
+        if !(vnet::HEADER_LEN + 1..=FRAME_MAX).contains(&len) {
+            tracing::debug!(len, "dropped a frame of impossible length");
+            continue;
+        }
+        match write(&ends.tun, &frame[ends.packet_offset..len]) {
+            Ok(_) => {}
+            Err(errno) if concerns_one_frame(errno) => tracing::trace!(%errno, "the device dropped a frame"),
+            Err(errno) => return Err(device_error("write to the TUN device", errno)),
+        }
+    }
+}
+
+/// Whether the next frame may fare better: the device is down (`EIO`), the frame is malformed (`EINVAL`), the
+/// kernel is short of memory for this one.
+fn concerns_one_frame(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EIO
+            | Errno::EINVAL
+            | Errno::EMSGSIZE
+            | Errno::EAGAIN
+            | Errno::EINTR
+            | Errno::ENOBUFS
+            | Errno::ENOMEM
+    )
+}
+
+fn device_error(step: &'static str, errno: Errno) -> Error {
+    let remedy = if errno == Errno::EBADFD { "leave the interface alone: it was deleted" } else { "" };
+    Error::new(step, errno).with_remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use nsnet_proto::vnet::{Checksum, Header};
+    use nsnet_proto::{Channel, Offload};
+
+    use super::*;
+    use crate::Namespaces;
+    use crate::testing::{configured, datagram_goes_out_and_back, inside, ip};
+
+    const NAMESPACES: Namespaces = Namespaces::new().user().network();
+
+    #[track_caller]
+    fn shuttled(offload: Offload) -> (OwnedFd, Shuttle) {
+        let (host, device) = configured(offload);
+        let shuttle = device.shuttle().unwrap();
+        (frames_after_ready(host, shuttle.ready()), shuttle)
+    }
+
+    #[track_caller]
+    fn frames_after_ready(host: Channel, expected: Ready) -> OwnedFd {
+        let (report, fds) = host.receive::<Report>().unwrap();
+        assert_eq!((report, fds.len()), (Report::Ready(expected), 0));
+        host.into_fd()
+    }
+
+    fn receive_frame(host: &OwnedFd) -> Vec<u8> {
+        let mut frame = vec![0; FRAME_MAX];
+        let len = recv(host.as_raw_fd(), &mut frame, MsgFlags::empty()).unwrap();
+        frame.truncate(len);
+        frame
+    }
+
+    fn datagram(host: &OwnedFd) -> Vec<u8> {
+        datagram_goes_out_and_back(|| receive_frame(host), |frame| send_frame(host, frame).unwrap())
+    }
+
+    /// Fails instead of hanging.
+    #[track_caller]
+    fn wait(shuttle: Shuttle) -> Result<(), Error> {
+        let (done, ended) = channel();
+        thread::spawn(move || done.send(shuttle.wait()));
+        ended.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
+
+    #[test]
+    fn plain_device_gets_a_header_on_the_socketpair() {
+        if inside(NAMESPACES, module_path!(), "plain_device_gets_a_header_on_the_socketpair") {
+            let (host, shuttle) = shuttled(Offload::NONE);
+            assert_eq!(shuttle.ready(), Ready { carriage: Carriage::Shuttled, offload: Offload::NONE });
+            let frame = datagram(&host);
+            assert_eq!(Header::split(&frame).unwrap().0, Header::default());
+        }
+    }
+
+    #[test]
+    fn vnet_devices_header_travels_both_ways() {
+        if inside(NAMESPACES, module_path!(), "vnet_devices_header_travels_both_ways") {
+            let (host, shuttle) = shuttled(Offload::ALL);
+            assert!(shuttle.ready().offload.checksum);
+            let frame = datagram(&host);
+            let (header, _) = Header::split(&frame).unwrap();
+            assert_eq!(header.checksum, Checksum::Partial { start: 20, offset: 6 });
+        }
+    }
+
+    #[test]
+    fn many_large_frames_queue_without_loss() {
+        if !inside(NAMESPACES, module_path!(), "many_large_frames_queue_without_loss") {
+            return;
+        }
+        let (host, device) = configured(Offload::NONE);
+        assert!(ip("link set tun0 mtu 65535").0.success());
+        let shuttle = device.shuttle().unwrap();
+        let host = frames_after_ready(host, shuttle.ready());
+        let socket = std::net::UdpSocket::bind("10.99.2.100:0").unwrap();
+        // More than the socketpair holds, less than the device's queue of 500 packets: the rest waits there.
+        for number in 0..100u8 {
+            socket.send_to(&[number; 65507], "10.99.2.2:9").unwrap();
+        }
+        let mut expected = 0;
+        while expected < 100 {
+            let frame = receive_frame(&host);
+            if frame[vnet::HEADER_LEN] == 0x45 {
+                assert_eq!((frame.len(), frame.last()), (FRAME_MAX, Some(&expected)));
+                expected += 1;
+            }
+        }
+    }
+
+    #[test]
+    fn absurd_frames_are_dropped_and_the_next_arrives() {
+        if inside(NAMESPACES, module_path!(), "absurd_frames_are_dropped_and_the_next_arrives") {
+            let (host, _shuttle) = shuttled(Offload::ALL);
+            send_frame(&host, &[0; 3]).unwrap();
+            send_frame(&host, &[0; vnet::HEADER_LEN]).unwrap();
+            send_frame(&host, &[0xff; 100]).unwrap();
+            send_frame(&host, &vec![0; FRAME_MAX + 1]).unwrap();
+            datagram(&host);
+        }
+    }
+
+    #[test]
+    fn device_that_is_down_drops_frames_and_recovers() {
+        if inside(NAMESPACES, module_path!(), "device_that_is_down_drops_frames_and_recovers") {
+            let (host, _shuttle) = shuttled(Offload::NONE);
+            let frame = datagram(&host);
+            assert!(ip("link set tun0 down").0.success());
+            send_frame(&host, &frame).unwrap();
+            assert!(ip("link set tun0 up").0.success());
+            datagram(&host);
+        }
+    }
+
+    #[test]
+    fn host_closing_ends_the_shuttle_and_the_interface() {
+        if inside(NAMESPACES, module_path!(), "host_closing_ends_the_shuttle_and_the_interface") {
+            let (host, shuttle) = shuttled(Offload::NONE);
+            drop(host);
+            wait(shuttle).unwrap();
+            assert!(!ip("link show tun0").0.success());
+        }
+    }
+
+    #[test]
+    fn stopping_shows_the_host_an_end_and_takes_the_interface() {
+        if inside(NAMESPACES, module_path!(), "stopping_shows_the_host_an_end_and_takes_the_interface") {
+            let (host, shuttle) = shuttled(Offload::NONE);
+            shuttle.stop();
+            wait(shuttle).unwrap();
+            assert!(!ip("link show tun0").0.success());
+            while !receive_frame(&host).is_empty() {}
+        }
+    }
+
+    #[test]
+    fn dropping_stops_even_while_the_host_does_not_read() {
+        if !inside(NAMESPACES, module_path!(), "dropping_stops_even_while_the_host_does_not_read") {
+            return;
+        }
+        let (_host, shuttle) = shuttled(Offload::NONE);
+        let socket = std::net::UdpSocket::bind("10.99.2.100:0").unwrap();
+        for _ in 0..4000 {
+            socket.send_to(&[0; 1400], "10.99.2.2:9").unwrap();
+        }
+        let (done, ended) = channel();
+        thread::spawn(move || {
+            drop(shuttle);
+            done.send(())
+        });
+        ended.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(!ip("link show tun0").0.success());
+    }
+
+    #[test]
+    fn deleted_interface_is_an_error_and_ends_the_conversation() {
+        if inside(NAMESPACES, module_path!(), "deleted_interface_is_an_error_and_ends_the_conversation") {
+            let (host, shuttle) = shuttled(Offload::NONE);
+            assert!(ip("link delete tun0").0.success());
+            let error = wait(shuttle).unwrap_err();
+            assert!(error.to_string().contains("TUN device"), "{error}");
+            while !receive_frame(&host).is_empty() {}
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! All `unsafe` of this crate: system calls that neither `std` nor `nix` wrap safely.
+
+use std::ffi::{CStr, CString, c_int, c_long, c_uint, c_ulong};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
+use nix::sys::socket::{UnixAddr, getsockname};
+use nix::sys::stat::Mode;
+
+/// Takes ownership of an inherited socket. `None` if the number is no open `AF_UNIX` socket: it is then left
+/// alone, whoever it belongs to.
+pub(crate) fn own_inherited(fd: RawFd) -> Option<OwnedFd> {
+    if !is_unix_socket(fd) {
+        return None;
+    }
+    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns. It is open, as getsockname has just shown;
+    // whoever started this process gave it to the holder of NSNET_FD, and the caller removes the variable
+    // before it calls, so that it has one holder.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A close-on-exec copy of an inherited socket, whose own number stays as it is.
+pub(crate) fn copy_inherited(fd: RawFd) -> Option<OwnedFd> {
+    if !is_unix_socket(fd) {
+        return None;
+    }
+    // SAFETY: `borrow_raw` wants an fd that is open and stays so while borrowed. getsockname has just shown
+    // that it is open, and only `own_inherited` takes it, which no thread does during this call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed.try_clone_to_owned().ok()
+}
+
+/// Above the numbers of stdin, stdout and stderr, which `std` owns.
+fn is_unix_socket(fd: RawFd) -> bool {
+    fd > libc::STDERR_FILENO && getsockname::<UnixAddr>(fd).is_ok()
+}
+
+/// Removes a variable from the environment.
+///
+/// # Errors
+/// `EBUSY` if this process has several threads.
+pub(crate) fn remove_variable(name: &str) -> io::Result<()> {
+    if !single_threaded()? {
+        return Err(Errno::EBUSY.into());
+    }
+    // SAFETY: `remove_var` wants that no other thread reads or writes the environment meanwhile. This is the
+    // only thread, and it starts none here.
+    unsafe { std::env::remove_var(name) };
+    Ok(())
+}
+
+/// Whether this process has no other thread.
+pub(crate) fn single_threaded() -> io::Result<bool> {
+    Ok(std::fs::read_dir("/proc/self/task")?.take(2).count() == 1)
+}
+
+/// Index of an interface in the calling thread's network namespace, if_nametoindex(3).
+pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
+    let name = CString::new(name)?;
+    // SAFETY: if_nametoindex wants a NUL-terminated string, which a CString is.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
+}
+
+/// TUNSETIFF: makes `tun` a device with a virtio-net header and without packet information.
+///
+/// # Errors
+/// `EINVAL` where the kernel does not know that header, and as `tun` devices do otherwise.
+pub(crate) fn create_vnet_device(tun: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+    // SAFETY: `zeroed` wants a type for which zeroes are a value; ifreq holds integers and arrays of them.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // One byte less than the array has: the name stays terminated.
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_flags = DEVICE_FLAGS;
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which the pointer leads to; the fd is open.
+    Errno::result(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(())
+}
+
+/// `IFF_TUN | IFF_NO_PI | IFF_VNET_HDR` of `linux/if_tun.h`, in the type of `ifr_flags`.
+const DEVICE_FLAGS: libc::c_short = 0x0001 | 0x1000 | 0x4000;
+
+/// The fd of a device that `tun-tap` has opened (close-on-exec, as `std` opens files).
+pub(crate) fn own_device(device: tun_tap::Iface) -> OwnedFd {
+    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns: `into_raw_fd` gives up the only owner.
+    unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) }
+}
+
+/// TUNSETVNETHDRSZ: the length of the virtio-net header.
+pub(crate) fn set_vnet_header_len(tun: BorrowedFd<'_>, len: c_int) -> Result<(), Errno> {
+    // SAFETY: TUNSETVNETHDRSZ reads one int, which the pointer leads to; the fd is open.
+    Errno::result(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) })?;
+    Ok(())
+}
+
+/// TUNSETOFFLOAD: the offloads as `TUN_F_*` bits.
+pub(crate) fn set_offload(tun: BorrowedFd<'_>, bits: c_uint) -> Result<(), Errno> {
+    // SAFETY: TUNSETOFFLOAD takes its argument by value and touches no memory of ours; the fd is open.
+    Errno::result(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, c_ulong::from(bits)) })?;
+    Ok(())
+}
+
+/// waitpid(2) without the detour through `nix`'s `WaitStatus`, which knows no real-time signals.
+/// `None` while the children asked for still run.
+pub(crate) fn try_wait(pid: libc::pid_t) -> Result<Option<(libc::pid_t, ExitStatus)>, Errno> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int, which the pointer leads to.
+    let reaped = Errno::result(unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) })?;
+    Ok((reaped != 0).then(|| (reaped, ExitStatus::from_raw(status))))
+}
+
+/// Resets SIGCHLD, so that children stay to be waited for even if whoever started us ignored it.
+pub(crate) fn default_sigchld() -> Result<(), Errno> {
+    // SAFETY: `signal` wants a handler that is safe in a signal context; the default action is none of ours.
+    unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) }.map(drop)
+}
+
+/// Has `command` start with `signals` unblocked.
+pub(crate) fn unblock_on_exec(command: &mut Command, signals: SigSet) {
+    // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: this
+    // one makes one async-signal-safe system call and does not allocate.
+    unsafe { command.pre_exec(move || Ok(pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&signals), None)?)) };
+}
+
+/// Has `command` be killed when the thread that spawns it ends, prctl(2) `PR_SET_PDEATHSIG`.
+pub(crate) fn die_with_parent_on_exec(command: &mut Command) {
+    let parent = std::process::id();
+    // Watching the parent also works where getppid(2) cannot tell: in a new pid namespace it says 0 before and
+    // after the parent's death. `None` on kernels without pidfd_open(2), older than 5.3.
+    let watch = pidfd_open(parent);
+    // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: this
+    // one makes async-signal-safe system calls on values it owns and does not allocate.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // A parent that died before the line above sends no signal any more.
+            if parent_is_gone(parent, watch.as_ref()) { Err(Errno::ESRCH.into()) } else { Ok(()) }
+        })
+    };
+}
+
+fn parent_is_gone(parent: u32, watch: Option<&OwnedFd>) -> bool {
+    if let Some(watch) = watch {
+        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        return poll(&mut fds, PollTimeout::ZERO) == Ok(1);
+    }
+    let now = nix::unistd::getppid().as_raw();
+    now != 0 && u32::try_from(now) != Ok(parent)
+}
+
+fn pidfd_open(pid: u32) -> Option<OwnedFd> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) };
+    let fd = RawFd::try_from(fd).ok().filter(|&fd| fd >= 0)?;
+    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns: the kernel has just made this one.
+    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has `command` start in new namespaces; see [`enter`].
+pub(crate) fn enter_on_exec(command: &mut Command, plan: EntryPlan) {
+    // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: `enter`
+    // makes async-signal-safe system calls on prepared strings and does not allocate.
+    unsafe { command.pre_exec(move || enter(&plan).map_err(|(_, errno)| errno.into())) };
+}
+
+/// What entering new namespaces takes, with everything allocated beforehand.
+#[derive(Debug)]
+pub(crate) struct EntryPlan {
+    pub(crate) namespaces: CloneFlags,
+    /// Files of `/proc/self` and what to write there, in this order.
+    pub(crate) writes: Vec<(CString, Vec<u8>)>,
+}
+
+/// The step at which entering failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EntryStep {
+    Unshare,
+    Map,
+    Propagation,
+}
+
+/// Enters new namespaces. Async-signal-safe: no allocation, no lock.
+pub(crate) fn enter(plan: &EntryPlan) -> Result<(), (EntryStep, Errno)> {
+    unshare(plan.namespaces).map_err(|errno| (EntryStep::Unshare, errno))?;
+    for (path, content) in &plan.writes {
+        match write_once(path, content) {
+            Ok(()) => {}
+            // Younger than user namespaces (Linux 3.19); without it there is nothing to deny.
+            Err(Errno::ENOENT) if path.as_c_str() == c"/proc/self/setgroups" => {}
+            Err(errno) => return Err((EntryStep::Map, errno)),
+        }
+    }
+    if plan.namespaces.contains(CloneFlags::CLONE_NEWNS) {
+        use nix::mount::{MsFlags, mount};
+        // What is mounted in here stays in here; what the host mounts still arrives.
+        let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+        mount(None::<&CStr>, c"/", None::<&CStr>, flags, None::<&CStr>)
+            .map_err(|errno| (EntryStep::Propagation, errno))?;
+    }
+    Ok(())
+}
+
+/// The kernel takes an id map in one write or not at all.
+fn write_once(path: &CStr, content: &[u8]) -> Result<(), Errno> {
+    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    match nix::unistd::write(&file, content) {
+        Ok(written) if written == content.len() => Ok(()),
+        Ok(_) => Err(Errno::EIO),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Runs `body` in a forked child, the only thread of its process, and returns how that ended.
+#[cfg(test)]
+pub(crate) fn run_forked(body: impl FnOnce()) -> ExitStatus {
+    // SAFETY: `fork` in a process with threads wants a child that calls nothing which may need a lock another
+    // thread held. The C library keeps its allocator usable after fork, and the one other thread of a test
+    // process that was started for a single test waits for its result meanwhile.
+    match unsafe { nix::unistd::fork() }.unwrap() {
+        nix::unistd::ForkResult::Child => {
+            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err();
+            // SAFETY: `_exit` has no requirement; unlike `exit` it runs nothing that belongs to the parent.
+            unsafe { libc::_exit(c_int::from(panicked)) }
+        }
+        nix::unistd::ForkResult::Parent { child } => {
+            let mut status = 0;
+            // SAFETY: waitpid writes one int, which the pointer leads to.
+            let waited = unsafe { libc::waitpid(child.as_raw(), &raw mut status, 0) };
+            assert_eq!(waited, child.as_raw());
+            ExitStatus::from_raw(status)
+        }
+    }
+}

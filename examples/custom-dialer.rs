@@ -1,0 +1,65 @@
+//! A Dialer as a firewall: only the listed host:port pairs can be reached, each decision is printed.
+//!
+//! ```sh
+//! cargo run --example custom-dialer -- 203.0.113.7:443 [fd99::2]:80 -- ./sandbox-init ARG…
+//! ```
+//!
+//! `sandbox-init` is the embedder's own container side, a program that calls
+//! `nsnet::container::TunDevice::open()` in its network namespace; the example `rootless-shell` is one and
+//! recognises by itself that it was started with a network attached.
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use nsnet::host::{
+    DatagramSocket, DialError, Dialer, DirectDialer, Flow, Network, Source, Stream, async_trait,
+};
+
+struct Allowlist {
+    allowed: HashSet<SocketAddr>,
+    direct: DirectDialer,
+}
+
+#[async_trait]
+impl Dialer for Allowlist {
+    async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
+        if flow.is_dns() || self.allowed.contains(&flow.destination) {
+            eprintln!("allow {flow}");
+            Ok(())
+        } else {
+            eprintln!("deny  {flow}");
+            Err(DialError::Prohibited)
+        }
+    }
+
+    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+        self.direct.dial_tcp(flow).await
+    }
+
+    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        self.direct.bind_udp(source).await
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut arguments = std::env::args_os().skip(1);
+    let mut allowed = HashSet::new();
+    for address in arguments.by_ref().map_while(|argument| argument.into_string().ok()) {
+        if address == "--" {
+            break;
+        }
+        allowed.insert(address.parse().map_err(|error| format!("{address:?}: {error}"))?);
+    }
+    let program = arguments.next().ok_or("usage: custom-dialer [ADDRESS:PORT…] -- COMMAND [ARG…]")?;
+
+    let network = Network::builder().dialer(Allowlist { allowed, direct: DirectDialer::new() }).build()?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    let mut attachment = network.attach(&mut command)?;
+    let mut child = command.spawn()?;
+    attachment.wait_ready(Duration::from_secs(10))?;
+    std::process::exit(child.wait()?.code().unwrap_or(1));
+}

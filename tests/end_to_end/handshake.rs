@@ -1,0 +1,225 @@
+//! Attaching, and all that can go wrong with it. Whatever the container side does, the host side says what it
+//! was, and soon.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nsnet::host::{Attachment, Network};
+use nsnet_proto::{Carriage, Channel, Failure, Offload, Ready, Report, Setup};
+
+use crate::world::{
+    self, Container, Noise, PATIENCE, SERVER, World, eventually, in_both_carriages, once, server, within,
+};
+
+in_both_carriages! {
+    attached_container_is_ready,
+    containers_of_one_network_share_it,
+}
+
+once! {
+    command_that_closes_its_fds_is_noticed,
+    command_that_exits_without_a_word_is_noticed,
+    command_that_cannot_be_started_is_noticed,
+    silence_ends_with_the_timeout,
+    failure_inside_is_told_in_its_own_words,
+    garbage_is_not_taken_for_a_container,
+    another_version_is_named,
+    fd_that_is_no_tun_device_is_not_adopted,
+    hand_over_without_a_device_is_refused,
+    failed_attachments_leak_no_fd,
+    frames_of_garbage_harm_nobody,
+}
+
+/// Longer than any of this takes, shorter than the timeout that it must not wait for.
+const SOON: Duration = Duration::from_secs(5);
+
+fn attached_container_is_ready(world: &World) {
+    let container = world.container();
+    let expected = match world.carriage() {
+        world::Carriage::HandedOver => Carriage::HandedOver,
+        world::Carriage::Shuttled => Carriage::Shuttled,
+    };
+    assert_eq!(container.ready().carriage, expected);
+}
+
+fn containers_of_one_network_share_it(world: &World) {
+    let network = std::sync::Arc::new(Network::builder().build().unwrap());
+    let containers = [(); 2].map(|()| Container::new(network.clone(), world.carriage()));
+    for container in &containers {
+        assert_echoes(world, container);
+    }
+    assert_eq!(network.statistics().tcp.opened, 2);
+}
+
+fn command_that_closes_its_fds_is_noticed(_: &World) {
+    let close_all =
+        r#"for fd in /proc/self/fd/*; do fd=${fd##*/}; [ "$fd" -le 2 ] || eval "exec $fd>&-"; done"#;
+    let error = error_of_command(Command::new("bash").arg("-c").arg(format!("{close_all}; exec sleep 60")));
+    assert!(error.contains("closed"), "{error}");
+}
+
+fn command_that_exits_without_a_word_is_noticed(_: &World) {
+    let error = error_of_command(&mut Command::new("true"));
+    assert!(error.contains("closed"), "{error}");
+}
+
+fn command_that_cannot_be_started_is_noticed(_: &World) {
+    let network = Network::builder().build().unwrap();
+    let mut command = Command::new("/nonexistent");
+    let mut attachment = network.attach(&mut command).unwrap();
+    command.spawn().unwrap_err();
+    let error = within(SOON, || attachment.wait_ready(PATIENCE)).unwrap_err().to_string();
+    assert!(error.contains("closed"), "{error}");
+}
+
+fn silence_ends_with_the_timeout(_: &World) {
+    let network = Network::builder().build().unwrap();
+    let (mut attachment, _fd) = network.attach_fd().unwrap();
+    let error = within(SOON, || attachment.wait_ready(Duration::from_millis(300))).unwrap_err().to_string();
+    assert!(error.contains("300ms"), "{error}");
+}
+
+fn failure_inside_is_told_in_its_own_words(_: &World) {
+    let error = error_after(|channel| {
+        let report = Report::Failed(Failure {
+            step: "feed the cat".into(),
+            errno: Some(13),
+            cause: "Permission denied".into(),
+            remedy: "ask the cat".into(),
+        });
+        channel.send(&report, &[]).unwrap();
+        channel.into_fd()
+    });
+    for part in ["feed the cat", "Permission denied", "ask the cat"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+fn garbage_is_not_taken_for_a_container(_: &World) {
+    let error = error_after(|channel| write(channel, b"GET / HTTP/1.1\r\n\r\n"));
+    assert!(error.contains("not one of nsnet's"), "{error}");
+}
+
+fn another_version_is_named(_: &World) {
+    let error = error_after(|channel| write(channel, b"nsnt\x07\x00anything"));
+    assert!(error.contains("version 7"), "{error}");
+}
+
+fn fd_that_is_no_tun_device_is_not_adopted(_: &World) {
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    let impostors: [OwnedFd; 4] = [
+        File::open("/dev/null").unwrap().into(),
+        File::open("/proc/self/exe").unwrap().into(),
+        pipe.into(),
+        Channel::pair().unwrap().0.into_fd(),
+    ];
+    for impostor in impostors {
+        let error = error_after(|channel| send_ready(channel, &[impostor.as_fd()]));
+        assert!(error.contains("TUN"), "{error}");
+    }
+    // The driver's file without a device on it.
+    let unattached = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
+    let error = error_after(|channel| send_ready(channel, &[unattached.as_fd()]));
+    assert!(error.contains("TUN"), "{error}");
+}
+
+fn hand_over_without_a_device_is_refused(_: &World) {
+    let error = error_after(|channel| send_ready(channel, &[]));
+    assert!(error.contains("0 file descriptors where 1 was expected"), "{error}");
+}
+
+fn failed_attachments_leak_no_fd(_: &World) {
+    let network = Network::builder().build().unwrap();
+    let fail = || {
+        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let null = File::open("/dev/null").unwrap();
+        drop(send_ready(Channel::from_fd(fd).unwrap(), &[null.as_fd()]));
+        attachment.wait_ready(PATIENCE).unwrap_err();
+    };
+    // The first may open what stays.
+    fail();
+    let before = open_fds();
+    (0..10).for_each(|_| fail());
+    eventually("all fds are closed", || open_fds() <= before);
+}
+
+fn frames_of_garbage_harm_nobody(world: &World) {
+    let network = std::sync::Arc::new(Network::builder().build().unwrap());
+    let (mut attachment, fd) = network.attach_fd().unwrap();
+    let channel = Channel::from_fd(fd).unwrap();
+    let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE };
+    channel.send(&Report::Ready(ready), &[]).unwrap();
+    attachment.wait_ready(PATIENCE).unwrap();
+    let mut socket = File::from(channel.into_fd());
+    let mut drain = socket.try_clone().unwrap();
+    thread::spawn(move || while drain.read(&mut [0; 65_536]).is_ok_and(|length| length > 0) {});
+
+    let mut noise = Noise::new(1);
+    for length in 1..2000 {
+        let mut frame = noise.bytes(length);
+        // Half of them pass for a complete packet, as far as the first check.
+        if length > 12 && length % 2 == 0 {
+            frame[..10].fill(0);
+            frame[10] = if length % 4 == 0 { 0x45 } else { 0x60 };
+        }
+        socket.write_all(&frame).unwrap();
+    }
+    eventually("all frames are counted", || network.statistics().packets_from_container >= 1999);
+    let container = Container::new(network, world.carriage());
+    assert_echoes(world, &container);
+}
+
+/// What `wait_ready` says about a command.
+#[track_caller]
+fn error_of_command(command: &mut Command) -> String {
+    let network = Network::builder().build().unwrap();
+    let attachment = network.attach(command).unwrap();
+    let mut child = command.spawn().unwrap();
+    let error = ends_soon(attachment);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    error
+}
+
+/// What `wait_ready` says about a container side that does as `misbehave` and keeps open what that returns.
+#[track_caller]
+fn error_after(misbehave: impl FnOnce(Channel) -> OwnedFd) -> String {
+    let network = Network::builder().build().unwrap();
+    let (attachment, fd) = network.attach_fd().unwrap();
+    let channel = Channel::from_fd(fd).unwrap();
+    channel.receive::<Setup>().unwrap();
+    let _open = misbehave(channel);
+    ends_soon(attachment)
+}
+
+#[track_caller]
+fn ends_soon(mut attachment: Attachment) -> String {
+    within(SOON, || attachment.wait_ready(PATIENCE)).unwrap_err().to_string()
+}
+
+fn send_ready(channel: Channel, fds: &[BorrowedFd<'_>]) -> OwnedFd {
+    let ready = Ready { carriage: Carriage::HandedOver, offload: Offload::NONE };
+    channel.send(&Report::Ready(ready), fds).unwrap();
+    channel.into_fd()
+}
+
+fn write(channel: Channel, bytes: &[u8]) -> OwnedFd {
+    let mut socket = File::from(channel.into_fd());
+    socket.write_all(bytes).unwrap();
+    socket.into()
+}
+
+#[track_caller]
+fn assert_echoes(world: &World, container: &Container) {
+    let mut stream = container.connect(server::tcp_echo(world.listen(SERVER[0]))).unwrap();
+    stream.write_all(b"hello").unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+}
+
+fn open_fds() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}

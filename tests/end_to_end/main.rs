@@ -1,0 +1,28 @@
+//! End-to-end tests: real kernel, real sockets, every test in namespaces of its own. See `world` for what is
+//! in there, and `tests/run` for the one command that runs them all.
+//!
+//! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
+//!
+//! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; then `udp`, `dns`,
+//! `dialers`; then programs: `tools`, `rootless_shell`, `custom_dialer`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "these are tests: they may panic and print, and real time is what they are about"
+)]
+
+mod custom_dialer;
+mod dialers;
+mod dns;
+mod handshake;
+mod rootless_shell;
+mod tcp_close;
+mod tcp_open;
+mod tools;
+mod transfer;
+mod udp;
+
+#[path = "../world/mod.rs"]
+mod world;

@@ -1,0 +1,136 @@
+//! A container: a network namespace with nothing in it but what nsnet puts there.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsnet::container::{Shuttle, TunDevice};
+use nsnet::host::{Network, Ready};
+
+use super::namespace::Namespace;
+use super::{Carriage, PATIENCE, example};
+
+/// A namespace attached to a network. The host side is this process, the container side a few threads of it.
+pub(crate) struct Container {
+    network: Option<Arc<Network>>,
+    namespace: Namespace,
+    ready: Ready,
+    _shuttle: Option<Shuttle>,
+}
+
+impl Container {
+    /// A container of `network`, ready.
+    #[track_caller]
+    pub(crate) fn new(network: Arc<Network>, carriage: Carriage) -> Self {
+        let namespace = Namespace::new();
+        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let shuttle = namespace.run(move || {
+            let mut device = TunDevice::from_fd(fd).unwrap();
+            device.configure().unwrap();
+            match carriage {
+                Carriage::HandedOver => {
+                    device.hand_over().unwrap();
+                    None
+                }
+                Carriage::Shuttled => Some(device.shuttle().unwrap()),
+            }
+        });
+        let ready = attachment.wait_ready(PATIENCE).unwrap();
+        Self { network: Some(network), namespace, ready, _shuttle: shuttle }
+    }
+
+    /// What the host side was told.
+    pub(crate) fn ready(&self) -> &Ready {
+        &self.ready
+    }
+
+    /// The network it is attached to.
+    pub(crate) fn network(&self) -> &Network {
+        self.network.as_ref().expect("the host side is dropped once only")
+    }
+
+    /// Ends the host side, if no other container is attached to the same network.
+    pub(crate) fn drop_network(&mut self) {
+        self.network = None;
+    }
+
+    /// Runs `body` on a thread inside.
+    #[track_caller]
+    pub(crate) fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        self.namespace.run(body)
+    }
+
+    /// A command that will run inside.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        self.namespace.command(program)
+    }
+
+    /// A connection out of the container. Nothing that is done with it takes longer than [`PATIENCE`].
+    pub(crate) fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.connect_within(to, PATIENCE)
+    }
+
+    /// Like [`connect`](Self::connect) with another limit for the connect itself.
+    pub(crate) fn connect_within(&self, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+        let stream = self.inside(|| TcpStream::connect_timeout(&to, limit))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// A UDP socket in the container that is connected to `to`.
+    pub(crate) fn udp(&self, to: SocketAddr) -> UdpSocket {
+        let socket = self.udp_unconnected(to.ip());
+        socket.connect(to).unwrap();
+        socket
+    }
+
+    /// A UDP socket in the container, of the family of `towards`.
+    pub(crate) fn udp_unconnected(&self, towards: IpAddr) -> UdpSocket {
+        let any: IpAddr = match towards {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = self.inside(|| UdpSocket::bind((any, 0))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+/// A container that is a process of its own and can be killed: the example `rootless-shell`, which is a
+/// container side when it is started as one.
+pub(crate) struct ContainerProcess {
+    pub(crate) network: Network,
+    child: Child,
+}
+
+impl ContainerProcess {
+    /// Attaches a process that runs `script` in bash(1) once the network is there.
+    #[track_caller]
+    pub(crate) fn spawn(network: Network, carriage: Carriage, script: &str) -> Self {
+        let mut command = Command::new(example("rootless-shell"));
+        if carriage == Carriage::Shuttled {
+            command.arg("--shuttle");
+        }
+        command.args(["--", "bash", "-c", script]);
+        let mut attachment = network.attach(&mut command).unwrap();
+        let child = command.spawn().unwrap();
+        attachment.wait_ready(PATIENCE).unwrap();
+        Self { network, child }
+    }
+
+    /// Kills it, as the kernel would for want of memory.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for ContainerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

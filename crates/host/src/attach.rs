@@ -1,5 +1,6 @@
 //! Attaching a container side: the fd it inherits, the handshake, and the error it reports.
 
+use std::fs;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,6 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::link::{Framing, Link, LinkProperties};
+use crate::statistics::Counters;
 use crate::sys;
 
 /// A container side that has been, or is about to be, started.
@@ -27,8 +29,17 @@ use crate::sys;
 pub struct Attachment {
     outcome: oneshot::Receiver<Result<Ready, SetupError>>,
     close: oneshot::Sender<()>,
+    standing: Standing,
     /// This process's copy of the end the command inherits.
     inherited: Option<Inherited>,
+}
+
+/// What the caller has been told.
+#[derive(Debug, Clone, Copy)]
+enum Standing {
+    Waiting,
+    Ready(Ready),
+    Failed,
 }
 
 /// What the container side was granted.
@@ -46,7 +57,7 @@ impl Attachment {
         outcome: oneshot::Receiver<Result<Ready, SetupError>>,
         close: oneshot::Sender<()>,
     ) -> Self {
-        Self { outcome, close, inherited: None }
+        Self { outcome, close, standing: Standing::Waiting, inherited: None }
     }
 
     /// Keeps open what the command inherits until it has it.
@@ -63,12 +74,17 @@ impl Attachment {
     /// # Errors
     /// The container side's own error, a [`SetupError`] that says what it did instead of getting ready (it
     /// exited, it closed its fd), or [`SetupError::TimedOut`].
-    ///
-    /// # Panics
-    /// If called again after it has returned anything but [`SetupError::TimedOut`].
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<Ready, SetupError> {
         self.inherited = None;
-        wait(&mut self.outcome, timeout).unwrap_or(Err(SetupError::TimedOut(timeout)))
+        match self.standing {
+            Standing::Waiting => {}
+            Standing::Ready(ready) => return Ok(ready),
+            Standing::Failed => return Err(SetupError::AlreadyFailed),
+        }
+        match wait(&mut self.outcome, timeout) {
+            Some(result) => self.settle(result),
+            None => Err(SetupError::TimedOut(timeout)),
+        }
     }
 
     /// Like [`wait_ready`](Self::wait_ready), without blocking and without a timeout of its own.
@@ -80,13 +96,25 @@ impl Attachment {
     /// Cancel-safe; it works on any runtime.
     pub async fn ready(&mut self) -> Result<Ready, SetupError> {
         self.inherited = None;
-        outcome(&mut self.outcome).await
+        match self.standing {
+            Standing::Waiting => {
+                let result = outcome(&mut self.outcome).await;
+                self.settle(result)
+            }
+            Standing::Ready(ready) => Ok(ready),
+            Standing::Failed => Err(SetupError::AlreadyFailed),
+        }
     }
 
     /// Takes the network away from this container; its connections are reset.
     pub fn close(self) {
         // The engine is gone if it does not listen, and the container's network with it.
         let _ = self.close.send(());
+    }
+
+    fn settle(&mut self, result: Result<Ready, SetupError>) -> Result<Ready, SetupError> {
+        self.standing = result.as_ref().map_or(Standing::Failed, |ready| Standing::Ready(*ready));
+        result
     }
 }
 
@@ -120,6 +148,9 @@ pub enum SetupError {
     /// The network was shut down.
     #[error("the network was shut down before the container side was ready")]
     ShutDown,
+    /// The error was returned by an earlier call.
+    #[error("the container side has failed before")]
+    AlreadyFailed,
     /// This process could not serve the link.
     #[error("serve the link to the container: {0}")]
     Host(#[source] io::Error),
@@ -127,7 +158,8 @@ pub enum SetupError {
 
 fn describe(failure: &Failure) -> String {
     let remedy = if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
-    format!("{}: {}{remedy}", failure.step, failure.cause)
+    // The container side's words, and perhaps the container's: nothing in them may steer a terminal.
+    format!("{}: {}{remedy}", failure.step, failure.cause).replace(char::is_control, "\u{fffd}")
 }
 
 /// The end of the channel that a command inherits, kept open in this process until the command has it.
@@ -156,7 +188,12 @@ impl Drop for Inherited {
 }
 
 /// Reads the container side's report and takes over the link it speaks of.
-pub(crate) async fn handshake(channel: Channel, mtu: u16) -> Result<(Link, Ready), SetupError> {
+pub(crate) async fn handshake(
+    channel: Channel,
+    mtu: u16,
+    wanted: Offload,
+    counters: Arc<Counters>,
+) -> Result<(Link, Ready), SetupError> {
     // The channel stays whole for the link; a second fd for it is what the runtime watches.
     let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
     let (report, fds) = loop {
@@ -188,11 +225,11 @@ pub(crate) async fn handshake(channel: Channel, mtu: u16) -> Result<(Link, Ready
     };
     drop(watched);
     let offload = match framing {
-        Framing::Header => granted.offload,
+        Framing::Header => intersection(wanted, granted.offload),
         Framing::Plain => Offload::NONE,
     };
     let properties = LinkProperties { carriage: granted.carriage, offload, framing, mtu };
-    let link = Link::new(fd, properties).map_err(SetupError::Host)?;
+    let link = Link::new(fd, properties, counters).map_err(SetupError::Host)?;
     Ok((link, Ready { carriage: granted.carriage, offload }))
 }
 
@@ -201,6 +238,12 @@ pub(crate) async fn handshake(channel: Channel, mtu: u16) -> Result<(Link, Ready
 /// A device without header must have its offloads off: the kernel accepts them there, and then delivers
 /// super-packets that nothing marks as such.
 fn adopt(device: &OwnedFd) -> io::Result<Framing> {
+    // An ioctl on a file of a file system that the container serves (FUSE) could wait for the container. What
+    // the kernel prints of an fd cannot: for an attached TUN device a line with the interface's name.
+    let description = fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd()))?;
+    if !description.lines().any(|line| line.starts_with("iff:")) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let kind = sys::tun_kind(device)?;
     if !kind.is_bare_tun {
         return Err(io::ErrorKind::InvalidInput.into());
@@ -212,6 +255,17 @@ fn adopt(device: &OwnedFd) -> io::Result<Framing> {
     } else {
         sys::disable_offload(device)?;
         Ok(Framing::Plain)
+    }
+}
+
+/// What both ends want; nothing works without the checksum offload.
+fn intersection(wanted: Offload, granted: Offload) -> Offload {
+    let checksum = wanted.checksum && granted.checksum;
+    Offload {
+        checksum,
+        tso4: checksum && wanted.tso4 && granted.tso4,
+        tso6: checksum && wanted.tso6 && granted.tso6,
+        uso: checksum && wanted.uso && granted.uso,
     }
 }
 
@@ -233,7 +287,9 @@ fn wait(
     }
 
     let clock = Clock::start();
-    let deadline = clock.now() + timeout;
+    let now = clock.now();
+    // A timeout beyond the end of the clock is none.
+    let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u64::from(u32::MAX)));
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(outcome(receiver));
     loop {

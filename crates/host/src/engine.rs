@@ -6,13 +6,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nsnet_proto::Channel;
+use nsnet_proto::{Channel, Offload};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet, LocalSet};
 
@@ -35,13 +34,25 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) dns: DnsSource,
     pub(crate) mtu: u16,
+    pub(crate) offload: Offload,
 }
 
 /// Where DNS queries are forwarded to.
+#[derive(Debug, Clone)]
 pub(crate) enum DnsSource {
     System,
     File(PathBuf),
     Fixed(Vec<SocketAddr>),
+}
+
+impl DnsSource {
+    fn servers(self) -> Servers {
+        match self {
+            Self::System => Servers::system(),
+            Self::File(path) => Servers::from_file(&path),
+            Self::Fixed(servers) => Servers::fixed(servers),
+        }
+    }
 }
 
 pub(crate) struct Engine {
@@ -68,6 +79,9 @@ impl Engine {
             let _alive: std::sync::mpsc::Sender<()> = alive;
             let local = LocalSet::new();
             runtime.block_on(local.run_until(serve(config, counters, incoming)));
+            drop(local);
+            // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
+            runtime.shutdown_background();
         })?;
         Ok(Self { requests: Some(requests), ended: Mutex::new(ended), thread: Some(thread) })
     }
@@ -102,19 +116,14 @@ impl Drop for Engine {
 
 /// Serves until the engine is dropped.
 async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::UnboundedReceiver<Request>) {
-    let servers = match config.dns {
-        DnsSource::System => Servers::system(),
-        DnsSource::File(path) => Servers::from_file(&path),
-        DnsSource::Fixed(servers) => Servers::fixed(servers),
-    };
     let parts = Parts {
         addressing: config.addressing,
         dialer: config.dialer,
         limits: config.limits,
         clock: Clock::start(),
         counters,
-        resolver: Rc::new(Forwarder::new(servers)),
     };
+    let terms = Terms { mtu: config.mtu, offload: config.offload, dns: config.dns };
     let (shutdown, _) = watch::channel(());
     let mut containers = JoinSet::new();
     loop {
@@ -122,7 +131,7 @@ async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::Unbo
             request = requests.recv() => match request {
                 Some(request) => {
                     let end = shutdown.subscribe();
-                    containers.spawn_local(host(request, parts.clone(), config.mtu, end));
+                    containers.spawn_local(host(request, parts.clone(), terms.clone(), end));
                 }
                 None => break,
             },
@@ -135,8 +144,16 @@ async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::Unbo
     }
 }
 
+/// What is the same for every container and not the gateway's business.
+#[derive(Clone)]
+struct Terms {
+    mtu: u16,
+    offload: Offload,
+    dns: DnsSource,
+}
+
 /// Takes one container from its handshake to its end.
-async fn host(request: Request, parts: Parts, mtu: u16, mut shutdown: watch::Receiver<()>) {
+async fn host(request: Request, parts: Parts, terms: Terms, mut shutdown: watch::Receiver<()>) {
     let Request { channel, outcome, close } = request;
     let end = async {
         tokio::select! {
@@ -147,11 +164,12 @@ async fn host(request: Request, parts: Parts, mtu: u16, mut shutdown: watch::Rec
     };
     tokio::pin!(end);
     let handshake = tokio::select! {
-        handshake = attach::handshake(channel, mtu) => handshake,
+        handshake = attach::handshake(channel, terms.mtu, terms.offload, Arc::clone(&parts.counters)) => handshake,
         () = &mut end => return,
     };
     let established = handshake.and_then(|(link, ready)| {
-        let gateway = Gateway::new(link, parts).map_err(SetupError::Host)?;
+        let resolver = Forwarder::new(terms.dns.servers());
+        let gateway = Gateway::new(link, resolver, parts).map_err(SetupError::Host)?;
         Ok((gateway, ready))
     });
     match established {

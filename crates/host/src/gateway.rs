@@ -3,13 +3,15 @@
 //! One gateway serves one container. Everything of it runs on the engine's thread; flows share the gateway by
 //! `Rc` and nothing else. The reader takes at most [`BATCH`] frames before the flows get their turn.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
@@ -43,12 +45,15 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) resolver: Rc<Forwarder>,
+    pub(crate) resolver: Forwarder,
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
     /// Where a datagram from the world lands before it is sent on; borrowed only between two awaits.
     pub(crate) datagram_buffer: RefCell<Box<[u8]>>,
     local_routes: RefCell<LocalRoutes>,
+    /// The tasks of flows, decisions and look-ups.
+    errands: RefCell<JoinSet<()>>,
+    warned: Cell<Option<Instant>>,
 }
 
 /// What a gateway is made of besides the link.
@@ -59,12 +64,11 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) resolver: Rc<Forwarder>,
 }
 
 impl Gateway {
-    pub(crate) fn new(link: Link, parts: Parts) -> io::Result<Rc<Self>> {
-        let Parts { addressing, dialer, limits, clock, counters, resolver } = parts;
+    pub(crate) fn new(link: Link, resolver: Forwarder, parts: Parts) -> io::Result<Rc<Self>> {
+        let Parts { addressing, dialer, limits, clock, counters } = parts;
         Ok(Rc::new(Self {
             link,
             addressing,
@@ -77,12 +81,16 @@ impl Gateway {
             udp: udp::Table::default(),
             datagram_buffer: RefCell::new(vec![0; MAX_PACKET].into_boxed_slice()),
             local_routes: RefCell::new(LocalRoutes::new()?),
+            errands: RefCell::default(),
+            warned: Cell::new(None),
         }))
     }
 
     /// Serves the container until its end of the link is gone or `end` resolves; then connections are reset
     /// on both sides.
     pub(crate) async fn run(self: &Rc<Self>, end: impl Future<Output = ()>) {
+        // A drop guard, so that a fault in here takes the network away rather than leaving it dead.
+        let _closing = Closing(self);
         tokio::select! {
             biased;
             () = end => {}
@@ -91,9 +99,13 @@ impl Gateway {
                 Err(error) => tracing::error!(%error, "the link to the container failed"),
             },
         }
-        self.tcp.close(self);
-        self.udp.close(self);
-        self.link.finish();
+    }
+
+    /// Runs something that ends with the gateway at the latest.
+    pub(crate) fn spawn(&self, errand: impl Future<Output = ()> + 'static) -> AbortHandle {
+        let mut errands = self.errands.borrow_mut();
+        while errands.try_join_next().is_some() {}
+        errands.spawn_local(errand)
     }
 
     /// What stands behind a destination once the host's own addresses are taken out.
@@ -106,7 +118,7 @@ impl Gateway {
             Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
             Ok(Reach::Broadcast | Reach::Multicast) => Destination::Ignore,
             Err(error) => {
-                tracing::error!(%error, %destination, "cannot tell whether the address is the host's own");
+                self.warn_of(&DialError::Other(error), destination);
                 Destination::Refuse(DialError::Prohibited)
             }
         }
@@ -114,7 +126,6 @@ impl Gateway {
 
     /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
     pub(crate) fn send(&self, packet: &[u8]) {
-        self.counters.to_container.add(packet.len());
         let (Sent::Done | Sent::Held(_)) = self.link.send(packet);
     }
 
@@ -122,16 +133,24 @@ impl Gateway {
     pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
         let length = udp::datagram::length(source, payload.len());
         if length <= self.link.mtu().into() {
-            self.counters.to_container.add(length);
             let (Sent::Done | Sent::Held(_)) = self.link.send_datagram(source, destination, payload);
+        }
+    }
+
+    /// Says in the log what keeps the host from connecting; not more often than once a second, for it is the
+    /// container that decides how often.
+    pub(crate) fn warn_of(&self, error: &DialError, destination: SocketAddr) {
+        let DialError::Other(error) = error else { return };
+        let now = self.clock.now();
+        if self.warned.get().is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1)) {
+            self.warned.set(Some(now));
+            tracing::warn!(%destination, %error, "could not connect");
         }
     }
 
     /// Answers a packet of the container with the ICMP error that fits `error`, or with silence.
     pub(crate) fn send_unreachable(&self, key: FlowKey, error: &DialError, packet: &[u8]) {
-        if let DialError::Other(error) = error {
-            tracing::warn!(%key.destination, %error, "could not connect");
-        }
+        self.warn_of(error, key.destination);
         if let Some(reason) = error.unreachable() {
             self.report_unreachable(key.source, key.destination, reason, packet);
         }
@@ -180,7 +199,6 @@ impl Gateway {
     }
 
     fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
-        self.counters.from_container.add(frame.len());
         if let Err(discard) = self.dispatch(frame) {
             self.counters.discarded(discard);
         }
@@ -197,5 +215,18 @@ impl Gateway {
             Transport::Udp { payload } => self.udp.handle(self, packet.key, payload, packet.bytes),
         }
         Ok(())
+    }
+}
+
+/// Closes a gateway when it is dropped: connections are reset on both sides.
+struct Closing<'a>(&'a Rc<Gateway>);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let gateway = self.0;
+        gateway.tcp.close(gateway);
+        gateway.udp.close(gateway);
+        gateway.errands.borrow_mut().abort_all();
+        gateway.link.finish();
     }
 }

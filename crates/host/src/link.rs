@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
@@ -15,6 +16,7 @@ use nsnet_proto::{Carriage, Offload, vnet};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::statistics::Counters;
 use crate::sys;
 use crate::tcp::Capabilities;
 use crate::udp::datagram::{self, ChecksumMode};
@@ -46,6 +48,7 @@ pub(crate) enum Framing {
 pub(crate) struct Link {
     io: AsyncFd<OwnedFd>,
     properties: LinkProperties,
+    counters: Arc<Counters>,
     /// Where the frame that is being sent is put together.
     scratch: RefCell<Box<[u8]>>,
 }
@@ -66,9 +69,9 @@ pub(crate) struct HeldFrame(Box<[u8]>);
 
 impl Link {
     /// Takes over a non-blocking TUN device or socketpair end. Must be called within the engine's runtime.
-    pub(crate) fn new(fd: OwnedFd, properties: LinkProperties) -> io::Result<Self> {
+    pub(crate) fn new(fd: OwnedFd, properties: LinkProperties, counters: Arc<Counters>) -> io::Result<Self> {
         let io = sys::watch(fd)?;
-        Ok(Self { io, properties, scratch: RefCell::new(vec![0; MAX_FRAME].into_boxed_slice()) })
+        Ok(Self { io, properties, counters, scratch: RefCell::new(vec![0; MAX_FRAME].into_boxed_slice()) })
     }
 
     /// What TCP may assume of this link.
@@ -109,7 +112,7 @@ impl Link {
     pub(crate) fn try_receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
         let result = self.io.try_io(Interest::READABLE, |fd| {
             let received = match self.properties.carriage {
-                Carriage::HandedOver => nix::unistd::read(fd, buffer),
+                Carriage::HandedOver => sys::read_nowait(fd, buffer),
                 Carriage::Shuttled => socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
             };
             Ok(received?)
@@ -127,6 +130,7 @@ impl Link {
 
     /// Splits a received frame into what its header says and the packet.
     pub(crate) fn split<'f>(&self, frame: &'f [u8]) -> Result<(vnet::Header, &'f [u8]), vnet::HeaderError> {
+        self.counters.from_container.add(frame.len().saturating_sub(self.header_len()));
         match self.properties.framing {
             Framing::Header => vnet::Header::split(frame),
             Framing::Plain => Ok((vnet::Header::default(), frame)),
@@ -144,10 +148,7 @@ impl Link {
         let (head, packet) = scratch.split_at_mut(vnet::HEADER_LEN);
         head.copy_from_slice(&header.to_bytes());
         let result = fill(&mut packet[..length]);
-        let start = match self.properties.framing {
-            Framing::Header => 0,
-            Framing::Plain => vnet::HEADER_LEN,
-        };
+        let start = vnet::HEADER_LEN - self.header_len();
         (self.write(&scratch[start..vnet::HEADER_LEN + length]), result)
     }
 
@@ -172,10 +173,7 @@ impl Link {
 
     /// Sends a frame that was held back.
     pub(crate) fn resend(&self, frame: HeldFrame) -> Sent {
-        match self.try_write(&frame.0) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Held(frame),
-            Ok(()) | Err(_) => Sent::Done,
-        }
+        if self.is_taken(&frame.0) { Sent::Done } else { Sent::Held(frame) }
     }
 
     /// Ends the link towards a shuttle so that it still reads what was sent: a socketpair end that closes with
@@ -189,19 +187,35 @@ impl Link {
         }
     }
 
+    /// Bytes before the packet in a frame on this link.
+    fn header_len(&self) -> usize {
+        match self.properties.framing {
+            Framing::Header => vnet::HEADER_LEN,
+            Framing::Plain => 0,
+        }
+    }
+
     fn write(&self, frame: &[u8]) -> Sent {
+        if self.is_taken(frame) { Sent::Done } else { Sent::Held(HeldFrame(frame.into())) }
+    }
+
+    fn is_taken(&self, frame: &[u8]) -> bool {
         match self.try_write(frame) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Held(HeldFrame(frame.into())),
-            // Any other error means that the device is down or gone: the reader notices the end of the link,
-            // and a device that is down loses packets like any other.
-            Ok(()) | Err(_) => Sent::Done,
+            Ok(()) => {
+                self.counters.to_container.add(frame.len() - self.header_len());
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // The device is down or gone. The reader notices the end of the link, and a device that is down
+            // loses packets like any other.
+            Err(_) => true,
         }
     }
 
     fn try_write(&self, frame: &[u8]) -> io::Result<()> {
         self.io.try_io(Interest::WRITABLE, |fd| {
             match self.properties.carriage {
-                Carriage::HandedOver => nix::unistd::write(fd, frame)?,
+                Carriage::HandedOver => sys::write_nowait(fd, frame)?,
                 Carriage::Shuttled => {
                     socket::send(fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?
                 }

@@ -60,7 +60,7 @@ impl Network {
 
     /// Lets `command` inherit its end of the link, under the number in the environment variable `NSNET_FD`.
     ///
-    /// The command is spawned by the caller, once, and must call `nsnet_container::TunDevice::open()` in its
+    /// The command is spawned by the caller, once, without clearing its environment, and must call `nsnet_container::TunDevice::open()` in its
     /// network namespace. For a `tokio::process::Command` pass `command.as_std_mut()`.
     ///
     /// Every attachment is a link of its own: containers of one network do not reach each other.
@@ -181,6 +181,9 @@ const MTU_OFFLOAD: u16 = 1500;
 /// packet, so that fragments fill it.
 const MTU_PLAIN: u16 = 65520;
 
+/// The longest timeout: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// The smallest MTU that IPv6 allows (RFC 8200, 5).
 const MTU_MIN_V6: u16 = 1280;
 
@@ -278,11 +281,20 @@ impl NetworkBuilder {
         self
     }
 
-    /// Most TCP connections at a time, those being dialled included; a SYN beyond is lost. Each needs a file
-    /// descriptor, so `RLIMIT_NOFILE` may come first. Default: 16 384.
+    /// Most TCP connections of one container at a time, those being dialled included; a SYN beyond is lost. Each
+    /// needs a file descriptor of this process: lower this, or raise `RLIMIT_NOFILE`, so that a container cannot
+    /// use up what the embedder needs for itself. Default: 16 384.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;
+        self
+    }
+
+    /// Most UDP mappings of one container at a time: source addresses and ports that have an upstream socket, each
+    /// a file descriptor of this process. Default: 4 096.
+    #[must_use]
+    pub fn max_udp_mappings(mut self, mappings: usize) -> Self {
+        self.limits.udp_mappings = mappings;
         self
     }
 
@@ -308,6 +320,12 @@ impl NetworkBuilder {
             [subnet.container, subnet.gateway, subnet.dns].iter().all(|address| address.is_ipv6())
                 && (1..=126).contains(&subnet.prefix_len)
         })?;
+        // Times that are meant as "never" must not overflow the clock.
+        let limits = Limits {
+            udp_idle_timeout: self.limits.udp_idle_timeout.min(LONGEST),
+            dial_timeout: self.limits.dial_timeout.min(LONGEST),
+            ..self.limits
+        };
         let setup = Setup {
             device: self.device,
             mtu,
@@ -323,7 +341,8 @@ impl NetworkBuilder {
             offload: self.offload,
             host_namespace: own_network_namespace().map_err(BuildError::Namespace)?,
         };
-        let config = Config { addressing, dialer: self.dialer, limits: self.limits, dns: self.dns, mtu };
+        let config =
+            Config { addressing, dialer: self.dialer, limits, dns: self.dns, mtu, offload: self.offload };
         let counters = Arc::new(Counters::default());
         let engine = Engine::start(config, Arc::clone(&counters)).map_err(BuildError::Thread)?;
         Ok(Network { engine, setup, counters })

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use nsnet_proto::vnet;
-use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber, UdpPacket};
+use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
 
 /// What identifies a flow: the container's address and port, and the ones it talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,6 +155,9 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
     if ports.0 == 0 || ports.1 == 0 {
         return Err(Discard::Malformed);
     }
+    if packet.syn() && !are_options_sound(packet.options()) {
+        return Err(Discard::Malformed);
+    }
     let control = match (packet.rst(), packet.syn(), packet.ack()) {
         (true, _, _) => Control::Reset,
         (false, true, false) if !packet.fin() => Control::Open,
@@ -170,8 +173,19 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
     Ok((ports, Transport::Tcp(segment)))
 }
 
+/// Whether the options can be read to their end. A SYN whose options smoltcp refuses must not be dialled for.
+fn are_options_sound(mut options: &[u8]) -> bool {
+    while !options.is_empty() {
+        match TcpOption::parse(options) {
+            Ok((_, TcpOption::EndOfList)) => return true,
+            Ok((rest, _)) => options = rest,
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
 fn max_segment_size(packet: &TcpPacket<&[u8]>) -> Option<u16> {
-    use smoltcp::wire::TcpOption;
     if !packet.syn() {
         return None;
     }

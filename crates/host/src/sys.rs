@@ -61,6 +61,36 @@ pub(crate) fn tun_kind(device: &OwnedFd) -> io::Result<TunKind> {
     })
 }
 
+/// Reads without waiting, whatever the mode of the fd: its `O_NONBLOCK` is shared with everybody who has a copy of
+/// the open file, the container included.
+pub(crate) fn read_nowait(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize> {
+    let iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: preadv2 wants one valid iovec that points to writable memory: `iov` covers `buffer`, which is
+    // borrowed mutably for the call. Offset -1 means the current position.
+    let result = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
+    match transferred(result) {
+        // A kernel whose TUN devices do not know the flag; the fd's own mode decides.
+        Err(Errno::EOPNOTSUPP) => nix::unistd::read(fd, buffer),
+        result => result,
+    }
+}
+
+/// Writes without waiting, whatever the mode of the fd; see [`read_nowait`].
+pub(crate) fn write_nowait(fd: &OwnedFd, frame: &[u8]) -> nix::Result<usize> {
+    let iov = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+    // SAFETY: pwritev2 wants one valid iovec that points to readable memory: `iov` covers `frame`, which is
+    // borrowed for the call and only read. Offset -1 means the current position.
+    let result = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
+    match transferred(result) {
+        Err(Errno::EOPNOTSUPP) => nix::unistd::write(fd, frame),
+        result => result,
+    }
+}
+
+fn transferred(result: libc::ssize_t) -> nix::Result<usize> {
+    usize::try_from(result).map_err(|_| Errno::last())
+}
+
 /// Frames have headers of [`vnet::HEADER_LEN`] bytes (`TUNSETVNETHDRSZ`).
 pub(crate) fn set_vnet_header_size(device: &OwnedFd) -> io::Result<()> {
     let size = libc::c_int::try_from(vnet::HEADER_LEN).map_err(io::Error::other)?;

@@ -105,16 +105,19 @@ impl DatagramSocket for UdpDatagrams {
     }
 
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        loop {
-            match self.socket.try_recv_from(buffer) {
-                Ok((length, source)) => return Ok(Received::Datagram { length, source }),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.next_error(),
-                // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
-                Err(_) => match self.next_error() {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return result,
-                },
-            }
+        match self.socket.try_recv_from(buffer) {
+            Ok((length, source)) => Ok(Received::Datagram { length, source }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_error(),
+            // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
+            Err(pending) => match self.next_error() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let (length, source) = self.socket.try_recv_from(buffer).map_err(|error| {
+                        if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }
+                    })?;
+                    Ok(Received::Datagram { length, source })
+                }
+                result => result,
+            },
         }
     }
 
@@ -123,11 +126,10 @@ impl DatagramSocket for UdpDatagrams {
         let socket = SockRef::from(&self.socket);
         let destination = destination.into();
         match socket.send_to(datagram, &destination) {
-            // The first attempt may only fetch the pending error of an earlier datagram, udp(7).
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                socket.send_to(datagram, &destination).map(drop)
-            }
-            result => result.map(drop),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            // The first attempt may only fetch the pending error of an earlier datagram to another peer, udp(7).
+            Err(_) => socket.send_to(datagram, &destination).map(drop),
         }
     }
 }

@@ -45,7 +45,8 @@ impl DirectDialer {
         self
     }
 
-    /// Sends through this interface only (`SO_BINDTODEVICE`, socket(7)).
+    /// Sends through this interface only (`SO_BINDTODEVICE`, socket(7)). UDP then does not reach the host's
+    /// loopback: one socket serves all destinations of a container port.
     #[must_use]
     pub fn bind_interface(mut self, interface: impl Into<String>) -> Self {
         self.interface = Some(interface.into());

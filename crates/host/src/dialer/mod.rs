@@ -96,6 +96,12 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// A flow into the world, as the engine presents it; for tests of Dialers.
+    #[must_use]
+    pub fn new(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self { protocol, source, destination, target: destination, service: Service::World }
+    }
+
     /// Whether the flow goes to the network's own resolver, which forwards to the host's.
     #[must_use]
     pub fn is_dns(&self) -> bool {
@@ -146,4 +152,12 @@ pub enum Service {
 pub struct Source {
     /// The container's address and port.
     pub address: SocketAddr,
+}
+
+impl Source {
+    /// A source as the engine presents it; for tests of Dialers.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address }
+    }
 }

@@ -50,6 +50,15 @@ impl Forwarder {
         Some(answer.ok().flatten().or(declined).unwrap_or_else(|| query.failure()))
     }
 
+    /// Like [`exchange`](Self::exchange), for a client that can take no more than `longest` bytes in a datagram.
+    ///
+    /// # Cancel safety
+    /// See [`exchange`](Self::exchange).
+    pub(crate) async fn exchange_within(&self, query: &[u8], longest: usize) -> Option<Vec<u8>> {
+        let answer = self.exchange(query).await?;
+        if answer.len() <= longest { Some(answer) } else { Some(Query::new(query)?.truncated()) }
+    }
+
     /// A connection to the first server that accepts one. Each is tried once; the caller relays bytes and
     /// bounds how many connections there are.
     ///
@@ -138,15 +147,26 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// The reply that says that nobody answered (RFC 1035, section 4.1.1): ID, opcode, RD and CD (RFC 4035,
-    /// section 3.2.2) copied, question echoed byte for byte. Not built with `simple_dns::Packet`, which
-    /// cannot express the record types, classes and opcodes that it does not know.
+    /// The reply that says that nobody answered.
     fn failure(&self) -> Vec<u8> {
+        self.reply(RCODE::ServerFailure as u16)
+    }
+
+    /// The reply that says that the answer is too long for a datagram: the client asks again over TCP (RFC 7766,
+    /// section 5).
+    fn truncated(&self) -> Vec<u8> {
+        self.reply(PacketFlag::TRUNCATION.bits())
+    }
+
+    /// A reply without records (RFC 1035, section 4.1.1): ID, opcode, RD and CD (RFC 4035, section 3.2.2) copied,
+    /// question echoed byte for byte. Not built with `simple_dns::Packet`, which cannot express the record
+    /// types, classes and opcodes that it does not know.
+    fn reply(&self, news: u16) -> Vec<u8> {
         let question = self.question().unwrap_or_default();
         let copied = OPCODE | (PacketFlag::RECURSION_DESIRED | PacketFlag::CHECKING_DISABLED).bits();
         let asked = u16::from_be_bytes([self.header[2], self.header[3]]);
         let ours = (PacketFlag::RESPONSE | PacketFlag::RECURSION_AVAILABLE).bits();
-        let flags = asked & copied | ours | RCODE::ServerFailure as u16;
+        let flags = asked & copied | ours | news;
         let mut reply = Vec::with_capacity(HEADER_LEN + question.len());
         reply.extend_from_slice(&self.header[..2]);
         reply.extend_from_slice(&flags.to_be_bytes());
@@ -306,6 +326,17 @@ mod tests {
             move |received| if received == sent { vec![expected.clone()] } else { vec![] }
         });
         assert_eq!(forwarder.exchange(&sent).await, Some(expected));
+    }
+
+    #[tokio::test]
+    async fn answer_that_does_not_fit_is_told_as_truncated() {
+        let lab = Lab::new([FIRST, SECOND]).await;
+        let (sent, forwarder) = (query(), lab.forwarder());
+        serve(lab.first, |query| vec![response(query, RCODE::NoError, &[0; 600])]);
+        let reply = forwarder.exchange_within(&sent, 512).await.unwrap();
+        assert_eq!(reply.len(), sent.len());
+        assert!(header_buffer::has_flags_unchecked(&reply, PacketFlag::TRUNCATION));
+        assert_eq!(header_buffer::rcode(&reply), Ok(RCODE::NoError));
     }
 
     #[tokio::test]

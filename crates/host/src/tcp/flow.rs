@@ -1,31 +1,18 @@
-//! One open connection: the stack that faces the container and the task that relays to the upstream stream.
-//!
-//! The link reader calls [`Flow::handle_packet`]; the task, woken by it, by the upstream and by a timer, moves
-//! bytes between smoltcp's rings and the stream without a buffer of its own, and sends what is due.
-//!
-//! # Closing
-//! Each direction ends by itself: the container's FIN becomes a shutdown of the stream once every byte before
-//! it is written, the stream's end becomes FIN behind every byte read. An error of the stream becomes RST, an
-//! RST becomes an abort of the stream. The task ends when nothing is owed to either side any more.
+//! One open connection as the link reader sees it: takes segments in, sends what the stack has to say.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nsnet_proto::vnet;
 use smoltcp::wire::IpProtocol;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
 
 use super::resting::LastAck;
+use super::sockets::Sockets;
 use super::stack::{Standing, TcpStack, Transmit, header_length};
 use crate::clock::Clock;
-use crate::dialer::Stream;
 use crate::link::{HeldFrame, Link, Sent};
 use crate::packet::{FlowKey, Segment};
 use crate::wire;
@@ -33,37 +20,45 @@ use crate::wire;
 /// MSS of a container that names none (RFC 9293, 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 
-/// How long a connection that owes this end an acknowledgment or a FIN may go without a word from the
-/// container. Above the 4 minutes that RFC 5382, 5 asks of a NAT in transitory states.
-const SILENCE: Duration = Duration::from_secs(300);
+/// smoltcp's own lower bound, and so the least that its segments and the kernel's must agree on.
+const MIN_MSS: u16 = 48;
 
 /// How long after a segment it is answered in TIME-WAIT; shorter than smoltcp's `CLOSE_DELAY` of 10 s.
 const TIME_WAIT_ANSWERS: Duration = Duration::from_secs(5);
-
-/// The resolution of the runtime's timers.
-const TICK: Duration = Duration::from_millis(1);
 
 /// An open connection.
 pub(crate) struct Flow {
     key: FlowKey,
     segment_size: u16,
-    stack: RefCell<TcpStack>,
+    pub(super) stack: RefCell<TcpStack>,
+    /// The one frame that the link did not take.
     held: RefCell<Option<HeldFrame>>,
+    /// Wakes the relay.
     waker: RefCell<Option<Waker>>,
-    heard: Cell<Instant>,
+    /// When the container last said something.
+    pub(super) heard: Cell<Instant>,
     last_ack: Cell<Option<LastAck>>,
+    sockets: Rc<Sockets>,
 }
 
 impl Flow {
-    pub(crate) fn new(key: FlowKey, syn: &Segment, stack: TcpStack, now: Instant) -> Self {
+    pub(crate) fn new(
+        key: FlowKey,
+        syn: &Segment,
+        stack: TcpStack,
+        sockets: Rc<Sockets>,
+        now: Instant,
+    ) -> Self {
+        let segment_size = syn.max_segment_size.filter(|size| *size != 0).unwrap_or(DEFAULT_MSS);
         Self {
             key,
-            segment_size: syn.max_segment_size.unwrap_or(DEFAULT_MSS).max(1),
+            segment_size: segment_size.max(MIN_MSS),
             stack: RefCell::new(stack),
             held: RefCell::new(None),
             waker: RefCell::new(None),
             heard: Cell::new(now),
             last_ack: Cell::new(None),
+            sockets,
         }
     }
 
@@ -81,11 +76,26 @@ impl Flow {
         }
     }
 
-    /// Resets the connection towards the container, now.
+    /// Resets the connection towards the container at once; lost if the link is full.
     pub(crate) fn reset(&self, clock: &Clock, link: &Link) {
-        let mut stack = self.stack.borrow_mut();
+        // A panic while a segment was taken in leaves the stack unborrowed; still, this runs in clean-up.
+        let Ok(mut stack) = self.stack.try_borrow_mut() else { return };
+        self.held.replace(None);
         stack.abort();
         stack.poll_transmit(clock.smoltcp(clock.now()), &mut self.outlet(link));
+    }
+
+    /// Whether the container is done with the connection, so that it may use the tuple for another.
+    pub(crate) fn is_over(&self) -> bool {
+        match self.stack.borrow().standing() {
+            Standing::TimeWait | Standing::Closed | Standing::Reset => true,
+            Standing::Alive => false,
+        }
+    }
+
+    /// Whether the SYN was taken in.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.stack.borrow().is_listening()
     }
 
     /// What is needed to let the tuple rest, if it has to.
@@ -93,25 +103,21 @@ impl Flow {
         self.last_ack.get()
     }
 
-    /// Gives up the stack once the flow is over.
-    pub(crate) fn into_stack(self) -> TcpStack {
-        self.stack.into_inner()
-    }
-
     /// Whether a frame waits for the link; until it is gone nothing is sent.
-    fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.held.borrow().is_some()
     }
 
     /// Tries the frame again that the link did not take.
-    fn retry(&self, link: &Link) {
+    pub(super) fn retry(&self, link: &Link) {
         let Some(frame) = self.held.take() else { return };
         if let Sent::Held(frame) = link.resend(frame) {
             self.held.replace(Some(frame));
         }
     }
 
-    fn register(&self, waker: &Waker) {
+    /// Wakes `waker` when a segment has been taken in.
+    pub(super) fn register(&self, waker: &Waker) {
         let mut registered = self.waker.borrow_mut();
         match registered.as_mut() {
             Some(registered) => registered.clone_from(waker),
@@ -119,10 +125,11 @@ impl Flow {
         }
     }
 
-    fn transmit(&self, clock: &Clock, link: &Link, now: Instant) -> bool {
+    /// Sends what is due. Returns whether anything was sent.
+    pub(super) fn transmit(&self, clock: &Clock, link: &Link, now: Instant) -> bool {
         let mut stack = self.stack.borrow_mut();
         match stack.standing() {
-            // What was owed has been sent: see `Relay::deadline`.
+            // Nothing is owed.
             Standing::Closed | Standing::Reset => false,
             // Past its own TIME-WAIT smoltcp would throw away what the stream has not taken yet.
             Standing::TimeWait if now >= self.heard.get() + TIME_WAIT_ANSWERS => false,
@@ -137,216 +144,9 @@ impl Flow {
     }
 }
 
-/// Relays between an open connection and its stream until neither side is owed anything.
-pub(crate) async fn relay(flow: Rc<Flow>, clock: &Clock, link: &Link, stream: Stream) {
-    let mut relay = Relay {
-        flow: &flow,
-        clock,
-        link,
-        stream,
-        to_stream: ToStream::Relaying,
-        to_container: ToContainer::Relaying,
-        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
-    };
-    let ending = loop {
-        let blocked = flow.is_blocked();
-        tokio::select! {
-            biased;
-            progress = poll_fn(|cx| relay.poll(cx, blocked)) => match progress {
-                Progress::Blocked => {}
-                Progress::Finished(ending) => break ending,
-            },
-            writable = link.writable(), if blocked => match writable {
-                Ok(()) => flow.retry(link),
-                Err(_) => break Ending::Aborted,
-            },
-        }
-    };
-    if ending == Ending::Aborted {
-        relay.stream.abort();
-    }
-}
-
-/// How a relay came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// Both directions were closed.
-    Orderly,
-    /// One side broke off; the stream must look broken off too.
-    Aborted,
-}
-
-enum Progress {
-    /// The link took no more; see [`Flow::is_blocked`].
-    Blocked,
-    Finished(Ending),
-}
-
-/// The direction container → stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ToStream {
-    Relaying,
-    /// The container's FIN has come and every byte before it is written.
-    ShuttingDown,
-    Done,
-}
-
-/// The direction stream → container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ToContainer {
-    Relaying,
-    /// The stream ended; FIN is queued.
-    Done,
-}
-
-struct Relay<'a> {
-    flow: &'a Flow,
-    clock: &'a Clock,
-    link: &'a Link,
-    stream: Stream,
-    to_stream: ToStream,
-    to_container: ToContainer,
-    timer: Pin<Box<Sleep>>,
-}
-
-impl Relay<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<Progress> {
-        self.flow.register(cx.waker());
-        loop {
-            let moved = match self.exchange(cx) {
-                Ok(moved) => moved,
-                Err(_) => {
-                    self.flow.reset(self.clock, self.link);
-                    return Poll::Ready(Progress::Finished(Ending::Aborted));
-                }
-            };
-            let now = self.clock.now();
-            let sent = self.flow.transmit(self.clock, self.link, now);
-            if let Some(ending) = self.ending() {
-                return Poll::Ready(Progress::Finished(ending));
-            }
-            if self.flow.is_blocked() && !blocked {
-                return Poll::Ready(Progress::Blocked);
-            }
-            if moved || sent {
-                continue;
-            }
-            let Some(deadline) = self.deadline(now) else { return Poll::Pending };
-            if self.timer.deadline().into_std() != deadline {
-                self.timer.as_mut().reset(deadline.into());
-            }
-            ready!(self.timer.as_mut().poll(cx));
-            if self.is_silent(self.clock.now()) {
-                self.flow.reset(self.clock, self.link);
-                return Poll::Ready(Progress::Finished(Ending::Aborted));
-            }
-        }
-    }
-
-    /// Moves bytes in both directions, once each. Returns whether any moved.
-    fn exchange(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        let mut stack = self.flow.stack.borrow_mut();
-        if stack.standing() == Standing::Reset {
-            return Ok(false);
-        }
-        let up = self.relay_to_stream(&mut stack, cx)?;
-        let down = self.relay_to_container(&mut stack, cx)?;
-        Ok(up || down)
-    }
-
-    fn relay_to_stream(&mut self, stack: &mut TcpStack, cx: &mut Context<'_>) -> io::Result<bool> {
-        let stream = &mut self.stream;
-        match self.to_stream {
-            ToStream::Relaying if stack.can_receive() => {
-                let written = stack.receive(|bytes| match Pin::new(stream).poll_write(cx, bytes) {
-                    Poll::Ready(Ok(written)) => (written, Some(Ok(written))),
-                    Poll::Ready(Err(error)) => (0, Some(Err(error))),
-                    Poll::Pending => (0, None),
-                });
-                match written {
-                    None => Ok(false),
-                    Some(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
-                    Some(Ok(_)) => Ok(true),
-                    Some(Err(error)) => Err(error),
-                }
-            }
-            ToStream::Relaying if stack.is_receive_finished() => {
-                self.to_stream = ToStream::ShuttingDown;
-                Ok(true)
-            }
-            ToStream::ShuttingDown => match Pin::new(stream).poll_shutdown(cx) {
-                Poll::Pending => Ok(false),
-                // A stream that has ended already cannot be shut down; that is no fault.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NotConnected => {
-                    self.to_stream = ToStream::Done;
-                    Ok(true)
-                }
-                Poll::Ready(result) => {
-                    self.to_stream = ToStream::Done;
-                    result.map(|()| true)
-                }
-            },
-            ToStream::Relaying | ToStream::Done => Ok(false),
-        }
-    }
-
-    fn relay_to_container(&mut self, stack: &mut TcpStack, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.to_container == ToContainer::Done || !stack.can_send() {
-            return Ok(false);
-        }
-        let stream = &mut self.stream;
-        let read = stack.send(|space| {
-            let mut space = ReadBuf::new(space);
-            match Pin::new(stream).poll_read(cx, &mut space) {
-                Poll::Ready(Ok(())) => (space.filled().len(), Some(Ok(space.filled().len()))),
-                Poll::Ready(Err(error)) => (0, Some(Err(error))),
-                Poll::Pending => (0, None),
-            }
-        });
-        match read {
-            None => Ok(false),
-            Some(Ok(0)) => {
-                self.to_container = ToContainer::Done;
-                stack.close();
-                Ok(true)
-            }
-            Some(Ok(_)) => Ok(true),
-            Some(Err(error)) => Err(error),
-        }
-    }
-
-    fn ending(&self) -> Option<Ending> {
-        let delivered = self.to_stream == ToStream::Done;
-        match self.flow.stack.borrow().standing() {
-            Standing::Reset => Some(Ending::Aborted),
-            // The container is done with us, but the stream may still be owed its last bytes.
-            Standing::TimeWait | Standing::Closed if delivered && !self.flow.is_blocked() => {
-                Some(Ending::Orderly)
-            }
-            Standing::Alive | Standing::TimeWait | Standing::Closed => None,
-        }
-    }
-
-    /// When to look again although nothing happened.
-    fn deadline(&self, now: Instant) -> Option<Instant> {
-        let mut stack = self.flow.stack.borrow_mut();
-        if matches!(stack.standing(), Standing::TimeWait | Standing::Closed) {
-            // Only the stream is waited for. In TIME-WAIT the stack's timer would throw away what it still holds.
-            return None;
-        }
-        let due = match stack.poll_at(self.clock.smoltcp(now)) {
-            // Due at once but not sent: the link is full, and its becoming writable is what is waited for.
-            Some(_) if self.flow.is_blocked() => None,
-            Some(due) => Some(self.clock.instant(due)),
-            None => None,
-        };
-        let silence = stack.awaits_container().then(|| self.flow.heard.get() + SILENCE);
-        // What was due before now has just been tried: a deadline in the past would spin.
-        [due, silence].into_iter().flatten().min().map(|deadline| deadline.max(now + TICK))
-    }
-
-    fn is_silent(&self, now: Instant) -> bool {
-        self.flow.stack.borrow().awaits_container() && now >= self.flow.heard.get() + SILENCE
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.sockets.give_back(self.stack.get_mut().take_socket());
     }
 }
 

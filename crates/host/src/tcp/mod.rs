@@ -16,7 +16,7 @@
 //!
 //! Segments are fed into the flow's stack straight from the link reader, their payload lands in smoltcp's
 //! ring, and the flow's task moves it on: no queue stands between packet and socket, the receive window is the
-//! back-pressure. See [`stack`] for the smoltcp adapter, [`flow`] for the task.
+//! back-pressure. See [`stack`] for the smoltcp adapter, [`relay`] for the task.
 //!
 //! # Limits
 //! At most [`Limits::tcp_flows`](crate::network::Limits) entries; a SYN beyond is dropped, as a full NAT table
@@ -26,6 +26,7 @@
 
 mod bare;
 mod flow;
+mod relay;
 mod resting;
 mod sockets;
 mod stack;

@@ -65,6 +65,9 @@ pub(crate) struct TcpStack {
 /// scheduling hiccup, far below the 40 ms of Linux, so that a sender's window never waits for it.
 const ACK_DELAY: Duration = Duration::from_millis(10);
 
+/// Packets sent in one go: a container that insists on tiny segments must not keep others waiting.
+const BURST: usize = 64;
+
 impl TcpStack {
     /// A stack that listens for exactly this flow. `seed` decides the initial sequence number and must be
     /// unpredictable (RFC 6528).
@@ -112,10 +115,13 @@ impl TcpStack {
         self.reset_by_container |= vanished && was_open;
     }
 
-    /// Sends what is due, as far as `out` takes it. Returns whether anything was sent.
+    /// Sends what is due, as far as `out` takes it and at most a burst. Returns whether anything was sent.
     pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut impl Transmit) -> bool {
         let mut sent = false;
-        while out.is_ready() {
+        for _ in 0..BURST {
+            if !out.is_ready() {
+                break;
+            }
             let mut port = Port { capabilities: self.capabilities, received: None, out: Some(&mut *out) };
             match self.interface.poll_egress(now, &mut port, &mut self.sockets) {
                 PollResult::None => break,
@@ -142,7 +148,7 @@ impl TcpStack {
 
     /// Whether everything the container sends has been received: its FIN arrived and no data waits.
     pub(crate) fn is_receive_finished(&self) -> bool {
-        !self.socket().may_recv() && self.state() != tcp::State::SynReceived
+        !self.socket().may_recv() && !matches!(self.state(), tcp::State::Listen | tcp::State::SynReceived)
     }
 
     /// Whether bytes for the container can be queued.
@@ -168,13 +174,14 @@ impl TcpStack {
     /// Whether the next word is the container's: an ACK of what was sent to it, or the FIN that answers ours.
     pub(crate) fn awaits_container(&self) -> bool {
         match self.state() {
-            tcp::State::SynReceived
+            tcp::State::Listen
+            | tcp::State::SynReceived
             | tcp::State::FinWait1
             | tcp::State::FinWait2
             | tcp::State::Closing
             | tcp::State::LastAck => true,
             tcp::State::Established | tcp::State::CloseWait => self.socket().send_queue() > 0,
-            tcp::State::Closed | tcp::State::Listen | tcp::State::SynSent | tcp::State::TimeWait => false,
+            tcp::State::Closed | tcp::State::SynSent | tcp::State::TimeWait => false,
         }
     }
 
@@ -196,8 +203,18 @@ impl TcpStack {
         }
     }
 
-    /// Gives the socket back, so that its buffers serve another flow.
-    pub(crate) fn into_socket(mut self) -> tcp::Socket<'static> {
+    /// Whether no SYN has been taken in yet.
+    pub(crate) fn is_listening(&self) -> bool {
+        self.state() == tcp::State::Listen
+    }
+
+    /// Whether the container has yet to acknowledge data, or FIN behind it.
+    pub(crate) fn has_unacknowledged(&self) -> bool {
+        self.socket().send_queue() > 0
+    }
+
+    /// Takes the socket out, so that its buffers serve another flow. The stack is of no use afterwards.
+    pub(crate) fn take_socket(&mut self) -> tcp::Socket<'static> {
         let smoltcp::socket::Socket::Tcp(mut socket) = self.sockets.remove(self.handle);
         socket.abort();
         socket

@@ -273,6 +273,16 @@ fn a_client_that_resets_its_handshake_is_noticed() {
 }
 
 #[test]
+fn a_syn_that_is_not_taken_in_leaves_it_listening() {
+    let mut world = World::new();
+    let mut stack = TcpStack::listen(world.key, socket(4096), PLAIN, 7, Instant::ZERO);
+    stack.handle_packet(Instant::ZERO, &[0x45; 40], &mut world.to_client);
+    assert!(stack.is_listening());
+    assert!(stack.awaits_container());
+    assert!(!stack.is_receive_finished());
+}
+
+#[test]
 fn a_client_that_never_acknowledges_is_waited_for() {
     let mut world = World::new();
     while world.to_client.packets.is_empty() {
@@ -436,7 +446,7 @@ fn a_socket_serves_again() {
     let mut world = World::connected();
     world.client().send_slice(b"old").unwrap();
     world.settle();
-    let used = world.stack.take().unwrap().into_socket();
+    let used = world.stack.take().unwrap().take_socket();
     let fresh = World::new();
     let mut stack = TcpStack::listen(fresh.key, used, PLAIN, 11, Instant::ZERO);
     assert!(!stack.can_receive());

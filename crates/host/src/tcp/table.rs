@@ -10,7 +10,8 @@ use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
 
 use super::bare;
-use super::flow::{self, Flow};
+use super::flow::Flow;
+use super::relay::relay;
 use super::resting::Resting;
 use super::sockets::Sockets;
 use super::stack::TcpStack;
@@ -19,11 +20,14 @@ use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::gateway::Gateway;
 use crate::packet::{Control, FlowKey, Segment};
 
+/// Longest packet with a SYN that is dialled for, in bytes: every option there is, twice over.
+const MAX_SYN: usize = 256;
+
 #[derive(Default)]
 pub(crate) struct Table {
     entries: RefCell<HashMap<FlowKey, Entry>>,
     resting: RefCell<Resting>,
-    sockets: Sockets,
+    sockets: Rc<Sockets>,
     /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
     seeds: RandomState,
     opened: std::cell::Cell<u64>,
@@ -54,6 +58,12 @@ impl Table {
             Some(State::Dialing { .. }) | None => None,
         };
         match open {
+            // The container is done with this connection, while its stream is still owed bytes, and opens another.
+            Some(flow) if segment.control == Control::Open && flow.is_over() => {
+                self.entries.borrow_mut().remove(&key);
+                gateway.counters.tcp.closed();
+                self.handle_syn(gateway, key, segment, packet);
+            }
             Some(flow) => self.feed(gateway, key, &flow, segment, packet),
             None if segment.control == Control::Open => self.handle_syn(gateway, key, segment, packet),
             None => self.handle_stray(gateway, key, segment),
@@ -134,7 +144,8 @@ impl Table {
             Destination::Refuse(error) => return refuse(gateway, key, syn, packet, &error),
             Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
         };
-        if self.entries.borrow().len() >= gateway.limits.tcp_flows {
+        // A SYN that brings data along would be held with it; without an answer it comes again without (RFC 7413, 4.1.3).
+        if packet.len() > MAX_SYN || self.entries.borrow().len() >= gateway.limits.tcp_flows {
             return gateway.counters.tcp.overflowed();
         }
         let flow = dialer::Flow {
@@ -150,9 +161,9 @@ impl Table {
         self.entries.borrow_mut().insert(key, Entry { id, task: None, state });
         gateway.counters.tcp.opened();
         let lease = Lease { gateway: Rc::clone(gateway), key, id };
-        let task = tokio::task::spawn_local(run(lease, flow));
+        let task = gateway.spawn(run(lease, flow));
         if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.id == id) {
-            entry.task = Some(task.abort_handle());
+            entry.task = Some(task);
         }
     }
 
@@ -177,8 +188,13 @@ impl Table {
             self.seeds.hash_one((key, id)),
             gateway.clock.smoltcp(now),
         );
-        let flow = Rc::new(Flow::new(key, &syn, stack, now));
+        let flow = Rc::new(Flow::new(key, &syn, stack, Rc::clone(&self.sockets), now));
         flow.handle_packet(&gateway.clock, &gateway.link, &syn, &packet);
+        if flow.is_listening() {
+            // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
+            tracing::warn!(%key.source, %key.destination, "a SYN was refused by the TCP stack");
+            return None;
+        }
         if let Some(entry) = self.entries.borrow_mut().get_mut(&key) {
             entry.state = State::Open(Rc::clone(&flow));
         }
@@ -208,9 +224,6 @@ impl Table {
         if let Some(ack) = flow.last_ack() {
             self.resting.borrow_mut().insert(gateway.clock.now(), key, ack);
         }
-        if let Some(flow) = Rc::into_inner(flow) {
-            self.sockets.give_back(flow.into_stack().into_socket());
-        }
     }
 }
 
@@ -233,7 +246,7 @@ async fn run(lease: Lease, flow: dialer::Flow) {
     match dial(gateway, &flow).await {
         Ok(stream) => {
             let Some(open) = gateway.tcp.open(gateway, lease.key, lease.id) else { return };
-            flow::relay(open, &gateway.clock, &gateway.link, stream).await;
+            relay(open, &gateway.clock, &gateway.link, stream).await;
         }
         Err(error) => {
             tracing::debug!(%flow, %error, "refused");

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OnceCell};
@@ -16,8 +17,14 @@ use crate::link::Sent;
 /// Datagrams held for a peer that is being decided on.
 const HELD: usize = 16;
 
+/// Bytes held for all such peers of a container.
+const HELD_BYTES: usize = 1 << 20;
+
 /// Datagrams taken from a socket before other tasks get their turn.
 const BATCH: usize = 32;
+
+/// How often an idle mapping looks whether the Dialer has decided.
+const ASKING: Duration = Duration::from_secs(1);
 
 pub(crate) struct Mapping {
     source: SocketAddr,
@@ -25,12 +32,46 @@ pub(crate) struct Mapping {
     opened: Notify,
     peers: RefCell<HashMap<SocketAddr, Peer>>,
     deadline: Cell<Instant>,
+    /// Bytes held by all mappings of the container.
+    held: Rc<Cell<usize>>,
+}
+
+/// Datagrams that wait for a decision; counted against the budget while they exist.
+pub(crate) struct Held {
+    datagrams: Vec<Box<[u8]>>,
+    total: Rc<Cell<usize>>,
+}
+
+impl Held {
+    fn new(total: &Rc<Cell<usize>>) -> Self {
+        Self { datagrams: Vec::new(), total: Rc::clone(total) }
+    }
+
+    /// Keeps a datagram if there is room for it.
+    fn push(&mut self, payload: &[u8]) {
+        let total = self.total.get() + payload.len();
+        if self.datagrams.len() < HELD && total <= HELD_BYTES {
+            self.total.set(total);
+            self.datagrams.push(payload.into());
+        }
+    }
+
+    pub(crate) fn datagrams(&self) -> &[Box<[u8]>] {
+        &self.datagrams
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let bytes: usize = self.datagrams.iter().map(|datagram| datagram.len()).sum();
+        self.total.set(self.total.get() - bytes);
+    }
 }
 
 /// A destination the source has written to, keyed by its address as the container sees it.
 pub(crate) enum Peer {
     /// The Dialer is deciding.
-    Asking { held: Vec<Box<[u8]>> },
+    Asking(Held),
     /// Allowed; datagrams go to `target`.
     Allowed { target: SocketAddr, used: Instant },
     /// Allowed, and it is the network's own resolver.
@@ -47,13 +88,14 @@ pub(crate) enum Verdict {
 }
 
 impl Mapping {
-    pub(crate) fn new(source: SocketAddr, deadline: Instant) -> Self {
+    pub(crate) fn new(source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
         Self {
             source,
             socket: OnceCell::new(),
             opened: Notify::new(),
             peers: RefCell::default(),
             deadline: Cell::new(deadline),
+            held,
         }
     }
 
@@ -74,10 +116,8 @@ impl Mapping {
     pub(crate) fn judge(&self, now: Instant, peer: SocketAddr, payload: &[u8]) -> Verdict {
         match self.peers.borrow_mut().get_mut(&peer) {
             None => Verdict::Unknown,
-            Some(Peer::Asking { held }) => {
-                if held.len() < HELD {
-                    held.push(payload.into());
-                }
+            Some(Peer::Asking(held)) => {
+                held.push(payload);
                 Verdict::Wait
             }
             Some(Peer::Allowed { target, used }) => {
@@ -90,19 +130,21 @@ impl Mapping {
 
     /// Notes that the Dialer is being asked about a peer.
     pub(crate) fn ask(&self, peer: SocketAddr, payload: &[u8]) {
-        self.peers.borrow_mut().insert(peer, Peer::Asking { held: vec![payload.into()] });
+        let mut held = Held::new(&self.held);
+        held.push(payload);
+        self.peers.borrow_mut().insert(peer, Peer::Asking(held));
     }
 
     /// Notes the Dialer's answer and returns the datagrams that waited for it.
-    pub(crate) fn answer(&self, peer: SocketAddr, answer: Option<Peer>) -> Vec<Box<[u8]>> {
+    pub(crate) fn answer(&self, peer: SocketAddr, answer: Option<Peer>) -> Held {
         let mut peers = self.peers.borrow_mut();
         let before = match answer {
             Some(answer) => peers.insert(peer, answer),
             None => peers.remove(&peer),
         };
         match before {
-            Some(Peer::Asking { held }) => held,
-            Some(Peer::Allowed { .. } | Peer::Resolver) | None => Vec::new(),
+            Some(Peer::Asking(held)) => held,
+            Some(Peer::Allowed { .. } | Peer::Resolver) | None => Held::new(&self.held),
         }
     }
 
@@ -112,7 +154,7 @@ impl Mapping {
         let before = peers.len();
         peers.retain(|_, peer| match peer {
             Peer::Allowed { used, .. } => *used >= limit,
-            Peer::Asking { .. } | Peer::Resolver => true,
+            Peer::Asking(_) | Peer::Resolver => true,
         });
         before - peers.len()
     }
@@ -132,11 +174,17 @@ impl Mapping {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                if let Some(reason) = DialError::from(error).unreachable() {
-                    self.report(gateway, peer, reason);
+            Err(error) => match DialError::from(error) {
+                // Lost as well: too long, no memory. The peer has nothing to do with it.
+                DialError::Other(_) | DialError::TimedOut | DialError::Refused => {}
+                error @ (DialError::HostUnreachable
+                | DialError::NetworkUnreachable
+                | DialError::Prohibited) => {
+                    if let Some(reason) = error.unreachable() {
+                        self.report(gateway, peer, reason);
+                    }
                 }
-            }
+            },
         }
     }
 
@@ -144,8 +192,14 @@ impl Mapping {
     pub(crate) async fn run(&self, gateway: &Gateway) {
         loop {
             let deadline = self.deadline.get();
-            if deadline <= gateway.clock.now() {
-                return;
+            let now = gateway.clock.now();
+            if deadline <= now {
+                if !self.is_asking() {
+                    return;
+                }
+                // The decision has a deadline of its own; what waits for it is not thrown away before.
+                self.refresh(now, ASKING);
+                continue;
             }
             tokio::select! {
                 readable = self.readable() => {
@@ -157,6 +211,10 @@ impl Mapping {
                 () = tokio::time::sleep_until(deadline.into()) => {}
             }
         }
+    }
+
+    fn is_asking(&self) -> bool {
+        self.peers.borrow().values().any(|peer| matches!(peer, Peer::Asking(_)))
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -203,7 +261,6 @@ impl Mapping {
             gateway.counters.unsolicited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             return Sent::Done;
         }
-        gateway.counters.to_container.add(length);
         gateway.link.send_datagram(peer, self.source, payload)
     }
 

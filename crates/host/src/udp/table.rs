@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
@@ -17,6 +17,9 @@ use crate::packet::FlowKey;
 /// Idle timeout of a mapping that only speaks DNS: a query is answered soon or never.
 const DNS_IDLE: Duration = Duration::from_secs(10);
 
+/// How often idle peers are looked for when there is no room.
+const PURGE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// RFC 1035, 4.2.1.
 const DNS_PORT: u16 = 53;
 
@@ -27,6 +30,9 @@ pub(crate) struct Table {
     mappings: RefCell<HashMap<SocketAddr, Entry>>,
     /// Peers of all mappings.
     peers: Cell<usize>,
+    purged: Cell<Option<Instant>>,
+    /// Bytes of datagrams that wait for the Dialer's decision.
+    held: Rc<Cell<usize>>,
 }
 
 impl Table {
@@ -77,7 +83,7 @@ impl Table {
         let Some(mapping) = mapping.or_else(|| self.create(gateway, key.source)) else {
             return gateway.counters.udp.overflowed();
         };
-        if !self.has_room(gateway, &mapping) {
+        if !self.has_room(gateway) {
             return gateway.counters.udp.overflowed();
         }
         mapping.refresh(gateway.clock.now(), idle_timeout(gateway, key.destination));
@@ -92,32 +98,42 @@ impl Table {
             service,
         };
         let gateway = Rc::clone(gateway);
-        tokio::task::spawn_local(async move { decide(&gateway, &mapping, key, &flow).await });
+        let asked = Rc::clone(&gateway);
+        gateway.spawn(async move { decide(&asked, &mapping, key, &flow).await });
     }
 
     fn create(&self, gateway: &Rc<Gateway>, source: SocketAddr) -> Option<Rc<Mapping>> {
         if self.mappings.borrow().len() >= gateway.limits.udp_mappings {
             return None;
         }
-        let mapping = Rc::new(Mapping::new(source, gateway.clock.now() + DNS_IDLE));
+        let mapping = Rc::new(Mapping::new(source, gateway.clock.now(), Rc::clone(&self.held)));
         self.mappings.borrow_mut().insert(source, (Rc::clone(&mapping), None));
         let lease = Lease { gateway: Rc::clone(gateway), mapping: Rc::clone(&mapping) };
-        let task = tokio::task::spawn_local(async move { lease.mapping.run(&lease.gateway).await });
+        let task = gateway.spawn(async move { lease.mapping.run(&lease.gateway).await });
         if let Some((_, handle)) = self.mappings.borrow_mut().get_mut(&source) {
-            *handle = Some(task.abort_handle());
+            *handle = Some(task);
         }
         Some(mapping)
     }
 
-    /// Whether one more peer fits; forgets this mapping's idle ones if that makes room.
-    fn has_room(&self, gateway: &Gateway, mapping: &Mapping) -> bool {
+    /// Whether one more peer fits; forgets idle ones if that makes room.
+    fn has_room(&self, gateway: &Gateway) -> bool {
         if self.peers.get() < gateway.limits.udp_peers {
             return true;
         }
-        if let Some(limit) = gateway.clock.now().checked_sub(gateway.limits.udp_idle_timeout) {
-            self.peers_gone(gateway, mapping.forget_peers(limit));
+        let now = gateway.clock.now();
+        if self.purged.get().is_none_or(|last| now.duration_since(last) >= PURGE_INTERVAL) {
+            self.purged.set(Some(now));
+            self.purge(gateway, now);
         }
         self.peers.get() < gateway.limits.udp_peers
+    }
+
+    /// Forgets the peers of all mappings that have not been written to for the idle timeout.
+    fn purge(&self, gateway: &Gateway, now: Instant) {
+        let Some(limit) = now.checked_sub(gateway.limits.udp_idle_timeout) else { return };
+        let forgotten = self.mappings.borrow().values().map(|(mapping, _)| mapping.forget_peers(limit)).sum();
+        self.peers_gone(gateway, forgotten);
     }
 
     fn peers_gone(&self, gateway: &Gateway, count: usize) {
@@ -174,6 +190,7 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
         Err(error) => {
             tracing::debug!(%flow, %error, "refused");
             gateway.counters.udp.refused();
+            gateway.warn_of(&error, key.destination);
             if let Some(reason) = error.unreachable() {
                 let quoted = crate::icmp::quote_datagram(key.source, key.destination);
                 gateway.report_unreachable(key.source, key.destination, reason, &quoted);
@@ -187,11 +204,11 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                     Peer::Allowed { target: flow.target, used: gateway.clock.now() }
                 }
             };
-            for payload in mapping.answer(key.destination, Some(peer)) {
+            for payload in mapping.answer(key.destination, Some(peer)).datagrams() {
                 match flow.service {
-                    Service::Resolver => resolve(gateway, key, payload),
+                    Service::Resolver => resolve(gateway, key, payload.clone()),
                     Service::World | Service::HostLoopback => {
-                        mapping.send(gateway, key.destination, flow.target, &payload);
+                        mapping.send(gateway, key.destination, flow.target, payload);
                     }
                 }
             }
@@ -218,10 +235,11 @@ impl Drop for Undecided<'_> {
 
 /// Forwards a DNS query and returns the answer to the container.
 fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
-    let gateway = Rc::clone(gateway);
-    tokio::task::spawn_local(async move {
-        if let Some(answer) = gateway.resolver.exchange(&query).await {
-            gateway.send_datagram(key.destination, key.source, &answer);
+    let asked = Rc::clone(gateway);
+    let longest = usize::from(gateway.link.mtu()).saturating_sub(super::datagram::length(key.destination, 0));
+    gateway.spawn(async move {
+        if let Some(answer) = asked.resolver.exchange_within(&query, longest).await {
+            asked.send_datagram(key.destination, key.source, &answer);
         }
     });
 }

@@ -19,8 +19,8 @@
 //! back-pressure. See [`stack`] for the smoltcp adapter, [`relay`] for the task.
 //!
 //! # Limits
-//! At most [`Limits::tcp_flows`](crate::network::Limits) entries; a SYN beyond is dropped, as a full NAT table
-//! does. Two rings per flow, see [`sockets`].
+//! At most [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows) entries; a SYN beyond is dropped, as a full NAT
+//! table does. Two rings per flow, see [`sockets`].
 //!
 //! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
 

@@ -2,7 +2,8 @@
 //! default routes. Nothing else in the namespace changes, no sysctl either.
 //!
 //! IPv6 addresses skip duplicate address detection (`IFA_F_NODAD`): nobody else is on this link, and until
-//! detection ends, a second later, the address could not be used.
+//! detection ends, a second later, the address could not be used. Even so the kernel is not done when it
+//! acknowledges the address, see [`local_route`].
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -17,16 +18,17 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nsnet_proto::{DEVICE_NAME_MAX, InterfaceAddress, Setup};
 
 use crate::netlink::{Netlink, Refusal};
-use crate::{Error, TunDevice, sys};
+use crate::{Error, TunDevice, local_route, sys};
 
 impl TunDevice {
     /// Brings loopback and the device up, with MTU, addresses and default routes as the host wants them.
     ///
     /// Call it in the network namespace the device was opened in. It makes no difference whether pivot_root(2)
-    /// has happened since.
+    /// has happened since. When it returns, packets to the addresses are accepted and every route is in use.
     ///
     /// # Errors
-    /// If the kernel refuses a step; the host is told as well.
+    /// If the kernel refuses a step, or does not begin to accept packets within two seconds; the host is told
+    /// as well.
     pub fn configure(&mut self) -> Result<(), Error> {
         self.reporting(apply(&self.setup))
     }
@@ -36,8 +38,9 @@ fn apply(setup: &Setup) -> Result<(), Error> {
     let mut netlink = Netlink::open().map_err(|error| Error::new("open a netlink socket", error))?;
     let loopback = index("lo")?;
     let device = index(&setup.device)?;
-    let mut request =
-        |step, message, flags| netlink.request(message, flags).map_err(|refusal| refused(step, refusal));
+    let mut request = |step, message, flags| {
+        netlink.request(message, flags).map(drop).map_err(|refusal| refused(step, refusal))
+    };
     request("bring loopback up".into(), link_up(loopback, None), 0)?;
     // Before its addresses: the on-link routes, which the default routes need, then come with them at once.
     request(
@@ -51,7 +54,10 @@ fn apply(setup: &Setup) -> Result<(), Error> {
         let step = format!("add the default route via {}", of.gateway);
         request(step, default_route(device, of), NLM_F_CREATE | NLM_F_EXCL)?;
     }
-    Ok(())
+    setup.addresses.iter().try_for_each(|of| match of.address {
+        IpAddr::V4(_) => Ok(()),
+        IpAddr::V6(address) => local_route::wait(&mut netlink, address),
+    })
 }
 
 fn index(interface: &str) -> Result<u32, Error> {
@@ -61,7 +67,7 @@ fn index(interface: &str) -> Result<u32, Error> {
     })
 }
 
-fn link_up(index: u32, mtu: Option<u16>) -> RouteNetlinkMessage {
+pub(crate) fn link_up(index: u32, mtu: Option<u16>) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
@@ -70,7 +76,7 @@ fn link_up(index: u32, mtu: Option<u16>) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-fn address(index: u32, of: &InterfaceAddress) -> RouteNetlinkMessage {
+pub(crate) fn address(index: u32, of: &InterfaceAddress) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(of.address);
     message.header.prefix_len = of.prefix_len;

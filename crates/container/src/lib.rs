@@ -34,6 +34,7 @@
 mod configure;
 mod error;
 mod handover;
+mod local_route;
 pub mod namespace;
 mod netlink;
 pub mod resolv_conf;

@@ -1,11 +1,16 @@
-//! One rtnetlink conversation: a request, its acknowledgement, nothing in between (rtnetlink(7)).
+//! One rtnetlink conversation: a request, its reply if it has one, its acknowledgement; and news of what else
+//! changes (rtnetlink(7)).
 
 use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A socket to the calling thread's network namespace.
 pub(crate) struct Netlink {
@@ -23,9 +28,7 @@ pub(crate) struct Refusal {
 
 impl Netlink {
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        let socket = connect()?;
         // Both only make errors more precise; kernels before 4.12 do not know them.
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_ext_ack(true);
@@ -33,8 +36,12 @@ impl Netlink {
     }
 
     /// Sends a request and waits until the kernel has carried it out. `flags` come on top of `NLM_F_REQUEST`
-    /// and `NLM_F_ACK`.
-    pub(crate) fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refusal> {
+    /// and `NLM_F_ACK`. Returns the last reply that came before the acknowledgement, if there was one.
+    pub(crate) fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Option<RouteNetlinkMessage>, Refusal> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
@@ -44,6 +51,7 @@ impl Netlink {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
+        let mut answer = None;
         loop {
             let (reply, _) = self.socket.recv_from_full()?;
             let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply)
@@ -51,16 +59,64 @@ impl Netlink {
             if reply.header.sequence_number != self.sequence {
                 continue;
             }
-            if let NetlinkPayload::Error(answer) = reply.payload {
-                return match answer.code {
-                    None => Ok(()),
+            if let NetlinkPayload::Error(verdict) = reply.payload {
+                return match verdict.code {
+                    None => Ok(answer),
                     Some(_) => {
-                        Err(Refusal { error: answer.to_io(), explanation: explanation(&answer.header) })
+                        Err(Refusal { error: verdict.to_io(), explanation: explanation(&verdict.header) })
                     }
                 };
             }
+            if let NetlinkPayload::InnerMessage(message) = reply.payload {
+                answer = Some(message);
+            }
         }
     }
+}
+
+/// Announcements of what changes in the calling thread's network namespace, whoever changes it.
+pub(crate) struct News {
+    socket: Socket,
+}
+
+impl News {
+    /// Subscribes to one group (`RTNLGRP_*`, `linux/rtnetlink.h`). Nothing that changes from here on is missed.
+    pub(crate) fn of(group: u32) -> io::Result<Self> {
+        let socket = connect()?;
+        socket.add_membership(group)?;
+        Ok(Self { socket })
+    }
+
+    /// Waits until something may have changed since the last call, at most for `timeout`. `false` if nothing
+    /// has.
+    ///
+    /// What has changed is for the caller to ask: announcements get lost when too many come at once. That is
+    /// news as well (`ENOBUFS`). Until the socket is empty the kernel then drops all that follow without a
+    /// word, so a caller that asks after every return misses nothing.
+    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Ok(false),
+            Ok(_) => {}
+            // The caller knows what is left of its time.
+            Err(Errno::EINTR) => return Ok(true),
+            Err(errno) => return Err(errno.into()),
+        }
+        // A datagram is gone with its first byte; the rest is of no interest.
+        match self.socket.recv(&mut Vec::with_capacity(1), libc::MSG_DONTWAIT) {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A socket that hears the kernel only, not other processes.
+fn connect() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    Ok(socket)
 }
 
 impl From<io::Error> for Refusal {

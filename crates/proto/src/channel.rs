@@ -1,12 +1,11 @@
 //! One end of the socketpair: sends and receives whole messages with file descriptors.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    getsockopt, sockopt,
+    self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, sockopt,
 };
 
 use crate::message::{self, DecodeError, Message, VERSION};
@@ -17,9 +16,6 @@ pub const MAX_MESSAGE: usize = 4096;
 
 /// Most file descriptors that may come with one message.
 pub const MAX_FDS: usize = 1;
-
-/// Most file descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
-const SCM_MAX_FD: usize = 253;
 
 /// One end of the conversation. Closed when dropped.
 #[derive(Debug)]
@@ -94,35 +90,20 @@ impl Channel {
 
     fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let mut bytes = [0u8; MAX_MESSAGE];
-        let mut iov = [IoSliceMut::new(&mut bytes)];
-        // Room for as many as one message can carry: were the control data cut, the descriptors before the
-        // cut would be installed and nobody would know their numbers.
-        let mut control = nix::cmsg_space!([RawFd; SCM_MAX_FD]);
-        let received = socket::recvmsg::<()>(
-            self.fd.as_raw_fd(),
-            &mut iov,
-            Some(&mut control),
-            flags | MsgFlags::MSG_CMSG_CLOEXEC,
-        )?;
-        let mut fds = Vec::new();
-        if let Ok(messages) = received.cmsgs() {
-            for message in messages {
-                if let ControlMessageOwned::ScmRights(raw) = message {
-                    fds.extend(raw.into_iter().map(sys::own_received));
-                }
-            }
-        }
-        let (length, flags) = (received.bytes, received.flags);
-        if fds.len() > MAX_FDS || flags.contains(MsgFlags::MSG_CTRUNC) {
+        let sys::Received { len, fds, flags } = sys::receive(self.fd.as_fd(), &mut bytes, flags)?;
+        if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyFds);
+        }
+        if flags.contains(MsgFlags::MSG_CTRUNC) {
+            return Err(ChannelError::FdsWithheld);
         }
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(ChannelError::Truncated);
         }
-        if length == 0 {
+        if len == 0 {
             return Err(ChannelError::Closed);
         }
-        Ok((message::decode(&bytes[..length])?, fds))
+        Ok((message::decode(&bytes[..len])?, fds))
     }
 }
 
@@ -171,6 +152,12 @@ pub enum ChannelError {
     /// More than [`MAX_FDS`] file descriptors came with the message; all were closed.
     #[error("more than {MAX_FDS} file descriptors came with the message")]
     TooManyFds,
+    /// The kernel did not install every file descriptor that came with the message; those it did were closed.
+    #[error(
+        "the kernel withheld a file descriptor that came with the message: this process has as many open as it \
+         may have (raise ulimit -n), or a security module refused"
+    )]
+    FdsWithheld,
     /// The kernel refused.
     #[error("the channel failed: {0}")]
     Io(#[source] io::Error),
@@ -202,12 +189,22 @@ impl From<DecodeError> for ChannelError {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
     use std::fs::{self, File};
+    use std::process::Command;
+
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     use super::*;
     use crate::message::{Carriage, Offload, Ready, Report};
 
     const READY: Report = Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE });
+
+    /// Most file descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
+    const SCM_MAX_FD: usize = 253;
+
+    /// Set in a process that runs one test only.
+    const ALONE: &str = "NSNET_TEST_ALONE";
 
     #[track_caller]
     fn raw_send(channel: &Channel, bytes: &[u8], fds: &[RawFd]) {
@@ -274,6 +271,51 @@ mod tests {
             assert!(matches!(host.receive::<Report>(), Err(ChannelError::TooManyFds)), "{count} fds");
         }
         assert_eq!(open_fds_to(path), 1);
+    }
+
+    /// Lets this process install `room` more file descriptors while `body` runs.
+    fn with_room_for<T>(room: usize, body: impl FnOnce() -> T) -> T {
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, 64, hard).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let mut filling: Vec<File> = std::iter::from_fn(|| null.try_clone().ok()).collect();
+        filling.truncate(filling.len() - room);
+        let result = body();
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        result
+    }
+
+    fn open_fds() -> usize {
+        fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    #[test]
+    fn fds_beyond_the_limit_of_the_process_do_not_leak() {
+        if env::var_os(ALONE).is_none() {
+            // The limit is one of the process: other tests must not feel it.
+            let mut command = Command::new(env::current_exe().unwrap());
+            command.args(["channel::tests::fds_beyond_the_limit_of_the_process_do_not_leak", "--exact"]);
+            let output = command.arg("--test-threads=1").env(ALONE, "1").output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{text}");
+            return;
+        }
+        let file = File::open("/dev/null").unwrap();
+        for (sent, room) in [(1, 0), (2, 0), (2, 1), (50, 0), (50, 1), (50, 2), (50, 3), (SCM_MAX_FD, 3)] {
+            let (host, container) = Channel::pair().unwrap();
+            raw_send(&container, &message::encode(&READY).unwrap(), &vec![file.as_raw_fd(); sent]);
+            let before = open_fds();
+            let error = with_room_for(room, || host.receive::<Report>()).unwrap_err();
+            assert_eq!(open_fds(), before, "{sent} fds, room for {room}");
+            let precise = match room {
+                0 | 1 => matches!(error, ChannelError::FdsWithheld),
+                _ => matches!(error, ChannelError::TooManyFds),
+            };
+            assert!(precise, "{sent} fds, room for {room}: {error}");
+        }
+        let (host, container) = Channel::pair().unwrap();
+        container.send(&READY, &[file.as_fd()]).unwrap();
+        assert_eq!(with_room_for(1, || host.receive::<Report>()).unwrap().1.len(), 1);
     }
 
     #[test]

@@ -44,3 +44,8 @@
 
 pub use nsnet_container as container;
 pub use nsnet_host as host;
+
+/// The examples of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

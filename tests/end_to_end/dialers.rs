@@ -98,9 +98,7 @@ fn statistics_count_flows_and_bytes(world: &World) {
         socket.recv(&mut [0; 1000]).unwrap();
     }
     // A packet is counted once it is sent, which may be after it was received.
-    eventually("all bytes are counted", || {
-        container.network().statistics().bytes_to_container > 5 * LENGTH
-    });
+    eventually("all bytes are counted", || container.network().statistics().bytes_to_container > 5 * LENGTH);
     let statistics = container.network().statistics();
     assert_eq!((statistics.tcp.opened, statistics.tcp.active, statistics.tcp.refused), (4, 3, 1));
     assert_eq!((statistics.udp.opened, statistics.udp.active, statistics.udp.refused), (2, 2, 0));

@@ -21,6 +21,7 @@ in_both_carriages! {
 }
 
 once! {
+    command_of_an_async_runtime_is_attached,
     command_that_closes_its_fds_is_noticed,
     command_that_exits_without_a_word_is_noticed,
     command_that_cannot_be_started_is_noticed,
@@ -53,6 +54,20 @@ fn containers_of_one_network_share_it(world: &World) {
         assert_echoes(world, container);
     }
     assert_eq!(network.statistics().tcp.opened, 2);
+}
+
+fn command_of_an_async_runtime_is_attached(_: &World) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let network = Network::builder().build().unwrap();
+        // Started with a network attached, it is the container side.
+        let mut command = tokio::process::Command::new(world::example("rootless-shell"));
+        command.args(["sh", "-c", "exit 7"]);
+        let mut attachment = network.attach(command.as_std_mut()).unwrap();
+        let mut child = command.spawn().unwrap();
+        attachment.ready().await.unwrap();
+        assert_eq!(child.wait().await.unwrap().code(), Some(7));
+    });
 }
 
 fn command_that_closes_its_fds_is_noticed(_: &World) {

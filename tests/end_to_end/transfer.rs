@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use nsnet::host::{DenyDialer, Network};
+use nsnet::host::{DenyDialer, Network, Offload};
 
 use crate::world::{
     Container, Digest, Noise, PATIENCE, SERVER, World, accept, eventually, in_both_carriages,
@@ -18,6 +18,7 @@ in_both_carriages! {
     a_mebibyte_arrives_unharmed_each_way,
     sixty_four_mebibytes_arrive_unharmed_each_way [120],
     both_directions_at_once_arrive_unharmed [120],
+    offloaded_segments_and_checksums_arrive_unharmed [120],
     two_hundred_connections_at_once_carry_data,
     slow_reader_costs_no_memory_and_loses_nothing [180],
     networks_in_one_process_do_not_mix,
@@ -46,6 +47,27 @@ fn both_directions_at_once_arrive_unharmed(world: &World) {
     const LENGTH: u64 = 32 << 20;
     let container = world.container();
     exchange(&container, server::exchange(world.listen(SERVER[0]), LENGTH), LENGTH, LENGTH);
+}
+
+/// At an MTU of 1500 bytes: the kernel cuts segments and completes checksums, in both directions.
+fn offloaded_segments_and_checksums_arrive_unharmed(world: &World) {
+    const LENGTH: u64 = 32 << 20;
+    let container = world.container_of(Network::builder().offload(Offload::ALL));
+    let granted = container.ready().offload;
+    assert!(granted.checksum && granted.tso4 && granted.tso6, "{granted:?}");
+    for address in SERVER {
+        exchange(&container, server::exchange(world.listen(address), LENGTH), LENGTH, LENGTH);
+        let socket = container.udp(server::udp_echo(world.udp(address)));
+        let sent = Noise::new(3).bytes(1400);
+        socket.send(&sent).unwrap();
+        let mut received = [0; 1500];
+        let length = socket.recv(&mut received).unwrap();
+        assert!(received[..length] == sent[..], "{address}");
+    }
+    let statistics = container.network().statistics();
+    // Several segments to a packet, or nothing was gained.
+    assert!(statistics.packets_to_container < 2 * LENGTH / 4000, "{statistics:?}");
+    assert_eq!(statistics.discarded.malformed, 0);
 }
 
 fn two_hundred_connections_at_once_carry_data(world: &World) {

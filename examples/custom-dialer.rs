@@ -60,6 +60,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     command.args(arguments);
     let mut attachment = network.attach(&mut command)?;
     let mut child = command.spawn()?;
-    attachment.wait_ready(Duration::from_secs(10))?;
-    std::process::exit(child.wait()?.code().unwrap_or(1));
+    if let Err(error) = attachment.wait_ready(Duration::from_secs(10)) {
+        child.kill()?;
+        child.wait()?;
+        return Err(error.into());
+    }
+    let status = child.wait()?;
+    network.finish(Duration::from_secs(5));
+    std::process::exit(status.code().unwrap_or(1));
 }

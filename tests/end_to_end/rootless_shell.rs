@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -12,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::world::{
-    Carriage, GATEWAY, SERVER, World, dns_sockets, eventually, example, in_both_carriages, once, output,
-    server, within,
+    Carriage, GATEWAY, SERVER, World, accept, dns_sockets, eventually, example, in_both_carriages, once,
+    output, server, within,
 };
 
 in_both_carriages! {
@@ -28,6 +29,7 @@ in_both_carriages! {
     mtu_is_as_asked_for,
     ipv4_only_has_no_ipv6,
     command_sees_its_own_processes_only,
+    what_was_sent_before_the_end_arrives,
     nothing_is_left_behind,
     nothing_is_left_behind_by_a_kill,
 }
@@ -46,6 +48,24 @@ fn page_from_outside_is_fetched_inside(world: &World) {
             output(shell(world).args(["curl", "-sS", "-m", "10"]).arg(format!("http://{server}/"))),
             "a page\n"
         );
+    }
+}
+
+/// More than fits the buffers on the way to a server that takes its time, and little that is over at once.
+fn what_was_sent_before_the_end_arrives(world: &World) {
+    for (length, pause) in [(1_500_000, Duration::from_secs(1)), (6, Duration::ZERO), (6, Duration::ZERO)] {
+        let listener = world.listen(SERVER[0]);
+        let address = listener.local_addr().unwrap();
+        let script = format!("head -c {length} /dev/zero >/dev/tcp/{}/{}", address.ip(), address.port());
+        let server = thread::spawn(move || {
+            let mut stream = accept(&listener);
+            thread::sleep(pause);
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).map(|_| received.len())
+        });
+        let status = shell(world).args(["bash", "-c", &script]).status().unwrap();
+        assert_eq!(status.code(), Some(0));
+        assert_eq!(server.join().unwrap().unwrap(), length);
     }
 }
 

@@ -24,6 +24,7 @@ in_both_carriages! {
     networks_in_one_process_do_not_mix,
     container_killed_amid_a_transfer_ends_its_connections,
     host_dropped_amid_a_transfer_resets_connections,
+    deleted_device_ends_its_connections,
     dropped_network_is_gone_for_new_connections,
 }
 
@@ -155,6 +156,16 @@ fn host_dropped_amid_a_transfer_resets_connections(world: &World) {
         Digest::receive(busy).expect_err("a connection cut off is not a clean end");
         idle.read(&mut [0; 1]).expect_err("a connection cut off is not a clean end");
     });
+}
+
+fn deleted_device_ends_its_connections(world: &World) {
+    let container = world.container();
+    let listener = world.listen(SERVER[0]);
+    let _client = container.connect(listener.local_addr().unwrap()).unwrap();
+    let mut served = accept(&listener);
+    assert!(container.command("ip").args(["link", "delete", "tun0"]).status().unwrap().success());
+    within(Duration::from_secs(5), || served.read(&mut [0; 1])).expect_err("it has not ended, it is cut off");
+    eventually("no connection is left", || container.network().statistics().tcp.active == 0);
 }
 
 fn dropped_network_is_gone_for_new_connections(world: &World) {

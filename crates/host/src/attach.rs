@@ -106,7 +106,10 @@ impl Attachment {
         }
     }
 
-    /// Takes the network away from this container; its connections are reset.
+    /// Takes the network away from this container; its connections are reset. What the container had finished
+    /// sending and the upstream sockets have taken is delivered.
+    ///
+    /// To be called when the container has ended, if the network lives on.
     pub fn close(self) {
         // The engine is gone if it does not listen, and the container's network with it.
         let _ = self.close.send(());
@@ -228,7 +231,8 @@ pub(crate) async fn handshake(
         Framing::Header => intersection(wanted, granted.offload),
         Framing::Plain => Offload::NONE,
     };
-    let properties = LinkProperties { carriage: granted.carriage, offload, framing, mtu };
+    let nowait = granted.carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
+    let properties = LinkProperties { carriage: granted.carriage, offload, framing, mtu, nowait };
     let link = Link::new(fd, properties, counters).map_err(SetupError::Host)?;
     Ok((link, Ready { carriage: granted.carriage, offload }))
 }

@@ -56,7 +56,7 @@ impl DnsSource {
 }
 
 pub(crate) struct Engine {
-    requests: Option<mpsc::UnboundedSender<Request>>,
+    requests: Option<mpsc::UnboundedSender<Message>>,
     /// Disconnects when the thread ends. The mutex makes the engine `Sync`; only its drop looks inside.
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -87,24 +87,30 @@ impl Engine {
     }
 
     /// Hands a container side to the engine. Fails only if the engine's thread is gone.
-    pub(crate) fn attach(&self, request: Request) -> Result<(), Request> {
-        match &self.requests {
-            Some(requests) => requests.send(request).map_err(|error| error.0),
-            None => Err(request),
+    pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
+        self.tell(Message::Attach(request))
+    }
+
+    /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest.
+    pub(crate) fn finish(mut self, grace: Duration) {
+        if self.tell(Message::Finish(grace)).is_ok() {
+            self.join(grace.saturating_add(JOIN));
         }
     }
-}
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.requests = None;
+    fn tell(&self, message: Message) -> Result<(), ShutDown> {
+        self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
+    }
+
+    /// Waits for the thread, which must have been told to end.
+    fn join(&mut self, patience: Duration) {
         let Some(thread) = self.thread.take() else { return };
         // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
         if thread.thread().id() == thread::current().id() {
             return;
         }
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match ended.recv_timeout(JOIN) {
+        match ended.recv_timeout(patience) {
             // The thread is past its last statement; what is left of it cannot block.
             Ok(()) | Err(RecvTimeoutError::Disconnected) => drop(thread.join()),
             Err(RecvTimeoutError::Timeout) => {
@@ -114,8 +120,24 @@ impl Drop for Engine {
     }
 }
 
+/// The engine's thread has ended.
+#[derive(Debug)]
+pub(crate) struct ShutDown;
+
+enum Message {
+    Attach(Request),
+    Finish(Duration),
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.requests = None;
+        self.join(JOIN);
+    }
+}
+
 /// Serves until the engine is dropped.
-async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::UnboundedReceiver<Request>) {
+async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::UnboundedReceiver<Message>) {
     let parts = Parts {
         addressing: config.addressing,
         dialer: config.dialer,
@@ -124,21 +146,29 @@ async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::Unbo
         counters,
     };
     let terms = Terms { mtu: config.mtu, offload: config.offload, dns: config.dns };
-    let (shutdown, _) = watch::channel(());
+    // Dropped to end the containers' networks at once, set to end them in good order.
+    let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
-    loop {
+    let grace = loop {
         tokio::select! {
-            request = requests.recv() => match request {
-                Some(request) => {
-                    let end = shutdown.subscribe();
-                    containers.spawn_local(host(request, parts.clone(), terms.clone(), end));
+            message = requests.recv() => match message {
+                Some(Message::Attach(request)) => {
+                    let shutdown = is_finishing.subscribe();
+                    containers.spawn_local(host(request, parts.clone(), terms.clone(), shutdown));
                 }
-                None => break,
+                Some(Message::Finish(grace)) => break grace,
+                None => break Duration::ZERO,
             },
             Some(ended) = containers.join_next() => report_panic(ended),
         }
-    }
-    drop(shutdown);
+    };
+    is_finishing.send_replace(!grace.is_zero());
+    let _ = tokio::time::timeout(grace, join_all(&mut containers)).await;
+    drop(is_finishing);
+    join_all(&mut containers).await;
+}
+
+async fn join_all(containers: &mut JoinSet<()>) {
     while let Some(ended) = containers.join_next().await {
         report_panic(ended);
     }
@@ -153,16 +183,21 @@ struct Terms {
 }
 
 /// Takes one container from its handshake to its end.
-async fn host(request: Request, parts: Parts, terms: Terms, mut shutdown: watch::Receiver<()>) {
+async fn host(request: Request, parts: Parts, terms: Terms, shutdown: watch::Receiver<bool>) {
     let Request { channel, outcome, close } = request;
+    let (mut dropped, mut finishing) = (shutdown.clone(), shutdown);
     let end = async {
         tokio::select! {
-            // Nothing is ever sent: this is the sender being dropped.
-            _ = shutdown.changed() => {}
+            // Never true: this waits for the sender to be dropped.
+            _ = dropped.wait_for(|_| false) => {}
             () = requested(close) => {}
         }
     };
     tokio::pin!(end);
+    let finish = async {
+        // Fails when the sender is dropped, and then the end has come anyway.
+        let _ = finishing.wait_for(|is_finishing| *is_finishing).await;
+    };
     let handshake = tokio::select! {
         handshake = attach::handshake(channel, terms.mtu, terms.offload, Arc::clone(&parts.counters)) => handshake,
         () = &mut end => return,
@@ -177,7 +212,7 @@ async fn host(request: Request, parts: Parts, terms: Terms, mut shutdown: watch:
             tracing::info!(carriage = ?ready.carriage, offload = ?ready.offload, "container attached");
             // Nobody need wait for the news.
             let _ = outcome.send(Ok(ready));
-            gateway.run(end).await;
+            gateway.run(end, finish).await;
         }
         Err(error) => {
             tracing::debug!(%error, "the container side did not get ready");

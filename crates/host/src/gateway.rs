@@ -7,10 +7,12 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::addressing::{Addressing, Destination};
@@ -27,6 +29,9 @@ use crate::{tcp, udp};
 /// Frames read before the flows they belong to run: enough to share the cost of a wake-up, few enough that an
 /// answer does not wait for a millisecond's worth of input.
 const BATCH: usize = 64;
+
+/// More frames than a TUN device queues (`txqueuelen`, 500).
+const MAX_FRAMES_QUEUED: usize = 1024;
 
 /// What bounds a container's use of the host.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +59,8 @@ pub(crate) struct Gateway {
     /// The tasks of flows, decisions and look-ups.
     errands: RefCell<JoinSet<()>>,
     warned: Cell<Option<Instant>>,
+    /// Notified when a flow has delivered its last bytes or has ended.
+    pub(crate) progress: Notify,
 }
 
 /// What a gateway is made of besides the link.
@@ -83,21 +90,55 @@ impl Gateway {
             local_routes: RefCell::new(LocalRoutes::new()?),
             errands: RefCell::default(),
             warned: Cell::new(None),
+            progress: Notify::new(),
         }))
     }
 
-    /// Serves the container until its end of the link is gone or `end` resolves; then connections are reset
-    /// on both sides.
-    pub(crate) async fn run(self: &Rc<Self>, end: impl Future<Output = ()>) {
+    /// Serves the container until `end` resolves, or `finish` has and everything is delivered, or the container's
+    /// end of the link is gone and what it had sent is delivered. Then connections are reset.
+    pub(crate) async fn run(
+        self: &Rc<Self>,
+        mut end: Pin<&mut impl Future<Output = ()>>,
+        finish: impl Future<Output = ()>,
+    ) {
         // A drop guard, so that a fault in here takes the network away rather than leaving it dead.
         let _closing = Closing(self);
+        let finished = async {
+            finish.await;
+            self.delivered().await;
+        };
         tokio::select! {
             biased;
-            () = end => {}
-            result = self.read() => match result {
-                Ok(()) => tracing::debug!("the container's end of the link is gone"),
-                Err(error) => tracing::error!(%error, "the link to the container failed"),
-            },
+            () = &mut end => {}
+            () = finished => {}
+            result = self.read() => {
+                match result {
+                    Ok(()) => tracing::debug!("the container's end of the link is gone"),
+                    Err(error) => tracing::error!(%error, "the link to the container failed"),
+                }
+                self.tcp.orphan(self);
+                tokio::select! {
+                    () = end => {}
+                    () = self.delivered() => {}
+                }
+            }
+        }
+        self.tcp.reset(self).await;
+    }
+
+    /// Waits until everything that the container has sent so far is with the upstream sockets.
+    async fn delivered(self: &Rc<Self>) {
+        let mut buffer = vec![0; MAX_FRAME].into_boxed_slice();
+        loop {
+            // What lies in the link counts; its being closed does not matter here.
+            for _ in 0..MAX_FRAMES_QUEUED {
+                let Ok(Some(frame)) = self.link.try_receive(&mut buffer) else { break };
+                self.handle_frame(frame);
+            }
+            if self.tcp.is_delivered() && self.udp.is_settled() {
+                return;
+            }
+            self.progress.notified().await;
         }
     }
 

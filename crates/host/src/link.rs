@@ -15,6 +15,7 @@ use nix::sys::socket::{self, MsgFlags, Shutdown};
 use nsnet_proto::{Carriage, Offload, vnet};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::statistics::Counters;
 use crate::sys;
@@ -35,6 +36,8 @@ pub(crate) struct LinkProperties {
     /// Whether frames on the file descriptor start with a virtio-net header.
     pub(crate) framing: Framing,
     pub(crate) mtu: u16,
+    /// Whether the device knows `RWF_NOWAIT`; see [`sys::read_nowait`].
+    pub(crate) nowait: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub(crate) struct Link {
     io: AsyncFd<OwnedFd>,
     properties: LinkProperties,
     counters: Arc<Counters>,
+    /// Notified when a write has found the device gone.
+    gone: Notify,
     /// Where the frame that is being sent is put together.
     scratch: RefCell<Box<[u8]>>,
 }
@@ -71,7 +76,13 @@ impl Link {
     /// Takes over a non-blocking TUN device or socketpair end. Must be called within the engine's runtime.
     pub(crate) fn new(fd: OwnedFd, properties: LinkProperties, counters: Arc<Counters>) -> io::Result<Self> {
         let io = sys::watch(fd)?;
-        Ok(Self { io, properties, counters, scratch: RefCell::new(vec![0; MAX_FRAME].into_boxed_slice()) })
+        Ok(Self {
+            io,
+            properties,
+            counters,
+            gone: Notify::new(),
+            scratch: RefCell::new(vec![0; MAX_FRAME].into_boxed_slice()),
+        })
     }
 
     /// What TCP may assume of this link.
@@ -96,9 +107,13 @@ impl Link {
         self.properties.offload.checksum
     }
 
-    /// Waits until there is something to read or the far end is gone.
+    /// Waits until there is something to read or the far end is gone. A device that was deleted reports an error
+    /// and nothing else.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.io.readable().await.map(drop)
+        tokio::select! {
+            ready = self.io.ready(Interest::READABLE | Interest::ERROR) => ready.map(drop),
+            () = self.gone.notified() => Ok(()),
+        }
     }
 
     /// Waits until a frame can be sent.
@@ -110,13 +125,21 @@ impl Link {
     ///
     /// `Ok(None)` means that the far end is gone.
     pub(crate) fn try_receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
-        let result = self.io.try_io(Interest::READABLE, |fd| {
+        let mut read = |fd: &OwnedFd| {
             let received = match self.properties.carriage {
-                Carriage::HandedOver => sys::read_nowait(fd, buffer),
+                Carriage::HandedOver if self.properties.nowait => sys::read_nowait(fd, buffer),
+                Carriage::HandedOver => nix::unistd::read(fd, buffer),
                 Carriage::Shuttled => socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
             };
             Ok(received?)
-        });
+        };
+        // One interest at a time: `try_io` knows no combinations.
+        let result = match self.io.try_io(Interest::READABLE, &mut read) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.io.try_io(Interest::ERROR, &mut read)
+            }
+            result => result,
+        };
         match result {
             Ok(0) => Ok(None),
             Ok(length) => Ok(Some(&buffer[..length])),
@@ -206,16 +229,22 @@ impl Link {
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            // The device is down or gone. The reader notices the end of the link, and a device that is down
-            // loses packets like any other.
-            Err(_) => true,
+            // A device that is gone is the end of the link, of which the reader may have missed the event; one that
+            // is down loses packets like any other.
+            Err(error) => {
+                if error.raw_os_error() == Some(libc::EBADFD) {
+                    self.gone.notify_one();
+                }
+                true
+            }
         }
     }
 
     fn try_write(&self, frame: &[u8]) -> io::Result<()> {
         self.io.try_io(Interest::WRITABLE, |fd| {
             match self.properties.carriage {
-                Carriage::HandedOver => sys::write_nowait(fd, frame)?,
+                Carriage::HandedOver if self.properties.nowait => sys::write_nowait(fd, frame)?,
+                Carriage::HandedOver => nix::unistd::write(fd, frame)?,
                 Carriage::Shuttled => {
                     socket::send(fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?
                 }

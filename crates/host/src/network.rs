@@ -26,8 +26,13 @@ use crate::sys;
 
 /// A network for containers: terminates their TCP and UDP and dials again from this process.
 ///
-/// Runs on a thread of its own from [`build`](NetworkBuilder::build) until it is dropped. Dropping resets all
-/// connections in both directions and takes the containers' interface away.
+/// Runs on a thread of its own from [`build`](NetworkBuilder::build) until it is dropped or
+/// [finished](Self::finish). Dropping resets all connections, in both directions where bytes are still owed, and
+/// takes the containers' interface away.
+///
+/// A network serves one container after another, or several at a time. One whose TUN device was handed over
+/// keeps its namespace alive until [`Attachment::close`] or the end of the network: the kernel does not tell
+/// when the last process in it has ended, the embedder's `wait` for its child does.
 ///
 /// # Examples
 /// ```no_run
@@ -42,6 +47,7 @@ use crate::sys;
 /// let mut child = command.spawn()?;
 /// attachment.wait_ready(Duration::from_secs(10))?;
 /// child.wait()?;
+/// network.finish(Duration::from_secs(5));
 /// # Ok(())
 /// # }
 /// ```
@@ -86,6 +92,16 @@ impl Network {
         let (request, container, attachment) = self.prepare()?;
         self.engine.attach(request).map_err(|_| AttachError::ShutDown)?;
         Ok((attachment, container))
+    }
+
+    /// Ends the network in good order: serves until the upstream sockets have everything that the containers have
+    /// sent and finished with FIN, for `grace` at the most, and then drops. Blocks the calling thread for that long.
+    ///
+    /// Called after the payload has ended, it loses nothing of what the payload had written before: its
+    /// connections live on in the container's kernel for a while. A connection that some process still
+    /// holds open takes all of `grace`.
+    pub fn finish(self, grace: Duration) {
+        self.engine.finish(grace);
     }
 
     /// What the network has carried and refused so far.

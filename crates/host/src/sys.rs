@@ -68,11 +68,7 @@ pub(crate) fn read_nowait(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize>
     // SAFETY: preadv2 wants one valid iovec that points to writable memory: `iov` covers `buffer`, which is
     // borrowed mutably for the call. Offset -1 means the current position.
     let result = unsafe { libc::preadv2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
-    match transferred(result) {
-        // A kernel whose TUN devices do not know the flag; the fd's own mode decides.
-        Err(Errno::EOPNOTSUPP) => nix::unistd::read(fd, buffer),
-        result => result,
-    }
+    transferred(result)
 }
 
 /// Writes without waiting, whatever the mode of the fd; see [`read_nowait`].
@@ -81,10 +77,13 @@ pub(crate) fn write_nowait(fd: &OwnedFd, frame: &[u8]) -> nix::Result<usize> {
     // SAFETY: pwritev2 wants one valid iovec that points to readable memory: `iov` covers `frame`, which is
     // borrowed for the call and only read. Offset -1 means the current position.
     let result = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
-    match transferred(result) {
-        Err(Errno::EOPNOTSUPP) => nix::unistd::write(fd, frame),
-        result => result,
-    }
+    transferred(result)
+}
+
+/// Whether the fd knows `RWF_NOWAIT`: TUN devices do since Linux 6.4.
+pub(crate) fn knows_nowait(fd: &OwnedFd) -> bool {
+    // One zero byte is no packet of any IP version: the kernel refuses it, for this reason or for that one.
+    write_nowait(fd, &[0]) != Err(Errno::EOPNOTSUPP)
 }
 
 fn transferred(result: libc::ssize_t) -> nix::Result<usize> {

@@ -38,6 +38,8 @@ pub(crate) struct Flow {
     /// When the container last said something.
     pub(super) heard: Cell<Instant>,
     last_ack: Cell<Option<LastAck>>,
+    is_delivered: Cell<bool>,
+    is_orphaned: Cell<bool>,
     sockets: Rc<Sockets>,
 }
 
@@ -58,6 +60,8 @@ impl Flow {
             waker: RefCell::new(None),
             heard: Cell::new(now),
             last_ack: Cell::new(None),
+            is_delivered: Cell::new(false),
+            is_orphaned: Cell::new(false),
             sockets,
         }
     }
@@ -71,18 +75,44 @@ impl Flow {
         if stack.standing() == Standing::TimeWait && self.last_ack.get().is_none() {
             self.last_ack.set(LastAck::answering(segment));
         }
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
-    /// Resets the connection towards the container at once; lost if the link is full.
+    /// Resets the connection towards the container at once. With a full link RST is held like any frame.
     pub(crate) fn reset(&self, clock: &Clock, link: &Link) {
         // A panic while a segment was taken in leaves the stack unborrowed; still, this runs in clean-up.
         let Ok(mut stack) = self.stack.try_borrow_mut() else { return };
         self.held.replace(None);
         stack.abort();
         stack.poll_transmit(clock.smoltcp(clock.now()), &mut self.outlet(link));
+    }
+
+    /// Leaves the flow to deliver what the container had sent: its end of the link is gone. Only for a flow whose
+    /// end the container has sent, nothing else is complete; returns whether it is one.
+    pub(crate) fn orphan(&self) -> bool {
+        let complete = self.stack.borrow().has_received_end();
+        self.is_orphaned.set(complete);
+        self.wake();
+        complete
+    }
+
+    pub(super) fn is_orphaned(&self) -> bool {
+        self.is_orphaned.get()
+    }
+
+    /// Whether the stream has everything that the container will ever send, or takes nothing any more.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.is_delivered.get()
+    }
+
+    pub(super) fn set_delivered(&self) {
+        self.is_delivered.set(true);
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Whether the container is done with the connection, so that it may use the tuple for another.
@@ -104,12 +134,12 @@ impl Flow {
     }
 
     /// Whether a frame waits for the link; until it is gone nothing is sent.
-    pub(super) fn is_blocked(&self) -> bool {
+    pub(crate) fn is_blocked(&self) -> bool {
         self.held.borrow().is_some()
     }
 
     /// Tries the frame again that the link did not take.
-    pub(super) fn retry(&self, link: &Link) {
+    pub(crate) fn retry(&self, link: &Link) {
         let Some(frame) = self.held.take() else { return };
         if let Sent::Held(frame) = link.resend(frame) {
             self.held.replace(Some(frame));

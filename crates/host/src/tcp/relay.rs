@@ -4,8 +4,8 @@
 //! # Closing
 //! Each direction ends by itself: the container's FIN becomes a shutdown of the stream once every byte before it
 //! is written, the stream's end becomes FIN behind every byte read. A stream that breaks off is read empty, and
-//! RST follows what it had sent, as it would on the wire. An RST of the container, and a relay that is
-//! dropped before its end, abort the stream.
+//! RST follows what it had sent, as it would on the wire. An RST of the container aborts the stream, and so
+//! does the end of a relay that still owed it bytes; what the container had finished sending is not revoked.
 //!
 //! # Waking
 //! The task runs for segments of the container, for the stream, for the link when a frame of this flow is held, and
@@ -20,12 +20,14 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::flow::Flow;
 use super::stack::{Standing, TcpStack};
 use crate::clock::Clock;
 use crate::dialer::Stream;
+use crate::gateway::Gateway;
 use crate::link::Link;
 
 /// How long a connection that owes this end an acknowledgment or a FIN may go without a word from the
@@ -35,18 +37,24 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// The resolution of the runtime's timers.
 const TICK: Duration = Duration::from_millis(1);
 
+/// How long a stream that takes nothing any more is asked for bytes that arrived before it broke.
+const LAST_WORDS: Duration = Duration::from_millis(5);
+
 /// Rounds before other tasks get their turn.
 const ROUNDS: usize = 16;
 
 /// Relays between an open connection and its stream until neither side is owed anything.
-pub(crate) async fn relay(flow: Rc<Flow>, clock: &Clock, link: &Link, stream: Stream) {
+pub(crate) async fn relay(flow: Rc<Flow>, gateway: &Gateway, stream: Stream) {
+    let (clock, link) = (&gateway.clock, &gateway.link);
     let mut relay = Relay {
         flow: &flow,
         clock,
         link,
-        stream: Upstream(Some(stream)),
+        progress: &gateway.progress,
+        stream: Some(stream),
         to_stream: ToStream::Relaying,
         is_flushed: true,
+        last_words: None,
         to_container: ToContainer::Relaying,
         timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
     };
@@ -56,8 +64,7 @@ pub(crate) async fn relay(flow: Rc<Flow>, clock: &Clock, link: &Link, stream: St
             biased;
             progress = poll_fn(|cx| relay.poll(cx, blocked)) => match progress {
                 Progress::Blocked => {}
-                Progress::Finished(Ending::Orderly) => return relay.stream.finish(),
-                Progress::Finished(Ending::BrokenOff) => return,
+                Progress::Finished => return,
             },
             writable = link.writable(), if blocked => match writable {
                 Ok(()) => flow.retry(link),
@@ -67,40 +74,10 @@ pub(crate) async fn relay(flow: Rc<Flow>, clock: &Clock, link: &Link, stream: St
     }
 }
 
-/// The stream, which is aborted unless its end is an orderly one.
-struct Upstream(Option<Stream>);
-
-impl Upstream {
-    fn finish(&mut self) {
-        self.0 = None;
-    }
-
-    fn get(&mut self) -> io::Result<Pin<&mut Stream>> {
-        self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        if let Some(stream) = self.0.take() {
-            stream.abort();
-        }
-    }
-}
-
-/// How a relay came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// Both directions were closed.
-    Orderly,
-    /// One side broke off; the stream must look broken off too.
-    BrokenOff,
-}
-
 enum Progress {
     /// The link took no more; see [`Flow::is_blocked`].
     Blocked,
-    Finished(Ending),
+    Finished,
 }
 
 /// The direction container → stream.
@@ -130,9 +107,13 @@ struct Relay<'a> {
     flow: &'a Flow,
     clock: &'a Clock,
     link: &'a Link,
-    stream: Upstream,
+    progress: &'a Notify,
+    /// Taken out only when the relay is dropped.
+    stream: Option<Stream>,
     to_stream: ToStream,
     is_flushed: bool,
+    /// Until when a broken stream may still turn out to hold bytes for the container.
+    last_words: Option<Instant>,
     to_container: ToContainer,
     timer: Pin<Box<Sleep>>,
 }
@@ -144,8 +125,8 @@ impl Relay<'_> {
             let moved = self.exchange(cx);
             let now = self.clock.now();
             let sent = self.flow.transmit(self.clock, self.link, now);
-            if let Some(ending) = self.ending() {
-                return Poll::Ready(Progress::Finished(ending));
+            if self.is_over() {
+                return Poll::Ready(Progress::Finished);
             }
             if self.flow.is_blocked() && !blocked {
                 return Poll::Ready(Progress::Blocked);
@@ -174,8 +155,13 @@ impl Relay<'_> {
         }
         let up = self.relay_to_stream(&mut stack, cx).unwrap_or_else(|_| {
             self.to_stream = ToStream::Broken;
+            self.last_words = Some(self.clock.now() + LAST_WORDS);
             true
         });
+        if matches!(self.to_stream, ToStream::Done | ToStream::Broken) && !self.flow.is_delivered() {
+            self.flow.set_delivered();
+            self.progress.notify_one();
+        }
         let down = self.relay_to_container(&mut stack, cx);
         let off = self.to_container == ToContainer::BreakingOff && !stack.has_unacknowledged();
         drop(stack);
@@ -199,7 +185,7 @@ impl Relay<'_> {
     }
 
     fn write(&mut self, stack: &mut TcpStack, cx: &mut Context<'_>) -> io::Result<bool> {
-        let stream = self.stream.get()?;
+        let stream = self.stream()?;
         let written = stack.receive(|bytes| match stream.poll_write(cx, bytes) {
             Poll::Ready(Ok(written)) => (written, Some(Ok(written))),
             Poll::Ready(Err(error)) => (0, Some(Err(error))),
@@ -219,7 +205,7 @@ impl Relay<'_> {
     }
 
     fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        match self.stream.get()?.poll_flush(cx) {
+        match self.stream()?.poll_flush(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(result) => {
                 self.is_flushed = true;
@@ -229,7 +215,7 @@ impl Relay<'_> {
     }
 
     fn shut_down(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        match self.stream.get()?.poll_shutdown(cx) {
+        match self.stream()?.poll_shutdown(cx) {
             Poll::Pending => Ok(false),
             // A stream that has ended already cannot be shut down; that is no fault.
             Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::NotConnected => Err(error),
@@ -252,7 +238,7 @@ impl Relay<'_> {
                 return false;
             }
         }
-        let Ok(stream) = self.stream.get() else { return false };
+        let Ok(stream) = self.stream() else { return false };
         let read = stack.send(|space| {
             let mut space = ReadBuf::new(space);
             match stream.poll_read(cx, &mut space) {
@@ -263,6 +249,8 @@ impl Relay<'_> {
         });
         self.to_container = match read {
             Some(Ok(read)) if read > 0 => ToContainer::Relaying,
+            // Bytes may have arrived that the runtime does not know of yet.
+            None if self.last_words.is_none_or(|until| self.clock.now() < until) => return false,
             // Whatever else a broken stream says, it is not an orderly end.
             _ if self.to_stream == ToStream::Broken => ToContainer::BreakingOff,
             None => return false,
@@ -281,22 +269,22 @@ impl Relay<'_> {
         self.flow.stack.borrow_mut().abort();
     }
 
-    fn ending(&self) -> Option<Ending> {
-        let delivered = self.to_stream == ToStream::Done;
+    fn stream(&mut self) -> io::Result<Pin<&mut Stream>> {
+        self.stream.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    fn is_over(&self) -> bool {
+        let settled = matches!(self.to_stream, ToStream::Done | ToStream::Broken);
         match self.flow.stack.borrow().standing() {
-            Standing::Reset => Some(Ending::BrokenOff),
-            Standing::Closed if self.to_container == ToContainer::Reset && !self.flow.is_blocked() => {
-                Some(Ending::BrokenOff)
-            }
-            // The container is done with us, and there is nobody to tell that the stream broke.
-            Standing::TimeWait | Standing::Closed if self.to_stream == ToStream::Broken => {
-                Some(Ending::BrokenOff)
-            }
+            Standing::Reset => true,
+            // The container's end of the link is gone: only the stream is owed anything.
+            _ if self.flow.is_orphaned() => settled,
+            Standing::Closed | Standing::TimeWait if self.flow.is_blocked() => false,
+            // RST is out.
+            Standing::Closed if self.to_container == ToContainer::Reset => true,
             // The container is done with us, but the stream may still be owed its last bytes.
-            Standing::TimeWait | Standing::Closed if delivered && !self.flow.is_blocked() => {
-                Some(Ending::Orderly)
-            }
-            Standing::Alive | Standing::TimeWait | Standing::Closed => None,
+            Standing::TimeWait | Standing::Closed => settled,
+            Standing::Alive => false,
         }
     }
 
@@ -313,12 +301,26 @@ impl Relay<'_> {
             Some(due) => Some(self.clock.instant(due)),
             None => None,
         };
+        let last_words = self.last_words.filter(|_| self.to_container == ToContainer::Relaying);
         let silence = stack.awaits_container().then(|| self.flow.heard.get() + SILENCE);
         // What was due before now has just been tried: a deadline in the past would spin.
-        [due, silence].into_iter().flatten().min().map(|deadline| deadline.max(now + TICK))
+        [due, last_words, silence].into_iter().flatten().min().map(|deadline| deadline.max(now + TICK))
     }
 
     fn is_silent(&self, now: Instant) -> bool {
         self.flow.stack.borrow().awaits_container() && now >= self.flow.heard.get() + SILENCE
+    }
+}
+
+impl Drop for Relay<'_> {
+    fn drop(&mut self) {
+        let Some(stream) = self.stream.take() else { return };
+        match self.to_stream {
+            // It has everything, end included: the kernel delivers what it has taken.
+            ToStream::ShuttingDown | ToStream::Done if self.to_container != ToContainer::Reset => {
+                drop(stream)
+            }
+            ToStream::Relaying | ToStream::ShuttingDown | ToStream::Done | ToStream::Broken => stream.abort(),
+        }
     }
 }

@@ -151,6 +151,20 @@ impl TcpStack {
         !self.socket().may_recv() && !matches!(self.state(), tcp::State::Listen | tcp::State::SynReceived)
     }
 
+    /// Whether the container's FIN has come, be there data to read or not.
+    pub(crate) fn has_received_end(&self) -> bool {
+        match self.state() {
+            tcp::State::CloseWait | tcp::State::Closing | tcp::State::LastAck | tcp::State::TimeWait => true,
+            tcp::State::Closed => !self.reset_by_container,
+            tcp::State::Listen
+            | tcp::State::SynSent
+            | tcp::State::SynReceived
+            | tcp::State::Established
+            | tcp::State::FinWait1
+            | tcp::State::FinWait2 => false,
+        }
+    }
+
     /// Whether bytes for the container can be queued.
     pub(crate) fn can_send(&self) -> bool {
         self.socket().can_send()
@@ -208,7 +222,7 @@ impl TcpStack {
         self.state() == tcp::State::Listen
     }
 
-    /// Whether the container has yet to acknowledge data, or FIN behind it.
+    /// Whether the container has yet to acknowledge data.
     pub(crate) fn has_unacknowledged(&self) -> bool {
         self.socket().send_queue() > 0
     }

@@ -1,10 +1,11 @@
 //! All TCP connections of one container: finds the flow of a segment, dials for a SYN, cleans up after a flow.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::time::Duration;
 
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
@@ -20,6 +21,9 @@ use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::gateway::Gateway;
 use crate::packet::{Control, FlowKey, Segment};
 
+/// How long the end of a network waits for a container that does not read its resets.
+const RESET_PATIENCE: Duration = Duration::from_millis(500);
+
 /// Longest packet with a SYN that is dialled for, in bytes: every option there is, twice over.
 const MAX_SYN: usize = 256;
 
@@ -27,6 +31,8 @@ const MAX_SYN: usize = 256;
 pub(crate) struct Table {
     entries: RefCell<HashMap<FlowKey, Entry>>,
     resting: RefCell<Resting>,
+    /// Flows that deliver their last bytes while another uses their tuple.
+    replaced: RefCell<HashSet<u64>>,
     sockets: Rc<Sockets>,
     /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
     seeds: RandomState,
@@ -60,8 +66,9 @@ impl Table {
         match open {
             // The container is done with this connection, while its stream is still owed bytes, and opens another.
             Some(flow) if segment.control == Control::Open && flow.is_over() => {
-                self.entries.borrow_mut().remove(&key);
-                gateway.counters.tcp.closed();
+                if let Some(entry) = self.entries.borrow_mut().remove(&key) {
+                    self.replaced.borrow_mut().insert(entry.id);
+                }
                 self.handle_syn(gateway, key, segment, packet);
             }
             Some(flow) => self.feed(gateway, key, &flow, segment, packet),
@@ -70,19 +77,69 @@ impl Table {
         }
     }
 
-    /// Resets every open connection and forgets the others.
+    /// Ends all flows; their streams are aborted unless they have everything.
     pub(crate) fn close(&self, gateway: &Gateway) {
         let entries = std::mem::take(&mut *self.entries.borrow_mut());
         for entry in entries.into_values() {
-            match entry.state {
-                State::Open(flow) => flow.reset(&gateway.clock, &gateway.link),
-                State::Dialing { .. } => {}
+            if let State::Open(flow) = entry.state {
+                flow.reset(&gateway.clock, &gateway.link);
             }
             gateway.counters.tcp.closed();
             if let Some(task) = entry.task {
                 task.abort();
             }
         }
+    }
+
+    /// Leaves to themselves the flows that the container has ended, breaks the others off: its end of the link is
+    /// gone.
+    pub(crate) fn orphan(&self, gateway: &Gateway) {
+        let broken: Vec<FlowKey> = {
+            let entries = self.entries.borrow();
+            let is_broken = |entry: &Entry| match &entry.state {
+                State::Open(flow) => !flow.orphan(),
+                State::Dialing { .. } => true,
+            };
+            entries.iter().filter(|(_, entry)| is_broken(entry)).map(|(key, _)| *key).collect()
+        };
+        for key in broken {
+            self.cancel(gateway, &key);
+        }
+    }
+
+    /// Whether every stream has what the container sent it.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.replaced.borrow().is_empty()
+            && self.entries.borrow().values().all(|entry| match &entry.state {
+                State::Open(flow) => flow.is_delivered(),
+                State::Dialing { .. } => true,
+            })
+    }
+
+    /// Resets every open connection towards the container, and waits a little for a link that is full.
+    pub(crate) async fn reset(&self, gateway: &Gateway) {
+        let open = |entry: &Entry| match &entry.state {
+            State::Open(flow) => Some(Rc::clone(flow)),
+            State::Dialing { .. } => None,
+        };
+        let flows: Vec<Rc<Flow>> = self.entries.borrow().values().filter_map(open).collect();
+        for flow in &flows {
+            flow.reset(&gateway.clock, &gateway.link);
+        }
+        let retries = async {
+            for flow in &flows {
+                while flow.is_blocked() && gateway.link.writable().await.is_ok() {
+                    flow.retry(&gateway.link);
+                }
+            }
+        };
+        if tokio::time::timeout(RESET_PATIENCE, retries).await.is_err() {
+            tracing::debug!("the container does not read: some of its connections were not reset");
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.entries.borrow().len() + self.replaced.borrow().len()
     }
 
     fn feed(&self, gateway: &Gateway, key: FlowKey, flow: &Flow, segment: &Segment, packet: &[u8]) {
@@ -92,6 +149,7 @@ impl Table {
         if fed.is_err() {
             // The panic has been reported by the panic hook. It ends this flow and no other.
             tracing::error!(%key.source, %key.destination, "a TCP flow failed on a segment and was dropped");
+            flow.reset(&gateway.clock, &gateway.link);
             self.cancel(gateway, &key);
         }
     }
@@ -145,7 +203,7 @@ impl Table {
             Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
         };
         // A SYN that brings data along would be held with it; without an answer it comes again without (RFC 7413, 4.1.3).
-        if packet.len() > MAX_SYN || self.entries.borrow().len() >= gateway.limits.tcp_flows {
+        if packet.len() > MAX_SYN || self.len() >= gateway.limits.tcp_flows {
             return gateway.counters.tcp.overflowed();
         }
         let flow = dialer::Flow {
@@ -193,6 +251,7 @@ impl Table {
         if flow.is_listening() {
             // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
             tracing::warn!(%key.source, %key.destination, "a SYN was refused by the TCP stack");
+            gateway.send(&bare::reset_for(key, &syn));
             return None;
         }
         if let Some(entry) = self.entries.borrow_mut().get_mut(&key) {
@@ -212,6 +271,10 @@ impl Table {
 
     /// Called when a flow's task has ended in whatever way.
     fn release(&self, gateway: &Gateway, key: FlowKey, id: u64) {
+        gateway.progress.notify_one();
+        if self.replaced.borrow_mut().remove(&id) {
+            return gateway.counters.tcp.closed();
+        }
         let entry = {
             let mut entries = self.entries.borrow_mut();
             if entries.get(&key).is_none_or(|entry| entry.id != id) {
@@ -221,6 +284,10 @@ impl Table {
         };
         gateway.counters.tcp.closed();
         let Some(Entry { state: State::Open(flow), .. }) = entry else { return };
+        if !flow.is_over() {
+            // Its task has failed: the container must not wait for it.
+            flow.reset(&gateway.clock, &gateway.link);
+        }
         if let Some(ack) = flow.last_ack() {
             self.resting.borrow_mut().insert(gateway.clock.now(), key, ack);
         }
@@ -246,7 +313,7 @@ async fn run(lease: Lease, flow: dialer::Flow) {
     match dial(gateway, &flow).await {
         Ok(stream) => {
             let Some(open) = gateway.tcp.open(gateway, lease.key, lease.id) else { return };
-            relay(open, &gateway.clock, &gateway.link, stream).await;
+            relay(open, gateway, stream).await;
         }
         Err(error) => {
             tracing::debug!(%flow, %error, "refused");

@@ -31,6 +31,8 @@ pub(crate) struct Table {
     /// Peers of all mappings.
     peers: Cell<usize>,
     purged: Cell<Option<Instant>>,
+    /// Flows that the Dialer is being asked about.
+    deciding: Cell<usize>,
     /// Bytes of datagrams that wait for the Dialer's decision.
     held: Rc<Cell<usize>>,
 }
@@ -50,6 +52,11 @@ impl Table {
             Verdict::Resolve => resolve(gateway, key, payload.into()),
         }
         mapping.refresh(now, idle_timeout(gateway, key.destination));
+    }
+
+    /// Whether no datagram waits for a decision.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.deciding.get() == 0
     }
 
     /// Forgets everything.
@@ -98,8 +105,8 @@ impl Table {
             service,
         };
         let gateway = Rc::clone(gateway);
-        let asked = Rc::clone(&gateway);
-        gateway.spawn(async move { decide(&asked, &mapping, key, &flow).await });
+        let deciding = Deciding::new(&gateway);
+        gateway.spawn(async move { decide(&deciding.0, &mapping, key, &flow).await });
     }
 
     fn create(&self, gateway: &Rc<Gateway>, source: SocketAddr) -> Option<Rc<Mapping>> {
@@ -213,6 +220,23 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                 }
             }
         }
+    }
+}
+
+/// Counts a decision while it is under way.
+struct Deciding(Rc<Gateway>);
+
+impl Deciding {
+    fn new(gateway: &Rc<Gateway>) -> Self {
+        gateway.udp.deciding.set(gateway.udp.deciding.get() + 1);
+        Self(Rc::clone(gateway))
+    }
+}
+
+impl Drop for Deciding {
+    fn drop(&mut self) {
+        self.0.udp.deciding.set(self.0.udp.deciding.get() - 1);
+        self.0.progress.notify_one();
     }
 }
 

@@ -56,6 +56,9 @@ const NOT_FOUND: u8 = 127;
 /// Until the network inside must be up. It takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long bytes that the command has sent before it ended may take to be delivered.
+const LINGER: Duration = Duration::from_secs(5);
+
 fn main() -> ExitCode {
     match run() {
         Ok(status) => ExitCode::from(status),
@@ -95,7 +98,7 @@ fn host(options: &Options, supervisor: &Supervisor) -> Result<u8, Box<dyn Error>
         return Err(error.into());
     }
     let status = supervisor.wait(child)?;
-    drop(network);
+    network.finish(LINGER);
     Ok(status_byte(exit_code(status)))
 }
 
@@ -112,10 +115,16 @@ fn entrance(supervisor: &Supervisor) -> Result<u8, Box<dyn Error>> {
 /// ③ Sets the network up and runs the command.
 fn inside(options: &Options, supervisor: &Supervisor) -> Result<u8, Box<dyn Error>> {
     // Frames are copied, if they are, until this process ends. An error has been reported to the host.
-    let Ok(_shuttle) = set_up_network(options.shuttle) else { return Ok(FAILED) };
+    let Ok(shuttle) = set_up_network(options.shuttle) else { return Ok(FAILED) };
     let (program, arguments) = options.command();
     match supervisor.spawn(Command::new(&program).args(arguments)) {
-        Ok(child) => Ok(status_byte(exit_code(supervisor.wait(child)?))),
+        Ok(child) => {
+            let status = supervisor.wait(child)?;
+            if let Some(Err(error)) = shuttle.map(|shuttle| shuttle.finish(LINGER)) {
+                eprintln!("rootless-shell: {error}");
+            }
+            Ok(status_byte(exit_code(status)))
+        }
         Err(error) => {
             eprintln!("rootless-shell: cannot run {}: {error}", program.display());
             Ok(if error.kind() == ErrorKind::NotFound || !is_found(&program) {

@@ -31,6 +31,7 @@
 
 #![deny(unsafe_code)]
 
+mod clock;
 mod configure;
 mod error;
 mod handover;
@@ -45,6 +46,7 @@ mod sys;
 #[cfg(test)]
 mod testing;
 mod tun;
+mod unacknowledged;
 
 pub use error::Error;
 pub use namespace::Namespaces;

@@ -11,12 +11,13 @@
 
 use std::io;
 use std::net::Ipv6Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::Error;
+use crate::clock::Deadline;
 use crate::netlink::{Netlink, News};
 
 /// Measured in 1600 new namespaces on two cores: 0.06 ms in the median, 3.3 ms at most.
@@ -35,9 +36,9 @@ fn wait_with(
     address: Ipv6Addr,
     patience: Duration,
 ) -> Result<(), Error> {
-    let start = now();
+    let deadline = Deadline::after(patience);
     while !is_local(netlink, address)? {
-        let left = patience.saturating_sub(now().duration_since(start));
+        let left = deadline.left();
         match news.wait(left) {
             Ok(true) if !left.is_zero() => {}
             Ok(_) => return Err(overdue(address, patience)),
@@ -75,11 +76,6 @@ fn overdue(address: Ipv6Addr, patience: Duration) -> Error {
         "see whether something else in the namespace takes the device down or removes the address; if the \
          machine is overloaded, try again",
     )
-}
-
-#[expect(clippy::disallowed_methods, reason = "a bounded wait for the kernel")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 #[cfg(test)]

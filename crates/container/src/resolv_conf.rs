@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -39,12 +39,9 @@ pub fn render(setup: &Setup) -> String {
 pub fn write(setup: &Setup, path: impl AsRef<Path>) -> Result<(), Error> {
     let path = path.as_ref();
     let replacement = path.with_extension(format!("nsnet-{}", std::process::id()));
-    let written = create(&replacement, setup).and_then(|()| fs::rename(&replacement, path));
-    written.map_err(|error| {
-        // Gone already, or never there, unless the rename was what failed.
-        let _ = fs::remove_file(&replacement);
-        Error::new(format!("write {}", path.display()), error)
-    })
+    let written = create(&replacement, setup)
+        .and_then(|()| fs::rename(&replacement, path).inspect_err(|_| remove(&replacement)));
+    written.map_err(|error| Error::new(format!("write {}", path.display()), error))
 }
 
 /// Covers `/etc/resolv.conf` in the calling process's mount namespace.
@@ -52,6 +49,11 @@ pub fn write(setup: &Setup, path: impl AsRef<Path>) -> Result<(), Error> {
 /// That must be one of its own, from which mounts do not propagate to the host's, as
 /// [`Namespaces`](crate::Namespaces) makes it. For a moment an empty file system covers `/tmp`, or another
 /// directory, in that namespace.
+///
+/// Like any bind mount over a file this one goes when somebody outside replaces the file by rename(2), as
+/// NetworkManager, systemd-resolved and dhclient do with `/etc/resolv.conf` or what it links to: the kernel
+/// detaches the mount, and the container sees the new file of the host, whose servers it may not reach. A
+/// container with an `/etc` of its own uses [`write()`] instead, and nothing outside can take its file away.
 ///
 /// # Errors
 /// If there is no such file to cover, or the kernel refuses to mount.
@@ -89,11 +91,18 @@ fn bind_from(cover: &Path, target: &Path, setup: &Setup) -> Result<(), Error> {
         .map_err(|errno| mount_error(format!("bind {} over {}", file.display(), target.display()), errno))
 }
 
-fn create(path: &PathBuf, setup: &Setup) -> io::Result<()> {
+/// Makes the file. On failure there is none, but what was there before.
+fn create(path: &Path, setup: &Setup) -> io::Result<()> {
     let mut file = File::create_new(path)?;
-    // Whatever the umask is.
-    file.set_permissions(Permissions::from_mode(MODE))?;
-    file.write_all(render(setup).as_bytes())
+    // The mode whatever the umask is.
+    file.set_permissions(Permissions::from_mode(MODE))
+        .and_then(|()| file.write_all(render(setup).as_bytes()))
+        .inspect_err(|_| remove(path))
+}
+
+/// Takes back a file that this module made. What it failed at is reported, and not this.
+fn remove(path: &Path) {
+    let _ = fs::remove_file(path);
 }
 
 fn mount_error(step: String, errno: Errno) -> Error {
@@ -185,6 +194,24 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), CONTENT);
         assert_eq!(fs::read_to_string(&target).unwrap(), "untouched");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
+        fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn failed_write_leaves_others_files_and_none_of_its_own() {
+        let directory = std::env::temp_dir().join(format!("nsnet-resolv-conf-spared-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let path = directory.join("resolv.conf");
+        let in_the_way = path.with_extension(format!("nsnet-{}", std::process::id()));
+        fs::write(&in_the_way, "not ours").unwrap();
+        let error = write(&setup(Offload::NONE), &path).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EEXIST), "{error}");
+        assert_eq!(fs::read_to_string(&in_the_way).unwrap(), "not ours");
+        fs::remove_file(&in_the_way).unwrap();
+        fs::create_dir(&path).unwrap();
+        let error = write(&setup(Offload::NONE), &path).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EISDIR), "{error}");
+        assert!(!in_the_way.exists());
         fs::remove_dir_all(&directory).unwrap();
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Two threads, one for each direction, each with one buffer allocated at its start:
 //!
-//! * *up*, TUN → socketpair: reads as long as there are packets and waits in poll(2) only when there are none.
-//!   While the host does not keep up, the send blocks, the device's queue fills, and the container's sockets
+//! * [`up`], TUN → socketpair: reads as long as there are packets and waits in poll(2) only when there are none.
+//!   While the host does not keep up, it waits for room, the device's queue fills, and the container's sockets
 //!   feel it: back-pressure instead of loss.
 //! * *down*, socketpair → TUN: blocks in recv(2). The device takes every packet at once; the container's own
 //!   sockets decide what they have room for.
@@ -12,24 +12,30 @@
 //! zeroed one is put in front of what it delivers, and the one of what it gets is left out: the packet stands
 //! behind the header in the buffer, so neither takes a copy.
 //!
-//! Whichever thread ends shuts the socket down, which wakes the other. Ended by: the host closing its end,
-//! [`Shuttle::stop`], or the device failing or vanishing. With the threads the last TUN fd goes, and with it
-//! the interface, as it does when the host goes that has been handed the device.
+//! Three things end the copying: the host closing its end, the device failing or vanishing, and
+//! [`Shuttle::stop`]. Only after the last is there somebody to send to and something to send: the up thread
+//! empties the device's queue first. Whichever thread ends shuts the socket down, which wakes the other; the host
+//! still receives what was sent before. With the threads the last TUN fd goes, and with it the interface, as it
+//! does when the host goes that has been handed the device.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+mod up;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, send, setsockopt, shutdown, sockopt};
-use nix::unistd::{read, write};
+use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, setsockopt, shutdown, sockopt};
+use nix::unistd::write;
 use nsnet_proto::{Carriage, Ready, Report, vnet};
 
+use self::up::{StopSignal, copy_up};
+use crate::clock::Deadline;
 use crate::tun::Framing;
-use crate::{Error, TunDevice};
+use crate::{Error, TunDevice, unacknowledged};
 
 /// The largest frame: a header and the largest packet IP can express.
 const FRAME_MAX: usize = vnet::HEADER_LEN + 65535;
@@ -40,12 +46,14 @@ const SEND_BUFFER: usize = 4 << 20;
 /// What a send buffer must hold beyond the message (`unix_dgram_sendmsg` in net/unix/af_unix.c).
 const SEND_OVERHEAD: usize = 32;
 
-/// The threads that copy frames. Stops them when dropped.
+/// How often [`Shuttle::finish`] looks.
+const FINISH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// The threads that copy frames. Dropping it is [`stop`](Self::stop) and waiting for the end.
 #[derive(Debug)]
 pub struct Shuttle {
     ready: Ready,
-    /// Weak, so that the threads' end closes the fd and not only the conversation.
-    socket: Weak<OwnedFd>,
+    stop: Arc<StopSignal>,
     threads: Vec<CopyThread>,
 }
 
@@ -59,6 +67,7 @@ impl TunDevice {
     /// If the host is gone or the threads cannot be started; the host is told as well.
     pub fn shuttle(self) -> Result<Shuttle, Error> {
         self.reporting(prepare(&self))?;
+        let stop = Arc::new(self.reporting(StopSignal::new())?);
         // The threads start empty-handed: once Ready is sent, which has to be the first message, nothing can
         // fail any more.
         let (up, up_thread) = self.reporting(start("nsnet-up", copy_up))?;
@@ -75,12 +84,12 @@ impl TunDevice {
                 Framing::Plain => vnet::HEADER_LEN,
                 Framing::Vnet => 0,
             },
+            stop: Arc::clone(&stop),
         };
-        let socket = Arc::downgrade(&ends.socket);
         // A thread is there to receive: it does nothing before.
         let _ = up.send(ends.clone());
         let _ = down.send(ends);
-        Ok(Shuttle { ready, socket, threads: vec![up_thread, down_thread] })
+        Ok(Shuttle { ready, stop, threads: vec![up_thread, down_thread] })
     }
 }
 
@@ -92,18 +101,54 @@ impl Shuttle {
     }
 
     /// Ends the copying; [`wait`](Self::wait) waits for that end.
+    ///
+    /// Packets that the device has queued by now still go to the host, as far as it takes them within a second. What
+    /// sockets have yet to send, because their peer's window is full for example, is lost: see
+    /// [`finish`](Self::finish).
     pub fn stop(&self) {
-        if let Some(socket) = self.socket.upgrade() {
-            close_conversation(&socket);
-        }
+        self.stop.request();
+    }
+
+    /// Ends the copying once everything is delivered that the payload sent over TCP before it ended.
+    ///
+    /// For a process that outlives the payload, process 1 of its pid namespace for example, to call after that
+    /// has ended: the kernel goes on sending for sockets that have lost their process, but not longer than there
+    /// is an interface. Copies on until no TCP socket of the calling thread's network namespace waits for an
+    /// acknowledgement, or `grace` is over, and then stops as [`stop`](Self::stop) does and waits.
+    ///
+    /// A connection that a process still holds open, one left in the background for example, may have more to send
+    /// at any time, so it makes this wait for all of `grace`.
+    ///
+    /// Looks at `/proc/thread-self/net/tcp` every 5 ms: the kernel announces to nobody that a connection's last
+    /// byte was acknowledged.
+    ///
+    /// # Errors
+    /// If the device failed or was deleted, or `/proc` cannot be read. The copying has ended then as well.
+    pub fn finish(self, grace: Duration) -> Result<(), Error> {
+        let deadline = Deadline::after(grace);
+        let watched = loop {
+            match unacknowledged::any() {
+                Ok(true) if !deadline.left().is_zero() && !self.has_ended() => {
+                    thread::sleep(FINISH_INTERVAL.min(deadline.left()));
+                }
+                other => break other.map(drop),
+            }
+        };
+        self.stop();
+        self.wait().and(watched)
     }
 
     /// Waits until the host closes its end or [`stop`](Self::stop) is called. The interface is gone then.
     ///
     /// # Errors
-    /// If the device failed or was deleted.
+    /// If the device failed or was deleted, or the socketpair failed.
     pub fn wait(mut self) -> Result<(), Error> {
         self.join()
+    }
+
+    /// Whether a thread has ended, and so the conversation.
+    fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
     }
 
     fn join(&mut self) -> Result<(), Error> {
@@ -134,6 +179,7 @@ struct Ends {
     socket: Arc<OwnedFd>,
     /// Where in a frame begins what travels on the TUN fd.
     packet_offset: usize,
+    stop: Arc<StopSignal>,
 }
 
 fn prepare(device: &TunDevice) -> Result<(), Error> {
@@ -180,54 +226,6 @@ fn close_conversation(socket: &OwnedFd) {
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
-/// TUN → socketpair, until the conversation ends.
-fn copy_up(ends: &Ends) -> Result<(), Error> {
-    // Stays zero up to `packet_offset`: the header of a complete packet.
-    let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
-    loop {
-        match read(&ends.tun, &mut frame[ends.packet_offset..]) {
-            Ok(len) => match send_frame(&ends.socket, &frame[..ends.packet_offset + len]) {
-                Ok(()) => {}
-                Err(_) => return Ok(()),
-            },
-            Err(Errno::EAGAIN) => {
-                if wait_for_packet(ends.tun.as_fd(), ends.socket.as_fd())? == Wake::ConversationEnded {
-                    return Ok(());
-                }
-            }
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(device_error("read from the TUN device", errno)),
-        }
-    }
-}
-
-/// Blocks while the host does not keep up. Fails once the conversation has ended.
-fn send_frame(socket: &OwnedFd, frame: &[u8]) -> Result<(), Errno> {
-    loop {
-        match send(socket.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL) {
-            Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
-#[derive(PartialEq, Eq)]
-enum Wake {
-    PacketOrDeviceError,
-    ConversationEnded,
-}
-
-fn wait_for_packet(tun: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<Wake, Error> {
-    // No event is asked for at the socket: the end (POLLHUP) is reported unasked.
-    let mut fds = [PollFd::new(tun, PollFlags::POLLIN), PollFd::new(socket, PollFlags::empty())];
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) if fds[1].any() == Some(true) => Ok(Wake::ConversationEnded),
-        Ok(_) | Err(Errno::EINTR) => Ok(Wake::PacketOrDeviceError),
-        Err(errno) => Err(Error::new("wait for packets", errno)),
-    }
-}
-
 /// Socketpair → TUN, until the conversation ends.
 fn copy_down(ends: &Ends) -> Result<(), Error> {
     let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
@@ -236,8 +234,15 @@ fn copy_down(ends: &Ends) -> Result<(), Error> {
         let len = match recv(ends.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
             Ok(0) => return Ok(()),
             Ok(len) => len,
-            Err(Errno::EINTR) => continue,
-            Err(_) => return Ok(()),
+            Err(errno) => match socket_trouble(errno) {
+                Trouble::Interrupted => continue,
+                Trouble::FrameLost => {
+                    tracing::trace!(%errno, "the socket dropped a frame");
+                    continue;
+                }
+                Trouble::HostGone => return Ok(()),
+                Trouble::Fatal => return Err(Error::new("receive a frame from the host", errno)),
+            },
         };
         if !(vnet::HEADER_LEN + 1..=FRAME_MAX).contains(&len) {
             tracing::debug!(len, "dropped a frame of impossible length");
@@ -266,6 +271,28 @@ fn concerns_one_frame(errno: Errno) -> bool {
     )
 }
 
+/// What an error of the socketpair means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Interrupted,
+    /// The kernel was short of memory for this frame. The next may fare better.
+    FrameLost,
+    HostGone,
+    Fatal,
+}
+
+fn socket_trouble(errno: Errno) -> Trouble {
+    if errno == Errno::EINTR {
+        Trouble::Interrupted
+    } else if matches!(errno, Errno::ENOBUFS | Errno::ENOMEM) {
+        Trouble::FrameLost
+    } else if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) {
+        Trouble::HostGone
+    } else {
+        Trouble::Fatal
+    }
+}
+
 fn device_error(step: &'static str, errno: Errno) -> Error {
     let remedy = if errno == Errno::EBADFD { "leave the interface alone: it was deleted" } else { "" };
     Error::new(step, errno).with_remedy(remedy)
@@ -273,9 +300,10 @@ fn device_error(step: &'static str, errno: Errno) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
+    use nix::sys::socket::send;
     use nsnet_proto::vnet::{Checksum, Header};
     use nsnet_proto::{Channel, Offload};
 
@@ -284,6 +312,8 @@ mod tests {
     use crate::testing::{configured, datagram_goes_out_and_back, inside, ip};
 
     const NAMESPACES: Namespaces = Namespaces::new().user().network();
+    /// A grace that no test waits for.
+    const LONG: Duration = Duration::from_secs(60);
 
     #[track_caller]
     fn shuttled(offload: Offload) -> (OwnedFd, Shuttle) {
@@ -306,8 +336,58 @@ mod tests {
         frame
     }
 
+    fn send_frame(host: &OwnedFd, frame: &[u8]) {
+        send(host.as_raw_fd(), frame, MsgFlags::MSG_NOSIGNAL).unwrap();
+    }
+
     fn datagram(host: &OwnedFd) -> Vec<u8> {
-        datagram_goes_out_and_back(|| receive_frame(host), |frame| send_frame(host, frame).unwrap())
+        datagram_goes_out_and_back(|| receive_frame(host), |frame| send_frame(host, frame))
+    }
+
+    /// Sends more than the socketpair holds, less than the device's queue of 500 packets: the rest waits there.
+    #[track_caller]
+    fn hundred_large_datagrams_on_the_way() -> (OwnedFd, Shuttle) {
+        let (host, device) = configured(Offload::NONE);
+        assert!(ip("link set tun0 mtu 65535").0.success());
+        let shuttle = device.shuttle().unwrap();
+        let host = frames_after_ready(host, shuttle.ready());
+        let socket = std::net::UdpSocket::bind("10.99.2.100:0").unwrap();
+        for number in 0..100u8 {
+            socket.send_to(&[number; 65507], "10.99.2.2:9").unwrap();
+        }
+        (host, shuttle)
+    }
+
+    /// How many of these arrive, in order, until there are `wanted` or the shuttle ends.
+    #[track_caller]
+    fn large_datagrams(host: &OwnedFd, wanted: usize) -> usize {
+        let mut count = 0;
+        while count < wanted {
+            let frame = receive_frame(host);
+            if frame.is_empty() {
+                break;
+            }
+            if frame[vnet::HEADER_LEN] == 0x45 {
+                assert_eq!((frame.len(), frame.last().copied()), (FRAME_MAX, u8::try_from(count).ok()));
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// A connection within the namespace.
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (client, listener.accept().unwrap().0)
+    }
+
+    /// How much of `grace` is left when the shuttle has finished.
+    #[track_caller]
+    fn left_after_finish(shuttle: Shuttle, grace: Duration) -> Duration {
+        let deadline = Deadline::after(grace);
+        shuttle.finish(grace).unwrap();
+        deadline.left()
     }
 
     /// Fails instead of hanging.
@@ -344,22 +424,36 @@ mod tests {
         if !inside(NAMESPACES, module_path!(), "many_large_frames_queue_without_loss") {
             return;
         }
-        let (host, device) = configured(Offload::NONE);
-        assert!(ip("link set tun0 mtu 65535").0.success());
-        let shuttle = device.shuttle().unwrap();
-        let host = frames_after_ready(host, shuttle.ready());
-        let socket = std::net::UdpSocket::bind("10.99.2.100:0").unwrap();
-        // More than the socketpair holds, less than the device's queue of 500 packets: the rest waits there.
-        for number in 0..100u8 {
-            socket.send_to(&[number; 65507], "10.99.2.2:9").unwrap();
+        let (host, _shuttle) = hundred_large_datagrams_on_the_way();
+        assert_eq!(large_datagrams(&host, 100), 100);
+    }
+
+    #[test]
+    fn what_the_device_has_queued_still_arrives_after_the_stop() {
+        if !inside(NAMESPACES, module_path!(), "what_the_device_has_queued_still_arrives_after_the_stop") {
+            return;
         }
-        let mut expected = 0;
-        while expected < 100 {
-            let frame = receive_frame(&host);
-            if frame[vnet::HEADER_LEN] == 0x45 {
-                assert_eq!((frame.len(), frame.last()), (FRAME_MAX, Some(&expected)));
-                expected += 1;
-            }
+        let (host, shuttle) = hundred_large_datagrams_on_the_way();
+        shuttle.stop();
+        // The next read of the device must find the rest there, not an interface that is gone.
+        assert_eq!(large_datagrams(&host, usize::MAX), 100);
+        wait(shuttle).unwrap();
+        assert!(!ip("link show tun0").0.success());
+    }
+
+    #[test]
+    fn last_datagram_before_the_stop_arrives() {
+        if !inside(NAMESPACES, module_path!(), "last_datagram_before_the_stop_arrives") {
+            return;
+        }
+        for _ in 0..20 {
+            let (host, shuttle) = shuttled(Offload::ALL);
+            let socket = std::net::UdpSocket::bind("10.99.2.100:0").unwrap();
+            socket.send_to(b"last words", "10.99.2.2:9").unwrap();
+            drop(shuttle);
+            let frames: Vec<_> =
+                std::iter::from_fn(|| Some(receive_frame(&host)).filter(|frame| !frame.is_empty())).collect();
+            assert!(frames.iter().any(|frame| frame.ends_with(b"last words")));
         }
     }
 
@@ -367,10 +461,10 @@ mod tests {
     fn absurd_frames_are_dropped_and_the_next_arrives() {
         if inside(NAMESPACES, module_path!(), "absurd_frames_are_dropped_and_the_next_arrives") {
             let (host, _shuttle) = shuttled(Offload::ALL);
-            send_frame(&host, &[0; 3]).unwrap();
-            send_frame(&host, &[0; vnet::HEADER_LEN]).unwrap();
-            send_frame(&host, &[0xff; 100]).unwrap();
-            send_frame(&host, &vec![0; FRAME_MAX + 1]).unwrap();
+            send_frame(&host, &[0; 3]);
+            send_frame(&host, &[0; vnet::HEADER_LEN]);
+            send_frame(&host, &[0xff; 100]);
+            send_frame(&host, &vec![0; FRAME_MAX + 1]);
             datagram(&host);
         }
     }
@@ -381,7 +475,7 @@ mod tests {
             let (host, _shuttle) = shuttled(Offload::NONE);
             let frame = datagram(&host);
             assert!(ip("link set tun0 down").0.success());
-            send_frame(&host, &frame).unwrap();
+            send_frame(&host, &frame);
             assert!(ip("link set tun0 up").0.success());
             datagram(&host);
         }
@@ -436,5 +530,72 @@ mod tests {
             assert!(error.to_string().contains("TUN device"), "{error}");
             while !receive_frame(&host).is_empty() {}
         }
+    }
+    #[test]
+    fn finish_returns_at_once_when_nothing_is_left_to_deliver() {
+        if inside(NAMESPACES, module_path!(), "finish_returns_at_once_when_nothing_is_left_to_deliver") {
+            let (_host, shuttle) = shuttled(Offload::NONE);
+            let _listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            assert!(left_after_finish(shuttle, LONG) > LONG / 2);
+            assert!(!ip("link show tun0").0.success());
+        }
+    }
+
+    #[test]
+    fn finish_waits_for_an_open_connection_until_grace_is_over() {
+        if inside(NAMESPACES, module_path!(), "finish_waits_for_an_open_connection_until_grace_is_over") {
+            let (_host, shuttle) = shuttled(Offload::NONE);
+            let _open = connection();
+            assert_eq!(left_after_finish(shuttle, Duration::from_millis(100)), Duration::ZERO);
+            assert!(!ip("link show tun0").0.success());
+        }
+    }
+
+    #[test]
+    fn finish_waits_for_a_connection_attempt_until_grace_is_over() {
+        if inside(NAMESPACES, module_path!(), "finish_waits_for_a_connection_attempt_until_grace_is_over") {
+            let (_host, shuttle) = shuttled(Offload::NONE);
+            thread::spawn(|| TcpStream::connect("[fd00::2]:9"));
+            while !unacknowledged::any().unwrap() {
+                thread::yield_now();
+            }
+            assert_eq!(left_after_finish(shuttle, Duration::from_millis(100)), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn finish_ends_as_soon_as_the_last_connection_does() {
+        if inside(NAMESPACES, module_path!(), "finish_ends_as_soon_as_the_last_connection_does") {
+            let (host, shuttle) = shuttled(Offload::NONE);
+            let open = connection();
+            let closing = thread::spawn(move || {
+                // Copied on meanwhile.
+                datagram(&host);
+                drop(open);
+                host
+            });
+            assert!(left_after_finish(shuttle, LONG) > LONG / 2);
+            closing.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn finish_does_not_wait_once_the_host_is_gone() {
+        if inside(NAMESPACES, module_path!(), "finish_does_not_wait_once_the_host_is_gone") {
+            let (host, shuttle) = shuttled(Offload::NONE);
+            let _open = connection();
+            drop(host);
+            assert!(left_after_finish(shuttle, LONG) > LONG / 2);
+        }
+    }
+
+    #[test]
+    fn socket_errors_cost_a_frame_or_the_conversation() {
+        assert_eq!(socket_trouble(Errno::ENOBUFS), Trouble::FrameLost);
+        assert_eq!(socket_trouble(Errno::ENOMEM), Trouble::FrameLost);
+        assert_eq!(socket_trouble(Errno::EPIPE), Trouble::HostGone);
+        assert_eq!(socket_trouble(Errno::ECONNRESET), Trouble::HostGone);
+        assert_eq!(socket_trouble(Errno::EINTR), Trouble::Interrupted);
+        assert_eq!(socket_trouble(Errno::ENOTCONN), Trouble::Fatal);
     }
 }

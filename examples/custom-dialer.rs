@@ -1,12 +1,13 @@
 //! A Dialer as a firewall: only the listed host:port pairs can be reached, each decision is printed.
 //!
 //! ```sh
-//! cargo run --example custom-dialer -- 203.0.113.7:443 [fd99::2]:80 -- ./sandbox-init ARG…
+//! cargo build --examples
+//! cargo run --example custom-dialer -- 203.0.113.7:443 -- target/debug/examples/rootless-shell curl https://203.0.113.7/
 //! ```
 //!
-//! `sandbox-init` is the embedder's own container side, a program that calls
-//! `nsnet::container::TunDevice::open()` in its network namespace; the example `rootless-shell` is one and
-//! recognises by itself that it was started with a network attached.
+//! The command is the container side, a program that calls `nsnet::container::TunDevice::open()` in its network
+//! namespace. The example `rootless-shell` is one: it recognises by itself that it was started with a network
+//! attached.
 
 use std::collections::HashSet;
 use std::error::Error;

@@ -151,10 +151,7 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
     if verify && !packet.verify_checksum(&ip.source.into(), &ip.destination.into()) {
         return Err(Discard::Malformed);
     }
-    let ports = (packet.src_port(), packet.dst_port());
-    if ports.0 == 0 || ports.1 == 0 {
-        return Err(Discard::Malformed);
-    }
+    let ports = checked_ports(packet.src_port(), packet.dst_port())?;
     if packet.syn() && !are_options_sound(packet.options()) {
         return Err(Discard::Malformed);
     }
@@ -171,6 +168,11 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
         max_segment_size: max_segment_size(&packet),
     };
     Ok((ports, Transport::Tcp(segment)))
+}
+
+/// Source and destination port, neither of which may be 0 on the wire.
+fn checked_ports(source: u16, destination: u16) -> Result<(u16, u16), Discard> {
+    if source == 0 || destination == 0 { Err(Discard::Malformed) } else { Ok((source, destination)) }
 }
 
 /// Whether the options can be read to their end. A SYN whose options smoltcp refuses must not be dialled for.
@@ -207,10 +209,7 @@ fn udp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
     if verify && !packet.verify_checksum(&ip.source.into(), &ip.destination.into()) {
         return Err(Discard::Malformed);
     }
-    let ports = (packet.src_port(), packet.dst_port());
-    if ports.0 == 0 || ports.1 == 0 {
-        return Err(Discard::Malformed);
-    }
+    let ports = checked_ports(packet.src_port(), packet.dst_port())?;
     Ok((ports, Transport::Udp { payload: packet.payload() }))
 }
 

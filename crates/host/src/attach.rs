@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -15,6 +16,7 @@ use nsnet_proto::{Carriage, Channel, ChannelError, Failure, Offload, Report};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
+use crate::commons::Commons;
 use crate::link::{Framing, Link, LinkProperties};
 use crate::statistics::Counters;
 use crate::sys;
@@ -196,6 +198,7 @@ pub(crate) async fn handshake(
     mtu: u16,
     wanted: Offload,
     counters: Arc<Counters>,
+    commons: Rc<Commons>,
 ) -> Result<(Link, Ready), SetupError> {
     // The channel stays whole for the link; a second fd for it is what the runtime watches.
     let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
@@ -233,7 +236,7 @@ pub(crate) async fn handshake(
     };
     let nowait = granted.carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
     let properties = LinkProperties { carriage: granted.carriage, offload, framing, mtu, nowait };
-    let link = Link::new(fd, properties, counters).map_err(SetupError::Host)?;
+    let link = Link::new(fd, properties, counters, commons).map_err(SetupError::Host)?;
     Ok((link, Ready { carriage: granted.carriage, offload }))
 }
 

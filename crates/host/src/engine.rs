@@ -1,33 +1,34 @@
-//! The engine: one thread with a current-thread runtime on which everything of a network runs.
+//! The engine of one network: its containers from handshake to end, on the thread on which it has a seat.
 //!
-//! A thread of its own, so that the embedder needs no runtime and cannot stall the network by blocking one.
-//! Dropping the engine resets all connections, closes all links and waits for the thread.
+//! Dropping it resets all connections, closes all links and waits until that is done.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use nsnet_proto::{Channel, Offload};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::addressing::Addressing;
 use crate::attach::{self, Ready, SetupError};
 use crate::clock::Clock;
+use crate::commons::Commons;
 use crate::dialer::Dialer;
 use crate::dns::{Forwarder, Servers};
 use crate::gateway::{Gateway, Limits, Parts};
 use crate::statistics::Counters;
+use crate::threads::Seat;
 
-/// How long a drop waits for the thread. It answers within a scheduling round unless a Dialer blocks it; then
-/// the thread is left behind rather than the embedder stalled.
+/// How long a drop waits for the network to end. It takes a scheduling round unless a Dialer blocks the thread; then
+/// the network is left behind rather than the embedder stalled.
 const JOIN: Duration = Duration::from_secs(5);
 
-/// Everything the engine's thread needs to know.
+/// Everything the engine needs to know.
 pub(crate) struct Config {
     pub(crate) addressing: Addressing,
     pub(crate) dialer: Arc<dyn Dialer>,
@@ -57,9 +58,9 @@ impl DnsSource {
 
 pub(crate) struct Engine {
     requests: Option<mpsc::UnboundedSender<Message>>,
-    /// Disconnects when the thread ends. The mutex makes the engine `Sync`; only its drop looks inside.
-    ended: Mutex<std::sync::mpsc::Receiver<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// Disconnects when the network has ended; taken by who waits for it. The mutex makes the engine `Sync`.
+    ended: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+    seat: Seat,
 }
 
 /// A container side that was given its end of a channel.
@@ -72,21 +73,17 @@ pub(crate) struct Request {
 
 impl Engine {
     pub(crate) fn start(config: Config, counters: Arc<Counters>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let seat = Seat::take()?;
         let (requests, incoming) = mpsc::unbounded_channel();
         let (alive, ended) = std::sync::mpsc::channel();
-        let thread = thread::Builder::new().name("nsnet".into()).spawn(move || {
+        seat.run(move |commons| async move {
             let _alive: std::sync::mpsc::Sender<()> = alive;
-            let local = LocalSet::new();
-            runtime.block_on(local.run_until(serve(config, counters, incoming)));
-            drop(local);
-            // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { requests: Some(requests), ended: Mutex::new(ended), thread: Some(thread) })
+            serve(config, counters, commons, incoming).await;
+        });
+        Ok(Self { requests: Some(requests), ended: Mutex::new(Some(ended)), seat })
     }
 
-    /// Hands a container side to the engine. Fails only if the engine's thread is gone.
+    /// Hands a container side to the engine. Fails only if the engine has ended.
     pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
         self.tell(Message::Attach(request))
     }
@@ -102,25 +99,20 @@ impl Engine {
         self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
     }
 
-    /// Waits for the thread, which must have been told to end.
+    /// Waits for the end of the network, which must have been told to end.
     fn join(&mut self, patience: Duration) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(ended) = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
-        if thread.thread().id() == thread::current().id() {
+        if self.seat.is_here() {
             return;
         }
-        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        match ended.recv_timeout(patience) {
-            // The thread is past its last statement; what is left of it cannot block.
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => drop(thread.join()),
-            Err(RecvTimeoutError::Timeout) => {
-                tracing::error!("the engine's thread does not end: a Dialer blocks it");
-            }
+        if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("a network does not end: a Dialer blocks its thread");
         }
     }
 }
 
-/// The engine's thread has ended.
+/// The engine has ended.
 #[derive(Debug)]
 pub(crate) struct ShutDown;
 
@@ -137,13 +129,19 @@ impl Drop for Engine {
 }
 
 /// Serves until the engine is dropped.
-async fn serve(config: Config, counters: Arc<Counters>, mut requests: mpsc::UnboundedReceiver<Message>) {
+async fn serve(
+    config: Config,
+    counters: Arc<Counters>,
+    commons: Rc<Commons>,
+    mut requests: mpsc::UnboundedReceiver<Message>,
+) {
     let parts = Parts {
         addressing: config.addressing,
         dialer: config.dialer,
         limits: config.limits,
         clock: Clock::start(),
         counters,
+        commons,
     };
     let terms = Terms { mtu: config.mtu, offload: config.offload, dns: config.dns };
     // Dropped to end the containers' networks at once, set to end them in good order.
@@ -199,16 +197,14 @@ async fn host(request: Request, parts: Parts, terms: Terms, shutdown: watch::Rec
         let _ = finishing.wait_for(|is_finishing| *is_finishing).await;
     };
     let handshake = tokio::select! {
-        handshake = attach::handshake(channel, terms.mtu, terms.offload, Arc::clone(&parts.counters)) => handshake,
+        handshake = attach::handshake(
+            channel, terms.mtu, terms.offload, Arc::clone(&parts.counters), Rc::clone(&parts.commons)
+        ) => handshake,
         () = &mut end => return,
     };
-    let established = handshake.and_then(|(link, ready)| {
-        let resolver = Forwarder::new(terms.dns.servers());
-        let gateway = Gateway::new(link, resolver, parts).map_err(SetupError::Host)?;
-        Ok((gateway, ready))
-    });
-    match established {
-        Ok((gateway, ready)) => {
+    match handshake {
+        Ok((link, ready)) => {
+            let gateway = Gateway::new(link, Forwarder::new(terms.dns.servers()), parts);
             tracing::info!(carriage = ?ready.carriage, offload = ?ready.offload, "container attached");
             // Nobody need wait for the news.
             let _ = outcome.send(Ok(ready));

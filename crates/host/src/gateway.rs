@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,11 +18,12 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
+use crate::commons::Commons;
 use crate::dialer::{DialError, Dialer, Service, Unreachable};
 use crate::dns::Forwarder;
 use crate::icmp;
-use crate::link::{Link, MAX_FRAME, MAX_PACKET, Sent};
-use crate::local::{LocalRoutes, Reach};
+use crate::link::{Link, Sent};
+use crate::local::Reach;
 use crate::packet::{Discard, FlowKey, Packet, Transport};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -53,9 +55,7 @@ pub(crate) struct Gateway {
     pub(crate) resolver: Forwarder,
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
-    /// Where a datagram from the world lands before it is sent on; borrowed only between two awaits.
-    pub(crate) datagram_buffer: RefCell<Box<[u8]>>,
-    local_routes: RefCell<LocalRoutes>,
+    pub(crate) commons: Rc<Commons>,
     /// The tasks of flows, decisions and look-ups.
     errands: RefCell<JoinSet<()>>,
     warned: Cell<Option<Instant>>,
@@ -71,12 +71,13 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) commons: Rc<Commons>,
 }
 
 impl Gateway {
-    pub(crate) fn new(link: Link, resolver: Forwarder, parts: Parts) -> io::Result<Rc<Self>> {
-        let Parts { addressing, dialer, limits, clock, counters } = parts;
-        Ok(Rc::new(Self {
+    pub(crate) fn new(link: Link, resolver: Forwarder, parts: Parts) -> Rc<Self> {
+        let Parts { addressing, dialer, limits, clock, counters, commons } = parts;
+        Rc::new(Self {
             link,
             addressing,
             dialer,
@@ -86,12 +87,11 @@ impl Gateway {
             resolver,
             tcp: tcp::Table::default(),
             udp: udp::Table::default(),
-            datagram_buffer: RefCell::new(vec![0; MAX_PACKET].into_boxed_slice()),
-            local_routes: RefCell::new(LocalRoutes::new()?),
+            commons,
             errands: RefCell::default(),
             warned: Cell::new(None),
             progress: Notify::new(),
-        }))
+        })
     }
 
     /// Serves the container until `end` resolves, or `finish` has and everything is delivered, or the container's
@@ -128,13 +128,9 @@ impl Gateway {
 
     /// Waits until everything that the container has sent so far is with the upstream sockets.
     async fn delivered(self: &Rc<Self>) {
-        let mut buffer = vec![0; MAX_FRAME].into_boxed_slice();
         loop {
             // What lies in the link counts; its being closed does not matter here.
-            for _ in 0..MAX_FRAMES_QUEUED {
-                let Ok(Some(frame)) = self.link.try_receive(&mut buffer) else { break };
-                self.handle_frame(frame);
-            }
+            let (Ok(_) | Err(_)) = self.read_batch(MAX_FRAMES_QUEUED);
             if self.tcp.is_delivered() && self.udp.is_settled() {
                 return;
             }
@@ -153,7 +149,7 @@ impl Gateway {
     pub(crate) fn destination(&self, destination: SocketAddr) -> Destination {
         let resolved = self.addressing.resolve(destination);
         let Destination::Forward { target, service: Service::World } = resolved else { return resolved };
-        match self.local_routes.borrow_mut().lookup(target.ip()) {
+        match self.commons.routes().lookup(target.ip()) {
             Ok(Reach::Remote) => resolved,
             Ok(Reach::Unreachable) => Destination::Refuse(DialError::NetworkUnreachable),
             Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
@@ -223,20 +219,28 @@ impl Gateway {
     }
 
     async fn read(self: &Rc<Self>) -> io::Result<()> {
-        let mut buffer = vec![0; MAX_FRAME].into_boxed_slice();
         loop {
             self.link.readable().await?;
-            for _ in 0..BATCH {
-                match self.link.try_receive(&mut buffer) {
-                    Ok(Some(frame)) => self.handle_frame(frame),
-                    Ok(None) => return Ok(()),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
+            if self.read_batch(BATCH)?.is_break() {
+                return Ok(());
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Takes in what the link holds, `frames` at most. Breaks when the container's end of it is gone.
+    fn read_batch(self: &Rc<Self>, frames: usize) -> io::Result<ControlFlow<()>> {
+        let mut buffer = self.commons.received();
+        for _ in 0..frames {
+            match self.link.try_receive(&mut buffer) {
+                Ok(Some(frame)) => self.handle_frame(frame),
+                Ok(None) => return Ok(ControlFlow::Break(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     fn handle_frame(self: &Rc<Self>, frame: &[u8]) {

@@ -14,6 +14,7 @@
 mod addressing;
 mod attach;
 mod clock;
+mod commons;
 mod dialer;
 mod dns;
 mod engine;
@@ -27,6 +28,7 @@ mod statistics;
 #[allow(unsafe_code)]
 mod sys;
 mod tcp;
+mod threads;
 mod udp;
 mod wire;
 

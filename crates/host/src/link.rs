@@ -4,10 +4,10 @@
 //! which it has. Sending never waits: a frame the link cannot take at the moment comes back to the caller, who
 //! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here.
 
-use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::commons::Commons;
 use crate::statistics::Counters;
 use crate::sys;
 use crate::tcp::Capabilities;
@@ -54,8 +55,7 @@ pub(crate) struct Link {
     counters: Arc<Counters>,
     /// Notified when a write has found the device gone.
     gone: Notify,
-    /// Where the frame that is being sent is put together.
-    scratch: RefCell<Box<[u8]>>,
+    commons: Rc<Commons>,
 }
 
 /// What became of a frame.
@@ -74,15 +74,13 @@ pub(crate) struct HeldFrame(Box<[u8]>);
 
 impl Link {
     /// Takes over a non-blocking TUN device or socketpair end. Must be called within the engine's runtime.
-    pub(crate) fn new(fd: OwnedFd, properties: LinkProperties, counters: Arc<Counters>) -> io::Result<Self> {
-        let io = sys::watch(fd)?;
-        Ok(Self {
-            io,
-            properties,
-            counters,
-            gone: Notify::new(),
-            scratch: RefCell::new(vec![0; MAX_FRAME].into_boxed_slice()),
-        })
+    pub(crate) fn new(
+        fd: OwnedFd,
+        properties: LinkProperties,
+        counters: Arc<Counters>,
+        commons: Rc<Commons>,
+    ) -> io::Result<Self> {
+        Ok(Self { io: sys::watch(fd)?, properties, counters, gone: Notify::new(), commons })
     }
 
     /// What TCP may assume of this link.
@@ -167,7 +165,7 @@ impl Link {
         length: usize,
         fill: impl FnOnce(&mut [u8]) -> R,
     ) -> (Sent, R) {
-        let mut scratch = self.scratch.borrow_mut();
+        let mut scratch = self.commons.outgoing();
         let (head, packet) = scratch.split_at_mut(vnet::HEADER_LEN);
         head.copy_from_slice(&header.to_bytes());
         let result = fill(&mut packet[..length]);

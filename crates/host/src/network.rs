@@ -1,19 +1,15 @@
 //! What an embedder touches: [`Network`] and its builder.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsnet_proto::{
-    Channel, ChannelError, DEVICE_NAME_MAX, FD_VARIABLE, InterfaceAddress, NamespaceId, Offload, Setup,
-};
+use nsnet_proto::{Channel, ChannelError, DEVICE_NAME_MAX, FD_VARIABLE, InterfaceAddress, Offload, Setup};
 use tokio::sync::oneshot;
 
 use crate::addressing::{Addressing, Subnet};
@@ -23,11 +19,14 @@ use crate::engine::{Config, DnsSource, Engine, Request};
 use crate::gateway::Limits;
 use crate::statistics::{Counters, Statistics};
 use crate::sys;
+use crate::threads::own_namespace;
 
 /// A network for containers: terminates their TCP and UDP and dials again from this process.
 ///
-/// Runs on a thread of its own from [`build`](NetworkBuilder::build) until it is dropped or
-/// [finished](Self::finish). Dropping resets all connections, in both directions where bytes are still owed, and
+/// Runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on a thread that the
+/// library starts and that other networks may share: a process has no more of these than cores, however many
+/// networks. Only networks built in the same network and mount namespace share one, for it is there that sockets are
+/// opened. Dropping resets all connections, in both directions where bytes are still owed, and
 /// takes the containers' interface away.
 ///
 /// A network serves one container after another, or several at a time. One whose TUN device was handed over
@@ -317,7 +316,7 @@ impl NetworkBuilder {
     /// Starts the network.
     ///
     /// # Errors
-    /// [`BuildError`] for values that cannot work, or if the thread cannot be started.
+    /// [`BuildError`] for values that cannot work, or if no thread can be started.
     pub fn build(self) -> Result<Network, BuildError> {
         let addressing = Addressing { v4: self.ipv4, v6: self.ipv6, host_loopback: self.host_loopback };
         let mtu = self.mtu.unwrap_or(if self.offload.tso4 { MTU_OFFLOAD } else { MTU_PLAIN });
@@ -355,7 +354,7 @@ impl NetworkBuilder {
                 .collect(),
             dns: addressing.subnets().map(|subnet| subnet.dns).collect(),
             offload: self.offload,
-            host_namespace: own_network_namespace().map_err(BuildError::Namespace)?,
+            host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
         };
         let config =
             Config { addressing, dialer: self.dialer, limits, dns: self.dns, mtu, offload: self.offload };
@@ -409,11 +408,6 @@ fn check(
         }
         Some(_) | None => Ok(()),
     }
-}
-
-fn own_network_namespace() -> io::Result<NamespaceId> {
-    let metadata = fs::metadata("/proc/thread-self/ns/net")?;
-    Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino() })
 }
 
 #[cfg(test)]

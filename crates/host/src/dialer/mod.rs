@@ -27,8 +27,8 @@ pub use stream::{ByteStream, Stream};
 
 /// Decides on flows and connects them. Object-safe; shared by all flows of a network.
 ///
-/// All methods run on the engine's thread: a method that blocks the thread stalls the network, one that waits
-/// (`.await`) holds up only its own flow. Any number may be under way at once.
+/// All methods run on an engine thread: a method that blocks it stalls the network and the others that share the
+/// thread, one that waits (`.await`) holds up only its own flow. Any number may be under way at once.
 ///
 /// # Cancel safety
 /// A future is dropped when the container gives up (RST) or the dial timeout of the network

@@ -18,18 +18,11 @@ use super::servers::{Plan, Servers};
 pub(crate) struct Forwarder {
     servers: RefCell<Servers>,
     permits: Semaphore,
-    /// Where a message lands before it is known to be one. Shared, so that 64 KiB are not held per exchange
-    /// while it waits.
-    scratch: RefCell<Box<[u8]>>,
 }
 
 impl Forwarder {
     pub(crate) fn new(servers: Servers) -> Self {
-        Self {
-            servers: RefCell::new(servers),
-            permits: Semaphore::new(MAX_EXCHANGES),
-            scratch: RefCell::new(vec![0; MAX_MESSAGE].into()),
-        }
+        Self { servers: RefCell::new(servers), permits: Semaphore::new(MAX_EXCHANGES) }
     }
 
     /// The answer to send back for `query`, or `None` if it is no DNS query and deserves silence.
@@ -104,7 +97,7 @@ impl Forwarder {
         let socket = connected(server)?;
         socket.send(query.message).await?;
         loop {
-            let message = socket.async_io(MESSAGE_OR_ERROR, || self.receive(&socket, query)).await?;
+            let message = socket.async_io(MESSAGE_OR_ERROR, || receive(&socket, query)).await?;
             match message {
                 Some(answer) => return Ok(answer),
                 None => tracing::debug!(%server, "a datagram that does not answer the DNS query was skipped"),
@@ -112,17 +105,19 @@ impl Forwarder {
         }
     }
 
-    /// The next datagram, if it is the answer.
-    fn receive(&self, socket: &UdpSocket, query: &Query<'_>) -> io::Result<Option<Vec<u8>>> {
-        let mut scratch = self.scratch.borrow_mut();
-        let length = (&*SockRef::from(socket)).read(&mut scratch)?;
-        let message = &scratch[..length];
-        Ok(query.is_answered_by(message).then(|| message.to_vec()))
-    }
-
     fn plan(&self) -> Plan {
         self.servers.borrow_mut().plan(time::Instant::now().into_std())
     }
+}
+
+/// The next datagram, if it is the answer.
+fn receive(socket: &UdpSocket, query: &Query<'_>) -> io::Result<Option<Vec<u8>>> {
+    // Not kept while an exchange waits: there may be many.
+    let mut message = vec![0; MAX_MESSAGE];
+    let length = (&*SockRef::from(socket)).read(&mut message)?;
+    message.truncate(length);
+    message.shrink_to_fit();
+    Ok(query.is_answered_by(&message).then_some(message))
 }
 
 /// A message that is a query: a whole header without the bit that makes it a response.

@@ -231,7 +231,7 @@ impl Mapping {
         let Some(socket) = self.socket.get() else { return Ok(()) };
         for _ in 0..BATCH {
             let received = {
-                let mut buffer = gateway.datagram_buffer.borrow_mut();
+                let mut buffer = gateway.commons.message();
                 match socket.try_receive(&mut buffer[..]) {
                     Ok(Received::Datagram { length, source }) => {
                         let peer = gateway.addressing.as_seen_inside(source);

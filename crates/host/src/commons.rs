@@ -1,0 +1,53 @@
+//! What all networks of one engine thread use in turn.
+//!
+//! Only one of them runs at a time, so that buffers which are filled and emptied between two awaits need not exist
+//! for each. Nothing in here is borrowed across an await.
+
+use std::cell::{RefCell, RefMut};
+use std::io;
+
+use crate::link::{MAX_FRAME, MAX_PACKET};
+use crate::local::LocalRoutes;
+
+pub(crate) struct Commons {
+    received: RefCell<Box<[u8]>>,
+    outgoing: RefCell<Box<[u8]>>,
+    message: RefCell<Box<[u8]>>,
+    routes: RefCell<LocalRoutes>,
+}
+
+impl Commons {
+    /// For a thread in the network namespace of the caller.
+    ///
+    /// # Errors
+    /// See [`LocalRoutes::new`].
+    pub(crate) fn new() -> io::Result<Self> {
+        let buffer = |length| RefCell::new(vec![0; length].into_boxed_slice());
+        Ok(Self {
+            received: buffer(MAX_FRAME),
+            outgoing: buffer(MAX_FRAME),
+            message: buffer(MAX_PACKET),
+            routes: RefCell::new(LocalRoutes::new()?),
+        })
+    }
+
+    /// Where a frame from a container lands.
+    pub(crate) fn received(&self) -> RefMut<'_, Box<[u8]>> {
+        self.received.borrow_mut()
+    }
+
+    /// Where a frame for a container is put together.
+    pub(crate) fn outgoing(&self) -> RefMut<'_, Box<[u8]>> {
+        self.outgoing.borrow_mut()
+    }
+
+    /// Where a datagram from the world lands.
+    pub(crate) fn message(&self) -> RefMut<'_, Box<[u8]>> {
+        self.message.borrow_mut()
+    }
+
+    /// The kernel's routing decisions.
+    pub(crate) fn routes(&self) -> RefMut<'_, LocalRoutes> {
+        self.routes.borrow_mut()
+    }
+}

@@ -1,0 +1,142 @@
+//! The threads that networks run on.
+//!
+//! Threads of our own, so that the embedder needs no runtime and cannot stall a network by blocking one; shared, so
+//! that a process with a thousand networks has no more of them than cores. A network takes a [`Seat`] on the thread
+//! that has the fewest; a thread starts when no other is free and there are fewer than cores, and ends with its
+//! last seat.
+//!
+//! A thread opens sockets and reads files for its networks, so networks share one only if they were built in the
+//! same namespaces: a thread belongs to those of whoever started it.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
+use std::pin::Pin;
+use std::process;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, ThreadId};
+
+use nsnet_proto::NamespaceId;
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+
+use crate::commons::Commons;
+
+/// A network's place on an engine thread, which lives as long as anybody has one.
+pub(crate) struct Seat(Arc<EngineThread>);
+
+struct EngineThread {
+    tasks: mpsc::UnboundedSender<Task>,
+    id: ThreadId,
+}
+
+type Task = Box<dyn FnOnce(Rc<Commons>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// Where a thread is at home.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Home {
+    /// A forked process has none of its parent's threads.
+    process: u32,
+    network: NamespaceId,
+    mounts: NamespaceId,
+}
+
+/// All threads of this process that may be running.
+static THREADS: Mutex<Vec<(Home, Weak<EngineThread>)>> = Mutex::new(Vec::new());
+
+impl Seat {
+    /// A seat on the thread with the fewest networks, or on a new one.
+    ///
+    /// # Errors
+    /// If the namespaces of the calling thread cannot be told, or a new thread has not what it needs: usually
+    /// `EMFILE`.
+    pub(crate) fn take() -> io::Result<Self> {
+        let home =
+            Home { process: process::id(), network: own_namespace("net")?, mounts: own_namespace("mnt")? };
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|(_, thread)| thread.strong_count() > 0);
+        let own =
+            || threads.iter().filter(|(other, _)| *other == home).filter_map(|(_, thread)| thread.upgrade());
+        let most_free = own().min_by_key(Arc::strong_count);
+        if let Some(thread) = most_free.filter(|_| own().count() >= cores) {
+            return Ok(Self(thread));
+        }
+        let thread = Arc::new(EngineThread::start()?);
+        threads.push((home, Arc::downgrade(&thread)));
+        Ok(Self(thread))
+    }
+
+    /// Runs something on the thread. What it returns ends with the thread at the latest, so it must keep a seat
+    /// or be waited for by somebody who does.
+    pub(crate) fn run<F>(&self, task: impl FnOnce(Rc<Commons>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        // The thread is there as long as the seat is.
+        let _ = self.0.tasks.send(Box::new(|commons| Box::pin(task(commons))));
+    }
+
+    /// Whether the caller is on this thread.
+    pub(crate) fn is_here(&self) -> bool {
+        self.0.id == thread::current().id()
+    }
+}
+
+impl EngineThread {
+    fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let commons = Commons::new()?;
+        let (tasks, mut incoming) = mpsc::unbounded_channel::<Task>();
+        let handle = thread::Builder::new().name("nsnet".into()).spawn(move || {
+            let commons = Rc::new(commons);
+            let local = LocalSet::new();
+            runtime.block_on(local.run_until(async {
+                while let Some(task) = incoming.recv().await {
+                    tokio::task::spawn_local(task(Rc::clone(&commons)));
+                }
+            }));
+            drop(local);
+            // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { tasks, id: handle.thread().id() })
+    }
+}
+
+/// The namespace of this kind that the calling thread is in, namespaces(7).
+///
+/// # Errors
+/// If /proc cannot be read.
+pub(crate) fn own_namespace(kind: &str) -> io::Result<NamespaceId> {
+    let metadata = fs::metadata(format!("/proc/thread-self/ns/{kind}"))?;
+    Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_threads_than_cores() {
+        let cores = thread::available_parallelism().unwrap().get();
+        let seats: Vec<Seat> = (0..4 * cores).map(|_| Seat::take().unwrap()).collect();
+        let mut threads: Vec<ThreadId> = seats.iter().map(|seat| seat.0.id).collect();
+        threads.sort_by_key(|id| format!("{id:?}"));
+        threads.dedup();
+        assert!(threads.len() <= cores, "{threads:?}");
+    }
+
+    #[test]
+    fn a_task_runs_on_the_thread_of_its_seat() {
+        let (done, result) = std::sync::mpsc::channel();
+        let seat = Seat::take().unwrap();
+        assert!(!seat.is_here());
+        let expected = seat.0.id;
+        seat.run(move |_| async move { done.send(thread::current().id() == expected).unwrap() });
+        assert!(result.recv().unwrap());
+    }
+}

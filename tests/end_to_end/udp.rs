@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nsnet::host::{DenyDialer, Network};
+use nix::sys::socket::{setsockopt, sockopt};
+use nsnet::host::{DenyDialer, Network, Offload};
 
 use crate::world::{
     AT_ONCE, GATEWAY, HOST, Noise, OTHER_SERVER, SERVER, World, assert_errno, eventually, in_both_carriages,
@@ -17,6 +18,8 @@ in_both_carriages! {
     datagrams_are_echoed_over_ipv4_and_ipv6,
     empty_datagrams_pass_both_ways,
     large_datagrams_pass_whole,
+    bursts_stay_bursts_where_the_link_can_carry_them,
+    datagrams_in_a_row_keep_their_order_and_sizes,
     closed_port_is_refused_at_once,
     one_socket_has_one_upstream_port_for_all_peers,
     two_sockets_have_two_upstream_ports,
@@ -57,6 +60,51 @@ fn large_datagrams_pass_whole(world: &World) {
         let sent = Noise::new(1).bytes(9000);
         socket.send(&sent).unwrap();
         assert!(receive(&socket).unwrap() == sent);
+    }
+}
+
+/// With `UDP_SEGMENT` at the sender, in both directions.
+fn bursts_stay_bursts_where_the_link_can_carry_them(world: &World) {
+    const SIZE: usize = 1200;
+    for offload in [Offload::ALL, Offload::NONE] {
+        let container = world.container_of(Network::builder().mtu(1500).offload(offload));
+        assert_eq!(container.ready().offload, offload);
+        for address in SERVER {
+            let burst = Noise::new(1).bytes(40 * SIZE + 7);
+            let server = world.udp(address);
+            let socket = container.udp(server.local_addr().unwrap());
+            let mut buffer = [0; 2 * SIZE];
+            let mut upstream = None;
+            setsockopt(&socket, sockopt::UdpGsoSegment, &1200).unwrap();
+            socket.send(&burst).unwrap();
+            for datagram in burst.chunks(SIZE) {
+                let (length, from) = server.recv_from(&mut buffer).unwrap();
+                assert!(buffer[..length] == *datagram);
+                upstream = Some(from);
+            }
+            setsockopt(&server, sockopt::UdpGsoSegment, &1200).unwrap();
+            server.send_to(&burst, upstream.unwrap()).unwrap();
+            for datagram in burst.chunks(SIZE) {
+                assert!(receive(&socket).unwrap() == *datagram);
+            }
+        }
+        let statistics = container.network().statistics();
+        assert_eq!(statistics.packets_from_container < 40, offload.uso, "{statistics:?}");
+        assert_eq!(statistics.packets_to_container < 40, offload.uso, "{statistics:?}");
+    }
+}
+
+fn datagrams_in_a_row_keep_their_order_and_sizes(world: &World) {
+    let container = world.container();
+    let sizes = [100, 100, 60, 100, 0, 0, 300, 300, 1, 1, 1, 1400, 1400, 5];
+    for address in SERVER {
+        let socket = container.udp(server::udp_echo(world.udp(address)));
+        for (seed, size) in (0..).zip(sizes) {
+            socket.send(&Noise::new(seed).bytes(size)).unwrap();
+        }
+        for (seed, size) in (0..).zip(sizes) {
+            assert!(receive(&socket).unwrap() == Noise::new(seed).bytes(size), "{seed}");
+        }
     }
 }
 

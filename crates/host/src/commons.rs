@@ -8,11 +8,13 @@ use std::io;
 
 use crate::link::{MAX_FRAME, MAX_PACKET};
 use crate::local::LocalRoutes;
+use crate::udp::Inbox;
 
 pub(crate) struct Commons {
     received: RefCell<Box<[u8]>>,
     outgoing: RefCell<Box<[u8]>>,
-    message: RefCell<Box<[u8]>>,
+    inbox: RefCell<Inbox>,
+    burst: RefCell<Vec<u8>>,
     routes: RefCell<LocalRoutes>,
 }
 
@@ -26,7 +28,8 @@ impl Commons {
         Ok(Self {
             received: buffer(MAX_FRAME),
             outgoing: buffer(MAX_FRAME),
-            message: buffer(MAX_PACKET),
+            inbox: RefCell::new(Inbox::new()),
+            burst: RefCell::new(Vec::with_capacity(MAX_PACKET)),
             routes: RefCell::new(LocalRoutes::new()?),
         })
     }
@@ -41,9 +44,14 @@ impl Commons {
         self.outgoing.borrow_mut()
     }
 
-    /// Where a datagram from the world lands.
-    pub(crate) fn message(&self) -> RefMut<'_, Box<[u8]>> {
-        self.message.borrow_mut()
+    /// Where datagrams from the world land.
+    pub(crate) fn inbox(&self) -> RefMut<'_, Inbox> {
+        self.inbox.borrow_mut()
+    }
+
+    /// Where datagrams of a container wait for the end of the batch they are read in.
+    pub(crate) fn burst(&self) -> RefMut<'_, Vec<u8>> {
+        self.burst.borrow_mut()
     }
 
     /// The kernel's routing decisions.

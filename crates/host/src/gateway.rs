@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::dialer::{DialError, Dialer, Service, Unreachable};
+use crate::dialer::{Datagrams, DialError, Dialer, Service, Unreachable};
 use crate::dns::Forwarder;
 use crate::icmp;
 use crate::link::{Link, Sent};
@@ -170,7 +170,8 @@ impl Gateway {
     pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
         let length = udp::datagram::length(source, payload.len());
         if length <= self.link.mtu().into() {
-            let (Sent::Done | Sent::Held(_)) = self.link.send_datagram(source, destination, payload);
+            let datagram = Datagrams::one(payload);
+            let (Sent::Done | Sent::Held(_)) = self.link.send_datagrams(source, destination, datagram);
         }
     }
 
@@ -231,16 +232,22 @@ impl Gateway {
     /// Takes in what the link holds, `frames` at most. Breaks when the container's end of it is gone.
     fn read_batch(self: &Rc<Self>, frames: usize) -> io::Result<ControlFlow<()>> {
         let mut buffer = self.commons.received();
+        let mut outcome = Ok(ControlFlow::Continue(()));
         for _ in 0..frames {
             match self.link.try_receive(&mut buffer) {
-                Ok(Some(frame)) => self.handle_frame(frame),
-                Ok(None) => return Ok(ControlFlow::Break(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Ok(Some(frame)) => {
+                    self.handle_frame(frame);
+                    continue;
+                }
+                Ok(None) => outcome = Ok(ControlFlow::Break(())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => outcome = Err(error),
             }
+            break;
         }
-        Ok(ControlFlow::Continue(()))
+        self.udp.flush(self);
+        outcome
     }
 
     fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
@@ -257,7 +264,7 @@ impl Gateway {
         }
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
-            Transport::Udp { payload } => self.udp.handle(self, packet.key, payload, packet.bytes),
+            Transport::Udp(datagrams) => self.udp.handle(self, packet.key, datagrams, packet.bytes),
         }
         Ok(())
     }

@@ -36,8 +36,8 @@ pub use addressing::Subnet;
 pub use async_trait::async_trait;
 pub use attach::{Attachment, Ready, SetupError};
 pub use dialer::{
-    ByteStream, DatagramSocket, DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow, Protocol,
-    Received, Service, Source, Stream, UdpDatagrams, Unreachable,
+    ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow,
+    Protocol, Received, Service, Source, Stream, UdpDatagrams, Unreachable,
 };
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};

@@ -18,9 +18,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::commons::Commons;
+use crate::dialer::Datagrams;
 use crate::statistics::Counters;
 use crate::sys;
 use crate::tcp::Capabilities;
+use crate::udp;
 use crate::udp::datagram::{self, ChecksumMode};
 
 /// Largest IP packet in bytes, and so the largest that comes in or goes out.
@@ -178,8 +180,24 @@ impl Link {
         self.send_with(vnet::Header::default(), packet.len(), |buffer| buffer.copy_from_slice(packet)).0
     }
 
-    /// Sends a UDP datagram that fits the MTU.
-    pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Sent {
+    /// What of these datagrams can go in one frame, frame by frame.
+    pub(crate) fn frames<'d>(&self, datagrams: Datagrams<'d>) -> impl Iterator<Item = Datagrams<'d>> {
+        let in_one = self.properties.offload.uso
+            && datagrams.count() <= udp::MAX_DATAGRAMS
+            && datagrams.bytes().len() <= udp::MAX_BYTES;
+        let whole = in_one.then_some(datagrams);
+        let single = (!in_one).then(|| datagrams.iter().map(Datagrams::one));
+        whole.into_iter().chain(single.into_iter().flatten())
+    }
+
+    /// Sends UDP datagrams that fit the MTU and that [`frames`](Self::frames) has put in one frame.
+    pub(crate) fn send_datagrams(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        datagrams: Datagrams<'_>,
+    ) -> Sent {
+        let payload = datagrams.bytes();
         let length = datagram::length(source, payload.len());
         let (mode, checksum) = if self.completes_checksums() {
             let start = length - payload.len() - smoltcp::wire::UDP_HEADER_LEN;
@@ -188,7 +206,12 @@ impl Link {
         } else {
             (ChecksumMode::Full, vnet::Checksum::Complete)
         };
-        let header = vnet::Header { checksum, segmentation: None };
+        let segmentation = (datagrams.count() > 1).then(|| vnet::Segmentation {
+            kind: vnet::SegmentKind::Udp,
+            size: u16::try_from(datagrams.size()).unwrap_or(u16::MAX),
+            header_len: u16::try_from(length - payload.len()).unwrap_or(0),
+        });
+        let header = vnet::Header { checksum, segmentation };
         self.send_with(header, length, |buffer| datagram::write(buffer, source, destination, payload, mode)).0
     }
 

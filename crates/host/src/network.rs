@@ -176,7 +176,7 @@ impl Default for NetworkBuilder {
             ipv4: Some(Subnet::IPV4),
             ipv6: Some(Subnet::IPV6),
             host_loopback: false,
-            offload: Offload::NONE,
+            offload: Offload::ALL,
             dns: DnsSource::System,
             limits: Limits {
                 tcp_flows: 16_384,
@@ -258,10 +258,10 @@ impl NetworkBuilder {
     }
 
     /// The offloads to ask the kernel for; what it grants is in [`Ready::offload`](crate::Ready::offload).
-    /// UDP segmentation is not used yet. Default: none.
+    /// Default: all of them.
     #[must_use]
     pub fn offload(mut self, offload: Offload) -> Self {
-        self.offload = Offload { uso: false, ..offload };
+        self.offload = offload;
         self
     }
 

@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use nsnet_proto::vnet;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
 
+use crate::dialer::Datagrams;
+
 /// What identifies a flow: the container's address and port, and the ones it talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FlowKey {
@@ -43,7 +45,7 @@ pub(crate) struct Packet<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Transport<'a> {
     Tcp(Segment),
-    Udp { payload: &'a [u8] },
+    Udp(Datagrams<'a>),
 }
 
 /// The parts of a TCP header that decide where a segment goes.
@@ -77,7 +79,7 @@ impl<'a> Packet<'a> {
         let verify = header.checksum == vnet::Checksum::Complete;
         let (ports, transport) = match ip.protocol {
             protocol::TCP => tcp(&ip, verify)?,
-            protocol::UDP => udp(&ip, verify)?,
+            protocol::UDP => udp(&ip, verify, header.segmentation)?,
             protocol::IPV6_FRAGMENT => return Err(Discard::Fragment),
             _ => return Err(Discard::Protocol),
         };
@@ -170,6 +172,9 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
     Ok((ports, Transport::Tcp(segment)))
 }
 
+/// The kernel makes no burst of more datagrams (`UDP_MAX_SEGMENTS`, include/linux/udp.h).
+const MAX_SEGMENTS: usize = 128;
+
 /// Source and destination port, neither of which may be 0 on the wire.
 fn checked_ports(source: u16, destination: u16) -> Result<(u16, u16), Discard> {
     if source == 0 || destination == 0 { Err(Discard::Malformed) } else { Ok((source, destination)) }
@@ -204,13 +209,27 @@ fn max_segment_size(packet: &TcpPacket<&[u8]>) -> Option<u16> {
     None
 }
 
-fn udp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Discard> {
+fn udp<'a>(
+    ip: &Ip<'a>,
+    verify: bool,
+    segmentation: Option<vnet::Segmentation>,
+) -> Result<((u16, u16), Transport<'a>), Discard> {
     let packet = UdpPacket::new_checked(ip.payload).map_err(|_| Discard::Malformed)?;
     if verify && !packet.verify_checksum(&ip.source.into(), &ip.destination.into()) {
         return Err(Discard::Malformed);
     }
     let ports = checked_ports(packet.src_port(), packet.dst_port())?;
-    Ok((ports, Transport::Udp { payload: packet.payload() }))
+    let datagrams = match segmentation {
+        None => Datagrams::one(packet.payload()),
+        Some(burst) if burst.kind == vnet::SegmentKind::Udp => {
+            Datagrams::of_size(burst.size.into(), packet.payload())
+        }
+        Some(_) => return Err(Discard::Malformed),
+    };
+    if datagrams.count() > MAX_SEGMENTS {
+        return Err(Discard::Malformed);
+    }
+    Ok((ports, Transport::Udp(datagrams)))
 }
 
 /// Whether an address may stand in a packet on the wire between two hosts. IPv4-mapped addresses may not
@@ -269,8 +288,8 @@ mod tests {
             let bytes = built(source, destination, &payload);
             let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
             prop_assert_eq!(packet.key, FlowKey { source, destination });
-            let Transport::Udp { payload: read } = packet.transport else { panic!("not UDP") };
-            prop_assert_eq!(read, &payload[..]);
+            let Transport::Udp(read) = packet.transport else { panic!("not UDP") };
+            prop_assert_eq!(read, Datagrams::one(&payload));
         }
 
         #[test]
@@ -294,6 +313,21 @@ mod tests {
             let result = Packet::parse(&vnet::Header::default(), &bytes);
             assert_eq!(result.unwrap_err(), Discard::NotUnicast, "{address}");
         }
+    }
+
+    #[test]
+    fn a_burst_is_told_from_a_datagram_and_bounded() {
+        let bytes = built(container(), "10.99.0.2:53".parse().unwrap(), &[7; 1000]);
+        let header = |kind, size| vnet::Header {
+            checksum: vnet::Checksum::Complete,
+            segmentation: Some(vnet::Segmentation { kind, size, header_len: 28 }),
+        };
+        let packet = Packet::parse(&header(vnet::SegmentKind::Udp, 300), &bytes).unwrap();
+        let Transport::Udp(datagrams) = packet.transport else { panic!("not UDP") };
+        assert_eq!(datagrams, Datagrams::of_size(300, &[7; 1000]));
+        let refused = |kind, size| Packet::parse(&header(kind, size), &bytes).unwrap_err();
+        assert_eq!(refused(vnet::SegmentKind::Udp, 7), Discard::Malformed);
+        assert_eq!(refused(vnet::SegmentKind::TcpV4, 300), Discard::Malformed);
     }
 
     #[test]

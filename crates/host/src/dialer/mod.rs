@@ -13,17 +13,19 @@ mod direct;
 mod error;
 mod filter;
 mod stream;
+mod udp_socket;
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
 
-pub use datagrams::{DatagramSocket, Received, UdpDatagrams};
+pub use datagrams::{DatagramSocket, Datagrams, Received};
 pub use direct::DirectDialer;
 pub use error::{DialError, Unreachable};
 pub use filter::{DenyDialer, FilterDialer};
 pub use stream::{ByteStream, Stream};
+pub use udp_socket::UdpDatagrams;
 
 /// Decides on flows and connects them. Object-safe; shared by all flows of a network.
 ///

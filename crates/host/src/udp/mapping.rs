@@ -4,24 +4,24 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OnceCell};
 
-use crate::dialer::{DatagramSocket, DialError, Received, Source, Unreachable};
+use crate::dialer::{DatagramSocket, Datagrams, DialError, Source, Unreachable};
 use crate::gateway::Gateway;
 use crate::icmp;
-use crate::link::Sent;
+use crate::link::{HeldFrame, Sent};
+use crate::udp::MAX_DATAGRAMS;
 
-/// Datagrams held for a peer that is being decided on.
-const HELD: usize = 16;
+/// Datagrams held for a peer that is being decided on: a whole burst.
+const HELD: usize = MAX_DATAGRAMS;
 
 /// Bytes held for all such peers of a container.
 const HELD_BYTES: usize = 1 << 20;
-
-/// Datagrams taken from a socket before other tasks get their turn.
-const BATCH: usize = 32;
 
 /// How often an idle mapping looks whether the Dialer has decided.
 const ASKING: Duration = Duration::from_secs(1);
@@ -87,6 +87,13 @@ pub(crate) enum Verdict {
     Resolve,
 }
 
+/// What the link did not take of a batch.
+struct Backlog {
+    frame: HeldFrame,
+    /// What follows: sender, size and bytes of the datagrams of each frame.
+    rest: Vec<(SocketAddr, usize, Box<[u8]>)>,
+}
+
 impl Mapping {
     pub(crate) fn new(source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
         Self {
@@ -112,12 +119,12 @@ impl Mapping {
         self.deadline.set(self.deadline.get().max(now + idle));
     }
 
-    /// Decides on a datagram; one for a peer that is being asked about is held here.
-    pub(crate) fn judge(&self, now: Instant, peer: SocketAddr, payload: &[u8]) -> Verdict {
+    /// Decides on datagrams; those for a peer that is being asked about are held here.
+    pub(crate) fn judge(&self, now: Instant, peer: SocketAddr, datagrams: Datagrams<'_>) -> Verdict {
         match self.peers.borrow_mut().get_mut(&peer) {
             None => Verdict::Unknown,
             Some(Peer::Asking(held)) => {
-                held.push(payload);
+                datagrams.iter().for_each(|datagram| held.push(datagram));
                 Verdict::Wait
             }
             Some(Peer::Allowed { target, used }) => {
@@ -129,9 +136,9 @@ impl Mapping {
     }
 
     /// Notes that the Dialer is being asked about a peer.
-    pub(crate) fn ask(&self, peer: SocketAddr, payload: &[u8]) {
+    pub(crate) fn ask(&self, peer: SocketAddr, datagrams: Datagrams<'_>) {
         let mut held = Held::new(&self.held);
-        held.push(payload);
+        datagrams.iter().for_each(|datagram| held.push(datagram));
         self.peers.borrow_mut().insert(peer, Peer::Asking(held));
     }
 
@@ -167,10 +174,16 @@ impl Mapping {
         Ok(&**socket)
     }
 
-    /// Sends a datagram of the container to the world.
-    pub(crate) fn send(&self, gateway: &Gateway, peer: SocketAddr, target: SocketAddr, payload: &[u8]) {
+    /// Sends datagrams of the container to the world.
+    pub(crate) fn send(
+        &self,
+        gateway: &Gateway,
+        peer: SocketAddr,
+        target: SocketAddr,
+        datagrams: Datagrams<'_>,
+    ) {
         let Some(socket) = self.socket.get() else { return };
-        match socket.try_send(payload, target) {
+        match socket.try_send(datagrams, target) {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -190,17 +203,9 @@ impl Mapping {
 
     /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
     pub(crate) async fn run(&self, gateway: &Gateway) {
+        // Set anew only when it fires: a busy mapping costs no timer.
+        let mut timer = pin!(tokio::time::sleep_until(self.deadline.get().into()));
         loop {
-            let deadline = self.deadline.get();
-            let now = gateway.clock.now();
-            if deadline <= now {
-                if !self.is_asking() {
-                    return;
-                }
-                // The decision has a deadline of its own; what waits for it is not thrown away before.
-                self.refresh(now, ASKING);
-                continue;
-            }
             tokio::select! {
                 readable = self.readable() => {
                     if readable.is_err() || self.deliver(gateway).await.is_err() {
@@ -208,7 +213,17 @@ impl Mapping {
                     }
                     tokio::task::yield_now().await;
                 }
-                () = tokio::time::sleep_until(deadline.into()) => {}
+                () = &mut timer => {
+                    let now = gateway.clock.now();
+                    if self.deadline.get() <= now {
+                        if !self.is_asking() {
+                            return;
+                        }
+                        // The decision has a deadline of its own; what waits for it is not thrown away before.
+                        self.refresh(now, ASKING);
+                    }
+                    timer.as_mut().reset(self.deadline.get().into());
+                }
             }
         }
     }
@@ -228,40 +243,58 @@ impl Mapping {
 
     /// Delivers at most a batch of what the socket holds.
     async fn deliver(&self, gateway: &Gateway) -> io::Result<()> {
-        let Some(socket) = self.socket.get() else { return Ok(()) };
-        for _ in 0..BATCH {
-            let received = {
-                let mut buffer = gateway.commons.message();
-                match socket.try_receive(&mut buffer[..]) {
-                    Ok(Received::Datagram { length, source }) => {
-                        let peer = gateway.addressing.as_seen_inside(source);
-                        self.deliver_datagram(gateway, peer, &buffer[..length])
-                    }
-                    Ok(Received::Unreachable { destination, reason }) => {
-                        self.report(gateway, gateway.addressing.as_seen_inside(destination), reason);
-                        Sent::Done
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                    Err(error) => return Err(error),
-                }
-            };
-            let mut sent = received;
+        let Some(backlog) = self.deliver_now(gateway)? else { return Ok(()) };
+        let mut sent = Sent::Held(backlog.frame);
+        let mut rest = backlog.rest.into_iter();
+        loop {
             while let Sent::Held(frame) = sent {
                 gateway.link.writable().await?;
                 sent = gateway.link.resend(frame);
             }
+            let Some((peer, size, bytes)) = rest.next() else { return Ok(()) };
+            sent = gateway.link.send_datagrams(peer, self.source, Datagrams::of_size(size, &bytes));
         }
-        Ok(())
     }
 
-    fn deliver_datagram(&self, gateway: &Gateway, peer: SocketAddr, payload: &[u8]) -> Sent {
-        let known = matches!(self.peers.borrow().get(&peer), Some(Peer::Allowed { .. }));
-        let length = super::datagram::length(peer, payload.len());
-        if !known || length > gateway.link.mtu().into() {
-            gateway.counters.unsolicited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            return Sent::Done;
+    /// Delivers what the link takes at the moment of a batch.
+    fn deliver_now(&self, gateway: &Gateway) -> io::Result<Option<Backlog>> {
+        let Some(socket) = self.socket.get() else { return Ok(None) };
+        let mut inbox = gateway.commons.inbox();
+        inbox.clear();
+        while !inbox.is_full() {
+            match inbox.receive(&**socket) {
+                Ok(None) => {}
+                Ok(Some((destination, reason))) => {
+                    self.report(gateway, gateway.addressing.as_seen_inside(destination), reason);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
         }
-        gateway.link.send_datagram(peer, self.source, payload)
+        let mut frames = inbox
+            .runs()
+            .map(|(source, datagrams)| (gateway.addressing.as_seen_inside(source), datagrams))
+            .filter(|(peer, datagrams)| self.is_wanted(gateway, *peer, *datagrams))
+            .flat_map(|(peer, datagrams)| gateway.link.frames(datagrams).map(move |frame| (peer, frame)));
+        while let Some((peer, datagrams)) = frames.next() {
+            if let Sent::Held(frame) = gateway.link.send_datagrams(peer, self.source, datagrams) {
+                let rest = frames.map(|(peer, datagrams)| (peer, datagrams.size(), datagrams.bytes().into()));
+                return Ok(Some(Backlog { frame, rest: rest.collect() }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the container has written to this peer, and the datagrams fit its MTU.
+    fn is_wanted(&self, gateway: &Gateway, peer: SocketAddr, datagrams: Datagrams<'_>) -> bool {
+        let known = matches!(self.peers.borrow().get(&peer), Some(Peer::Allowed { .. }));
+        let length = super::datagram::length(peer, datagrams.size());
+        let wanted = known && length <= gateway.link.mtu().into();
+        if !wanted {
+            let count = u64::try_from(datagrams.count()).unwrap_or(u64::MAX);
+            gateway.counters.unsolicited.fetch_add(count, Relaxed);
+        }
+        wanted
     }
 
     /// Tells the container that `peer` cannot be reached, if it has written to it.

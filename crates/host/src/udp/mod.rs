@@ -9,6 +9,12 @@
 //! datagrams are held; after that a datagram goes from the link reader straight to the socket. A socket that
 //! cannot take it loses it, as any network may.
 //!
+//! # Bursts
+//! Datagrams of one flow and one size that are read in a row travel together: from the container to the socket in
+//! one call (`UDP_SEGMENT`, udp(7)), and from the socket to the container in one frame where the link has the offload
+//! (`VIRTIO_NET_HDR_GSO_UDP_L4`). So does what an end sent as a burst. Either way every datagram arrives as it was
+//! sent; a datagram waits for the end of the batch of frames it was read in, never for another one to come.
+//!
 //! # Errors
 //! ICMP errors that the upstream socket learns of (`IP_RECVERR`) go to the container with its own headers
 //! quoted, so a closed port is ECONNREFUSED at once.
@@ -19,7 +25,11 @@
 //! datagrams is bounded. Datagrams larger than the MTU are not delivered.
 
 pub(crate) mod datagram;
+mod inbox;
 mod mapping;
+mod run;
 mod table;
 
+pub(crate) use inbox::Inbox;
+pub(crate) use run::{MAX_BYTES, MAX_DATAGRAMS};
 pub(crate) use table::Table;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 
 use super::mapping::{Mapping, Peer, Verdict};
+use super::run::Run;
 use crate::addressing::Destination;
-use crate::dialer::{DialError, Flow, Protocol, Service};
+use crate::dialer::{Datagrams, DialError, Flow, Protocol, Service};
 use crate::gateway::Gateway;
 use crate::packet::FlowKey;
 
@@ -35,23 +36,65 @@ pub(crate) struct Table {
     deciding: Cell<usize>,
     /// Bytes of datagrams that wait for the Dialer's decision.
     held: Rc<Cell<usize>>,
+    waiting: RefCell<Option<Waiting>>,
+}
+
+/// Datagrams that leave at the end of the batch they were read in; their bytes are in the thread's burst buffer.
+struct Waiting {
+    key: FlowKey,
+    mapping: Rc<Mapping>,
+    target: SocketAddr,
+    run: Run,
 }
 
 impl Table {
-    /// Takes in a datagram from the container; `packet` is the IP packet around `payload`.
-    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, key: FlowKey, payload: &[u8], packet: &[u8]) {
+    /// Takes in datagrams from the container; `packet` is the IP packet around them. What it sends of them may wait
+    /// for [`flush`](Self::flush).
+    pub(crate) fn handle(
+        &self,
+        gateway: &Rc<Gateway>,
+        key: FlowKey,
+        datagrams: Datagrams<'_>,
+        packet: &[u8],
+    ) {
+        if let Some(waiting) = self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.key == key)
+            && waiting.run.extend(datagrams)
+        {
+            return gateway.commons.burst().extend_from_slice(datagrams.bytes());
+        }
+        self.flush(gateway);
         let known = self.mappings.borrow().get(&key.source).map(|(mapping, _)| Rc::clone(mapping));
         let Some(mapping) = known else {
-            return self.admit(gateway, None, key, payload, packet);
+            return self.admit(gateway, None, key, datagrams, packet);
         };
         let now = gateway.clock.now();
-        match mapping.judge(now, key.destination, payload) {
-            Verdict::Unknown => return self.admit(gateway, Some(mapping), key, payload, packet),
-            Verdict::Wait => {}
-            Verdict::Send(target) => mapping.send(gateway, key.destination, target, payload),
-            Verdict::Resolve => resolve(gateway, key, payload.into()),
+        let verdict = mapping.judge(now, key.destination, datagrams);
+        if !matches!(verdict, Verdict::Unknown) {
+            mapping.refresh(now, idle_timeout(gateway, key.destination));
         }
-        mapping.refresh(now, idle_timeout(gateway, key.destination));
+        match verdict {
+            Verdict::Unknown => self.admit(gateway, Some(mapping), key, datagrams, packet),
+            Verdict::Wait => {}
+            Verdict::Send(target) if datagrams.count() > 1 => {
+                mapping.send(gateway, key.destination, target, datagrams);
+            }
+            Verdict::Send(target) => {
+                let mut burst = gateway.commons.burst();
+                burst.clear();
+                burst.extend_from_slice(datagrams.bytes());
+                let waiting = Waiting { key, mapping, target, run: Run::new(datagrams) };
+                self.waiting.borrow_mut().replace(waiting);
+            }
+            Verdict::Resolve => {
+                datagrams.iter().for_each(|query| resolve(gateway, key, query.into()));
+            }
+        }
+    }
+
+    /// Sends what waits for the end of the batch.
+    pub(crate) fn flush(&self, gateway: &Gateway) {
+        let Some(Waiting { key, mapping, target, run }) = self.waiting.borrow_mut().take() else { return };
+        mapping.send(gateway, key.destination, target, run.datagrams(&gateway.commons.burst()));
     }
 
     /// Whether no datagram waits for a decision.
@@ -76,7 +119,7 @@ impl Table {
         gateway: &Rc<Gateway>,
         mapping: Option<Rc<Mapping>>,
         key: FlowKey,
-        payload: &[u8],
+        datagrams: Datagrams<'_>,
         packet: &[u8],
     ) {
         let (target, service) = match gateway.destination(key.destination) {
@@ -94,7 +137,7 @@ impl Table {
             return gateway.counters.udp.overflowed();
         }
         mapping.refresh(gateway.clock.now(), idle_timeout(gateway, key.destination));
-        mapping.ask(key.destination, payload);
+        mapping.ask(key.destination, datagrams);
         self.peers.set(self.peers.get() + 1);
         gateway.counters.udp.opened();
         let flow = Flow {
@@ -215,7 +258,7 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
                     Service::World | Service::HostLoopback => {
-                        mapping.send(gateway, key.destination, flow.target, payload);
+                        mapping.send(gateway, key.destination, flow.target, Datagrams::one(payload));
                     }
                 }
             }

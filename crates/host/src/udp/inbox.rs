@@ -1,0 +1,137 @@
+//! What upstream sockets hold, taken out in one go, so that what came together goes on together.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::run::Run;
+use crate::dialer::{DatagramSocket, Datagrams, Received, Unreachable};
+
+/// Room for the largest datagram, or the largest burst that the kernel gathers (`UDP_GRO`).
+const LARGEST: usize = 1 << 16;
+
+/// Datagrams in one buffer, in runs that can travel together.
+pub(crate) struct Inbox {
+    buffer: Box<[u8]>,
+    runs: Vec<(SocketAddr, Run)>,
+    filled: usize,
+    /// What has been received since it was last cleared.
+    receipts: usize,
+}
+
+/// Receipts before other tasks get their turn.
+const BATCH: usize = 64;
+
+impl Inbox {
+    pub(crate) fn new() -> Self {
+        // Room for the largest after nearly as much of others.
+        let buffer = vec![0; 2 * LARGEST].into_boxed_slice();
+        Self { buffer, runs: Vec::new(), filled: 0, receipts: 0 }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.runs.clear();
+        self.filled = 0;
+        self.receipts = 0;
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.receipts == BATCH || self.buffer.len() - self.filled < LARGEST
+    }
+
+    /// Takes the next of what the socket holds. Not to be called when full.
+    ///
+    /// # Errors
+    /// See [`DatagramSocket::try_receive`].
+    pub(super) fn receive(
+        &mut self,
+        socket: &dyn DatagramSocket,
+    ) -> io::Result<Option<(SocketAddr, Unreachable)>> {
+        let space = &mut self.buffer[self.filled..];
+        self.receipts += 1;
+        match socket.try_receive(space)? {
+            Received::Unreachable { destination, reason } => Ok(Some((destination, reason))),
+            Received::Datagrams { length, size, source } => {
+                let received = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;
+                let datagrams = Datagrams::of_size(size, received);
+                self.filled += length;
+                let extended =
+                    self.runs.last_mut().is_some_and(|(last, run)| *last == source && run.extend(datagrams));
+                if !extended {
+                    self.runs.push((source, Run::new(datagrams)));
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// What was received, with its senders.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (SocketAddr, Datagrams<'_>)> {
+        let mut start = 0;
+        self.runs.iter().map(move |(source, run)| {
+            let bytes = &self.buffer[start..start + run.length()];
+            start += run.length();
+            (*source, run.datagrams(bytes))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Holds datagrams, each with its sender's port.
+    struct Script(Mutex<VecDeque<(u16, Vec<u8>)>>);
+
+    #[async_trait::async_trait]
+    impl DatagramSocket for Script {
+        async fn readable(&self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+            let next = self.0.lock().unwrap().pop_front();
+            let (port, bytes) = next.ok_or(io::ErrorKind::WouldBlock)?;
+            buffer[..bytes.len()].copy_from_slice(&bytes);
+            let source = ([10, 99, 0, 2], port).into();
+            Ok(Received::Datagrams { length: bytes.len(), size: bytes.len(), source })
+        }
+
+        fn try_send(&self, _: Datagrams<'_>, _: SocketAddr) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_came_together_goes_on_together() {
+        let script = [(1, "abc"), (1, "def"), (2, "ghi"), (2, ""), (2, "jkl"), (2, "m"), (2, "nop")];
+        let script = script.map(|(port, text)| (port, text.as_bytes().to_vec())).into();
+        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
+        while inbox.receive(&socket).is_ok() {}
+        let runs: Vec<(u16, Vec<&[u8]>)> =
+            inbox.runs().map(|(source, datagrams)| (source.port(), datagrams.iter().collect())).collect();
+        let expected: [(u16, Vec<&[u8]>); 5] = [
+            (1, vec![b"abc", b"def"]),
+            (2, vec![b"ghi"]),
+            (2, vec![b""]),
+            (2, vec![b"jkl", b"m"]),
+            (2, vec![b"nop"]),
+        ];
+        assert_eq!(runs, expected);
+    }
+
+    #[test]
+    fn it_is_full_before_the_largest_would_not_fit() {
+        let script = (0..9).map(|_| (1, vec![0; 65_507])).collect();
+        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
+        while !inbox.is_full() {
+            inbox.receive(&socket).unwrap();
+        }
+        assert_eq!(inbox.runs().count(), 2);
+        inbox.clear();
+        assert_eq!(inbox.runs().count(), 0);
+        assert!(!inbox.is_full());
+    }
+}

@@ -7,7 +7,6 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -222,25 +221,26 @@ impl Gateway {
     async fn read(self: &Rc<Self>) -> io::Result<()> {
         loop {
             self.link.readable().await?;
-            if self.read_batch(BATCH)?.is_break() {
-                return Ok(());
+            match self.read_batch(BATCH)? {
+                Batch::Drained => {}
+                Batch::Full => tokio::task::yield_now().await,
+                Batch::Ended => return Ok(()),
             }
-            tokio::task::yield_now().await;
         }
     }
 
-    /// Takes in what the link holds, `frames` at most. Breaks when the container's end of it is gone.
-    fn read_batch(self: &Rc<Self>, frames: usize) -> io::Result<ControlFlow<()>> {
+    /// Takes in what the link holds, `frames` at most.
+    fn read_batch(self: &Rc<Self>, frames: usize) -> io::Result<Batch> {
         let mut buffer = self.commons.received();
-        let mut outcome = Ok(ControlFlow::Continue(()));
+        let mut outcome = Ok(Batch::Full);
         for _ in 0..frames {
             match self.link.try_receive(&mut buffer) {
                 Ok(Some(frame)) => {
                     self.handle_frame(frame);
                     continue;
                 }
-                Ok(None) => outcome = Ok(ControlFlow::Break(())),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(None) => outcome = Ok(Batch::Ended),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => outcome = Ok(Batch::Drained),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => outcome = Err(error),
             }
@@ -268,6 +268,17 @@ impl Gateway {
         }
         Ok(())
     }
+}
+
+/// How a batch of frames ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// The link holds no more.
+    Drained,
+    /// The link may hold more.
+    Full,
+    /// The container's end of the link is gone.
+    Ended,
 }
 
 /// Closes a gateway when it is dropped: connections are reset on both sides.

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, ThreadId};
 
 use nsnet_proto::NamespaceId;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
 
 use crate::commons::Commons;
 
@@ -88,23 +88,34 @@ impl Seat {
 
 impl EngineThread {
     fn start() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let commons = Commons::new()?;
-        let (tasks, mut incoming) = mpsc::unbounded_channel::<Task>();
+        let (tasks, incoming) = mpsc::unbounded_channel();
+        let (started, outcome) = std::sync::mpsc::channel();
         let handle = thread::Builder::new().name("nsnet".into()).spawn(move || {
-            let commons = Rc::new(commons);
-            let local = LocalSet::new();
-            runtime.block_on(local.run_until(async {
-                while let Some(task) = incoming.recv().await {
-                    tokio::task::spawn_local(task(Rc::clone(&commons)));
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let _ = started.send(Ok(()));
+                    serve(runtime, commons, incoming);
                 }
-            }));
-            drop(local);
-            // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
-            runtime.shutdown_background();
+                Err(error) => drop(started.send(Err(error))),
+            }
         })?;
+        outcome.recv().map_err(io::Error::other)??;
         Ok(Self { tasks, id: handle.thread().id() })
     }
+}
+
+/// Runs tasks until the last seat is gone.
+fn serve(runtime: LocalRuntime, commons: Commons, mut tasks: mpsc::UnboundedReceiver<Task>) {
+    let commons = Rc::new(commons);
+    runtime.block_on(async {
+        while let Some(task) = tasks.recv().await {
+            tokio::task::spawn_local(task(Rc::clone(&commons)));
+        }
+    });
+    // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
+    runtime.shutdown_background();
 }
 
 /// The namespace of this kind that the calling thread is in, namespaces(7).

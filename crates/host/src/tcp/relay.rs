@@ -56,7 +56,7 @@ pub(crate) async fn relay(flow: Rc<Flow>, gateway: &Gateway, stream: Stream) {
         is_flushed: true,
         last_words: None,
         to_container: ToContainer::Relaying,
-        timer: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        timer: Timer::new(),
     };
     loop {
         let blocked = flow.is_blocked();
@@ -115,7 +115,31 @@ struct Relay<'a> {
     /// Until when a broken stream may still turn out to hold bytes for the container.
     last_words: Option<Instant>,
     to_container: ToContainer,
-    timer: Pin<Box<Sleep>>,
+    timer: Timer,
+}
+
+/// A timer that is set anew only to fire earlier than it will. One that fires too early is set again; that is one
+/// wake-up for any number of deadlines that have moved on, and each setting would cost a system call.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    is_set: bool,
+}
+
+impl Timer {
+    fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), is_set: false }
+    }
+
+    /// Ready at `deadline` at the latest.
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if !self.is_set || deadline < self.sleep.deadline().into_std() {
+            self.sleep.as_mut().reset(deadline.into());
+            self.is_set = true;
+        }
+        ready!(self.sleep.as_mut().poll(cx));
+        self.is_set = false;
+        Poll::Ready(())
+    }
 }
 
 impl Relay<'_> {
@@ -135,10 +159,7 @@ impl Relay<'_> {
                 continue;
             }
             let Some(deadline) = self.deadline(now) else { return Poll::Pending };
-            if self.timer.deadline().into_std() != deadline {
-                self.timer.as_mut().reset(deadline.into());
-            }
-            ready!(self.timer.as_mut().poll(cx));
+            ready!(self.timer.poll(cx, deadline));
             if self.is_silent(self.clock.now()) {
                 self.reset();
             }
@@ -162,7 +183,11 @@ impl Relay<'_> {
             self.flow.set_delivered();
             self.progress.notify_one();
         }
+        // Twice, so that an end which came with the last bytes leaves with them.
         let down = self.relay_to_container(&mut stack, cx);
+        if down {
+            self.relay_to_container(&mut stack, cx);
+        }
         let off = self.to_container == ToContainer::BreakingOff && !stack.has_unacknowledged();
         drop(stack);
         if off {

@@ -2,9 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -85,6 +85,15 @@ pub(crate) enum Verdict {
     Wait,
     Send(SocketAddr),
     Resolve,
+}
+
+/// How a batch of datagrams ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// The socket holds no more.
+    Drained,
+    /// The socket may hold more.
+    Full,
 }
 
 /// What the link did not take of a batch.
@@ -203,28 +212,35 @@ impl Mapping {
 
     /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
     pub(crate) async fn run(&self, gateway: &Gateway) {
-        // Set anew only when it fires: a busy mapping costs no timer.
-        let mut timer = pin!(tokio::time::sleep_until(self.deadline.get().into()));
+        tokio::select! {
+            Err(error) = self.receive(gateway) => tracing::debug!(source = %self.source, %error, "a UDP mapping ends"),
+            () = self.expired(gateway) => {}
+        }
+    }
+
+    async fn receive(&self, gateway: &Gateway) -> io::Result<Infallible> {
         loop {
-            tokio::select! {
-                readable = self.readable() => {
-                    if readable.is_err() || self.deliver(gateway).await.is_err() {
-                        return;
-                    }
-                    tokio::task::yield_now().await;
-                }
-                () = &mut timer => {
-                    let now = gateway.clock.now();
-                    if self.deadline.get() <= now {
-                        if !self.is_asking() {
-                            return;
-                        }
-                        // The decision has a deadline of its own; what waits for it is not thrown away before.
-                        self.refresh(now, ASKING);
-                    }
-                    timer.as_mut().reset(self.deadline.get().into());
-                }
+            self.readable().await?;
+            if self.deliver(gateway).await? == Batch::Full {
+                tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Resolves once the container has been silent for too long. Its timer is set anew only when it fires: a busy
+    /// mapping costs none.
+    async fn expired(&self, gateway: &Gateway) {
+        loop {
+            tokio::time::sleep_until(self.deadline.get().into()).await;
+            let now = gateway.clock.now();
+            if self.deadline.get() > now {
+                continue;
+            }
+            if !self.is_asking() {
+                return;
+            }
+            // The decision has a deadline of its own; what waits for it is not thrown away before.
+            self.refresh(now, ASKING);
         }
     }
 
@@ -242,8 +258,9 @@ impl Mapping {
     }
 
     /// Delivers at most a batch of what the socket holds.
-    async fn deliver(&self, gateway: &Gateway) -> io::Result<()> {
-        let Some(backlog) = self.deliver_now(gateway)? else { return Ok(()) };
+    async fn deliver(&self, gateway: &Gateway) -> io::Result<Batch> {
+        let (batch, backlog) = self.deliver_now(gateway)?;
+        let Some(backlog) = backlog else { return Ok(batch) };
         let mut sent = Sent::Held(backlog.frame);
         let mut rest = backlog.rest.into_iter();
         loop {
@@ -251,26 +268,29 @@ impl Mapping {
                 gateway.link.writable().await?;
                 sent = gateway.link.resend(frame);
             }
-            let Some((peer, size, bytes)) = rest.next() else { return Ok(()) };
+            let Some((peer, size, bytes)) = rest.next() else { return Ok(batch) };
             sent = gateway.link.send_datagrams(peer, self.source, Datagrams::of_size(size, &bytes));
         }
     }
 
     /// Delivers what the link takes at the moment of a batch.
-    fn deliver_now(&self, gateway: &Gateway) -> io::Result<Option<Backlog>> {
-        let Some(socket) = self.socket.get() else { return Ok(None) };
+    fn deliver_now(&self, gateway: &Gateway) -> io::Result<(Batch, Option<Backlog>)> {
+        let Some(socket) = self.socket.get() else { return Ok((Batch::Drained, None)) };
         let mut inbox = gateway.commons.inbox();
         inbox.clear();
-        while !inbox.is_full() {
+        let batch = loop {
+            if inbox.is_full() {
+                break Batch::Full;
+            }
             match inbox.receive(&**socket) {
                 Ok(None) => {}
                 Ok(Some((destination, reason))) => {
                     self.report(gateway, gateway.addressing.as_seen_inside(destination), reason);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Batch::Drained,
                 Err(error) => return Err(error),
             }
-        }
+        };
         let mut frames = inbox
             .runs()
             .map(|(source, datagrams)| (gateway.addressing.as_seen_inside(source), datagrams))
@@ -279,10 +299,10 @@ impl Mapping {
         while let Some((peer, datagrams)) = frames.next() {
             if let Sent::Held(frame) = gateway.link.send_datagrams(peer, self.source, datagrams) {
                 let rest = frames.map(|(peer, datagrams)| (peer, datagrams.size(), datagrams.bytes().into()));
-                return Ok(Some(Backlog { frame, rest: rest.collect() }));
+                return Ok((batch, Some(Backlog { frame, rest: rest.collect() })));
             }
         }
-        Ok(None)
+        Ok((batch, None))
     }
 
     /// Whether the container has written to this peer, and the datagrams fit its MTU.

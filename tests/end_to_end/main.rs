@@ -3,8 +3,8 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
-//! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; then `udp`, `dns`,
-//! `dialers`; then programs: `tools`, `rootless_shell`, `custom_dialer`.
+//! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; then `udp`, `fragments`,
+//! `dns`, `dialers`; then programs: `tools`, `rootless_shell`, `custom_dialer`.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +16,7 @@
 mod custom_dialer;
 mod dialers;
 mod dns;
+mod fragments;
 mod handshake;
 mod rootless_shell;
 mod tcp_close;

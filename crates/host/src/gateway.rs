@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nsnet_proto::vnet;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -20,6 +21,7 @@ use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::dialer::{Datagrams, DialError, Dialer, Service, Unreachable};
 use crate::dns::Forwarder;
+use crate::fragments::{Fragment, Reassembler};
 use crate::icmp;
 use crate::link::{Link, Sent};
 use crate::local::Reach;
@@ -55,6 +57,9 @@ pub(crate) struct Gateway {
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
     pub(crate) commons: Rc<Commons>,
+    fragments: RefCell<Reassembler>,
+    /// Whether an errand waits for the next deadline of the fragments.
+    expires_fragments: Cell<bool>,
     /// The tasks of flows, decisions and look-ups.
     errands: RefCell<JoinSet<()>>,
     warned: Cell<Option<Instant>>,
@@ -87,6 +92,8 @@ impl Gateway {
             tcp: tcp::Table::default(),
             udp: udp::Table::default(),
             commons,
+            fragments: RefCell::default(),
+            expires_fragments: Cell::new(false),
             errands: RefCell::default(),
             warned: Cell::new(None),
             progress: Notify::new(),
@@ -257,8 +264,47 @@ impl Gateway {
     }
 
     fn dispatch(self: &Rc<Self>, frame: &[u8]) -> Result<(), Discard> {
-        let (header, packet) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
-        let packet = Packet::parse(&header, packet)?;
+        let (header, bytes) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
+        match Packet::parse(&header, bytes) {
+            Err(Discard::Fragment) => self.reassemble(bytes),
+            packet => self.handle_packet(&packet?),
+        }
+    }
+
+    /// Takes in a fragment. What it completes is handled as if it had come whole.
+    fn reassemble(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
+        let fragment = Fragment::parse(bytes)?;
+        if self.addressing.subnet_of_container(fragment.source()).is_none() {
+            return Err(Discard::ForeignSource);
+        }
+        let whole = self.fragments.borrow_mut().add(self.clock.now(), &fragment);
+        self.after_fragments();
+        let Some(whole) = whole else { return Ok(()) };
+        // The default header: nothing of a fragment is left for a device to complete.
+        let result = Packet::parse(&vnet::Header::default(), whole.packet())
+            .and_then(|packet| self.handle_packet(&packet));
+        self.fragments.borrow_mut().recycle(whole);
+        result
+    }
+
+    /// Counts the fragments that were dropped, and sees to it that those under way do not stay for ever.
+    fn after_fragments(self: &Rc<Self>) {
+        let mut fragments = self.fragments.borrow_mut();
+        self.counters.dropped_fragments(fragments.take_dropped());
+        if let Some(deadline) = fragments.deadline()
+            && !self.expires_fragments.replace(true)
+        {
+            let gateway = Rc::clone(self);
+            self.spawn(async move {
+                tokio::time::sleep_until(deadline.into()).await;
+                gateway.expires_fragments.set(false);
+                gateway.fragments.borrow_mut().expire(gateway.clock.now());
+                gateway.after_fragments();
+            });
+        }
+    }
+
+    fn handle_packet(self: &Rc<Self>, packet: &Packet<'_>) -> Result<(), Discard> {
         if self.addressing.subnet_of_container(packet.key.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }

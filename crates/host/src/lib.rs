@@ -6,8 +6,8 @@
 //! `/dev/net/tun` in a namespace it owns.
 //!
 //! The modules stand in the order in which a packet passes them on its way out: `attach` (handshake), `link`
-//! (frames), `gateway` (demultiplexing) and `engine` (the thread it runs on), `packet` (checked views), `tcp`,
-//! `udp`, `icmp`, `dns`, and `dialer`.
+//! (frames), `gateway` (demultiplexing) and `engine` (the thread it runs on), `packet` (checked views), `fragments`,
+//! `tcp`, `udp`, `icmp`, `dns`, and `dialer`.
 
 #![deny(unsafe_code)]
 
@@ -18,6 +18,7 @@ mod commons;
 mod dialer;
 mod dns;
 mod engine;
+mod fragments;
 mod gateway;
 mod icmp;
 mod link;

@@ -2,8 +2,11 @@
 //!
 //! Both are a file descriptor that reads and writes whole frames, so the rest of the engine does not know
 //! which it has. Sending never waits: a frame the link cannot take at the moment comes back to the caller, who
-//! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here.
+//! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here. A datagram that
+//! exceeds the MTU counts as one frame; it comes back as the fragments that are left of it.
 
+use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,13 +15,16 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
+use nsnet_proto::vnet::SegmentKind;
 use nsnet_proto::{Carriage, Offload, vnet};
+use smoltcp::wire::{IPV6_HEADER_LEN, UDP_HEADER_LEN};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::commons::Commons;
 use crate::dialer::Datagrams;
+use crate::fragments::{self, Fragments};
 use crate::statistics::Counters;
 use crate::sys;
 use crate::tcp::Capabilities;
@@ -58,6 +64,8 @@ pub(crate) struct Link {
     /// Notified when a write has found the device gone.
     gone: Notify,
     commons: Rc<Commons>,
+    /// Identification of the next datagram that goes in fragments.
+    identification: Cell<u32>,
 }
 
 /// What became of a frame.
@@ -72,7 +80,14 @@ pub(crate) enum Sent {
 
 /// A frame that waits for the link to become writable.
 #[derive(Debug)]
-pub(crate) struct HeldFrame(Box<[u8]>);
+pub(crate) struct HeldFrame(Held);
+
+#[derive(Debug)]
+enum Held {
+    Frame(Box<[u8]>),
+    /// What is left of a datagram that exceeds the MTU.
+    Fragments(Fragments),
+}
 
 impl Link {
     /// Takes over a non-blocking TUN device or socketpair end. Must be called within the engine's runtime.
@@ -82,7 +97,8 @@ impl Link {
         counters: Arc<Counters>,
         commons: Rc<Commons>,
     ) -> io::Result<Self> {
-        Ok(Self { io: sys::watch(fd)?, properties, counters, gone: Notify::new(), commons })
+        let (gone, identification) = (Notify::new(), Cell::new(random()));
+        Ok(Self { io: sys::watch(fd)?, properties, counters, gone, commons, identification })
     }
 
     /// What TCP may assume of this link.
@@ -184,13 +200,15 @@ impl Link {
     pub(crate) fn frames<'d>(&self, datagrams: Datagrams<'d>) -> impl Iterator<Item = Datagrams<'d>> {
         let in_one = self.properties.offload.uso
             && datagrams.count() <= udp::MAX_DATAGRAMS
-            && datagrams.bytes().len() <= udp::MAX_BYTES;
+            && datagrams.bytes().len() <= udp::MAX_BYTES
+            && datagrams.size() + MAX_HEADERS <= self.properties.mtu.into();
         let whole = in_one.then_some(datagrams);
         let single = (!in_one).then(|| datagrams.iter().map(Datagrams::one));
         whole.into_iter().chain(single.into_iter().flatten())
     }
 
-    /// Sends UDP datagrams that fit the MTU and that [`frames`](Self::frames) has put in one frame.
+    /// Sends UDP datagrams that [`frames`](Self::frames) has put in one frame. One that exceeds the MTU goes whole where
+    /// the far end can cut it, and else in fragments; one that no IP packet can carry is lost.
     pub(crate) fn send_datagrams(
         &self,
         source: SocketAddr,
@@ -199,25 +217,55 @@ impl Link {
     ) -> Sent {
         let payload = datagrams.bytes();
         let length = datagram::length(source, payload.len());
+        let header_len = u16::try_from(length - payload.len()).unwrap_or(0);
+        let segmentation = if datagrams.count() > 1 {
+            let size = u16::try_from(datagrams.size()).unwrap_or(u16::MAX);
+            Some(vnet::Segmentation { kind: SegmentKind::Udp, size, header_len })
+        } else if length <= self.properties.mtu.into() {
+            None
+        } else if self.completes_checksums() && length <= MAX_PACKET {
+            let size = fragments::size(source.ip(), self.properties.mtu);
+            Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len })
+        } else if datagram::is_possible(source, payload.len()) {
+            return self.send_in_fragments(source, destination, payload);
+        } else {
+            return Sent::Done;
+        };
         let (mode, checksum) = if self.completes_checksums() {
-            let start = length - payload.len() - smoltcp::wire::UDP_HEADER_LEN;
-            let start = u16::try_from(start).unwrap_or(0);
+            let start = header_len - u16::try_from(UDP_HEADER_LEN).unwrap_or(0);
             (ChecksumMode::PseudoHeader, vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET })
         } else {
             (ChecksumMode::Full, vnet::Checksum::Complete)
         };
-        let segmentation = (datagrams.count() > 1).then(|| vnet::Segmentation {
-            kind: vnet::SegmentKind::Udp,
-            size: u16::try_from(datagrams.size()).unwrap_or(u16::MAX),
-            header_len: u16::try_from(length - payload.len()).unwrap_or(0),
-        });
-        let header = vnet::Header { checksum, segmentation };
-        self.send_with(header, length, |buffer| datagram::write(buffer, source, destination, payload, mode)).0
+        let fill = |buffer: &mut [u8]| {
+            datagram::write(buffer, source, destination, payload, mode);
+            if segmentation.is_some_and(|segmentation| segmentation.kind == SegmentKind::Fragments) {
+                fragments::permit(buffer, self.next_identification());
+            }
+        };
+        self.send_with(vnet::Header { checksum, segmentation }, length, fill).0
+    }
+
+    fn send_in_fragments(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Sent {
+        let mut packet = vec![0; datagram::length(source, payload.len())];
+        datagram::write(&mut packet, source, destination, payload, ChecksumMode::Full);
+        let size = fragments::size(source.ip(), self.properties.mtu);
+        self.send_fragments(Fragments::new(packet, size, self.next_identification()))
+    }
+
+    fn next_identification(&self) -> u32 {
+        let identification = self.identification.get();
+        self.identification.set(identification.wrapping_add(1));
+        identification
     }
 
     /// Sends a frame that was held back.
     pub(crate) fn resend(&self, frame: HeldFrame) -> Sent {
-        if self.is_taken(&frame.0) { Sent::Done } else { Sent::Held(frame) }
+        match frame.0 {
+            Held::Frame(frame) if self.is_taken(&frame) => Sent::Done,
+            Held::Frame(frame) => Sent::Held(HeldFrame(Held::Frame(frame))),
+            Held::Fragments(fragments) => self.send_fragments(fragments),
+        }
     }
 
     /// Ends the link towards a shuttle so that it still reads what was sent: a socketpair end that closes with
@@ -239,8 +287,19 @@ impl Link {
         }
     }
 
+    fn send_fragments(&self, mut fragments: Fragments) -> Sent {
+        while let Some(length) = fragments.next_len() {
+            let fill = |buffer: &mut [u8]| fragments.write_next(buffer);
+            if let (Sent::Held(_), ()) = self.send_with(vnet::Header::default(), length, fill) {
+                return Sent::Held(HeldFrame(Held::Fragments(fragments)));
+            }
+            fragments.advance();
+        }
+        Sent::Done
+    }
+
     fn write(&self, frame: &[u8]) -> Sent {
-        if self.is_taken(frame) { Sent::Done } else { Sent::Held(HeldFrame(frame.into())) }
+        if self.is_taken(frame) { Sent::Done } else { Sent::Held(HeldFrame(Held::Frame(frame.into()))) }
     }
 
     fn is_taken(&self, frame: &[u8]) -> bool {
@@ -275,5 +334,132 @@ impl Link {
     }
 }
 
+/// The longest headers of a datagram: IPv6 and UDP.
+const MAX_HEADERS: usize = IPV6_HEADER_LEN + UDP_HEADER_LEN;
+
 /// Offset of the checksum field in a UDP header (RFC 768).
 const UDP_CHECKSUM_OFFSET: u16 = 6;
+
+/// What nobody can guess (RFC 7739, 5.2), without a crate for it: the standard library seeds its hash from the kernel.
+fn random() -> u32 {
+    let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
+    u32::from_ne_bytes([a, b, c, d])
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+
+    use super::*;
+    use crate::fragments::{Fragment, Reassembler};
+    use crate::packet::{Packet, Transport};
+
+    /// A link that shuttles, and its far end.
+    fn link(offload: Offload) -> (Link, OwnedFd) {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        // The kernel doubles it, and counts what a frame costs it: a dozen of 1500 bytes fit.
+        setsockopt(&near, sockopt::SndBuf, &16_384).unwrap();
+        let properties = LinkProperties {
+            carriage: Carriage::Shuttled,
+            offload,
+            framing: Framing::Header,
+            mtu: 1500,
+            nowait: false,
+        };
+        let commons = Rc::new(Commons::new().unwrap());
+        (Link::new(near, properties, Arc::default(), commons).unwrap(), far)
+    }
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    async fn a_datagram_in_fragments_outlasts_a_full_link() {
+        for (source, destination) in
+            [("10.99.0.2:53", "10.0.2.100:4000"), ("[fd99::2]:53", "[fd00::100]:4000")]
+        {
+            let (link, far) = link(Offload::NONE);
+            link.writable().await.unwrap();
+            let payload: Vec<_> =
+                (0..60_000u32).flat_map(|number| number.to_le_bytes()).take(60_000).collect();
+            let mut sent = link.send_datagrams(
+                source.parse().unwrap(),
+                destination.parse().unwrap(),
+                Datagrams::one(&payload),
+            );
+            assert!(matches!(sent, Sent::Held(_)), "it fits the link");
+            let mut reassembler = Reassembler::default();
+            let mut buffer = [0; 2048];
+            let whole = loop {
+                let Ok(length) = socket::recv(far.as_raw_fd(), &mut buffer, MsgFlags::empty()) else {
+                    let Sent::Held(frame) = sent else { panic!("all is sent, and a piece is missing") };
+                    link.writable().await.unwrap();
+                    sent = link.resend(frame);
+                    continue;
+                };
+                assert!(length <= vnet::HEADER_LEN + 1500);
+                let (header, fragment) = vnet::Header::split(&buffer[..length]).unwrap();
+                assert_eq!(header, vnet::Header::default());
+                let fragment = Fragment::parse(fragment).unwrap();
+                if let Some(whole) = reassembler.add(std::time::Instant::now(), &fragment) {
+                    break whole;
+                }
+            };
+            assert!(matches!(sent, Sent::Done));
+            let packet = Packet::parse(&vnet::Header::default(), whole.packet()).unwrap();
+            let Transport::Udp(received) = packet.transport else { panic!("not UDP") };
+            assert!(received == Datagrams::one(&payload));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_payload_that_no_packet_carries_is_lost() {
+        let (link, far) = link(Offload::NONE);
+        link.writable().await.unwrap();
+        for (source, destination, longest) in
+            [("10.99.0.2:53", "10.0.2.100:1", 65_507), ("[fd99::2]:53", "[fd00::100]:1", 65_527)]
+        {
+            let payload = vec![0; longest + 1];
+            let sent = link.send_datagrams(
+                source.parse().unwrap(),
+                destination.parse().unwrap(),
+                Datagrams::one(&payload),
+            );
+            assert!(matches!(sent, Sent::Done));
+            assert_eq!(socket::recv(far.as_raw_fd(), &mut [0; 1], MsgFlags::empty()), Err(Errno::EAGAIN));
+        }
+    }
+
+    #[tokio::test]
+    async fn with_offload_a_datagram_goes_whole_if_a_frame_holds_it() {
+        for (source, destination, length, size) in [
+            ("10.99.0.2:53", "10.0.2.100:1", 65_507, Some(1480)),
+            ("[fd99::2]:53", "[fd00::100]:1", 65_487, Some(1448)),
+            ("[fd99::2]:53", "[fd00::100]:1", 65_488, None),
+        ] {
+            let (link, far) = link(Offload::ALL);
+            setsockopt(&link.io, sockopt::SndBuf, &212_992).unwrap();
+            link.writable().await.unwrap();
+            let payload = vec![7; length];
+            let sent = link.send_datagrams(
+                source.parse().unwrap(),
+                destination.parse().unwrap(),
+                Datagrams::one(&payload),
+            );
+            assert!(matches!(sent, Sent::Done));
+            let mut buffer = vec![0; MAX_FRAME];
+            let received = socket::recv(far.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+            let (header, packet) = vnet::Header::split(&buffer[..received]).unwrap();
+            let Some(size) = size else {
+                assert_eq!((header, packet.len()), (vnet::Header::default(), 1496));
+                continue;
+            };
+            let segmentation = header.segmentation.unwrap();
+            assert_eq!((segmentation.kind, segmentation.size), (SegmentKind::Fragments, size));
+            let uncut = vnet::Header { segmentation: None, ..header };
+            let packet = Packet::parse(&uncut, packet).unwrap();
+            let Transport::Udp(received) = packet.transport else { panic!("not UDP") };
+            assert!(received == Datagrams::one(&payload));
+            assert!(packet.key.source.is_ipv6() || packet.bytes[6] & 0x40 == 0, "DF is set");
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! Everything the engine learns about a packet it learns here. A packet that gets through is unicast, whole,
 //! has consistent lengths and (unless the kernel vouches for it) right checksums; what does not get through is
-//! named by a [`Discard`]. IPv6 extension headers and fragments are not understood yet and say so.
+//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); IPv6 extension
+//! headers are not understood yet.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -23,7 +24,7 @@ pub(crate) struct FlowKey {
 pub(crate) enum Discard {
     /// Inconsistent lengths, a wrong checksum, an impossible header.
     Malformed,
-    /// A fragment: not reassembled.
+    /// A fragment, which is for [`crate::fragments`].
     Fragment,
     /// Multicast, broadcast, loopback or unspecified addresses.
     NotUnicast,

@@ -44,7 +44,8 @@ pub struct FlowStatistics {
 pub struct DiscardStatistics {
     /// Inconsistent lengths, wrong checksums, impossible headers.
     pub malformed: u64,
-    /// Fragments, which are not reassembled.
+    /// Fragments that became no packet: pieces were missing after 30 s, or contradicted each other, or too many
+    /// datagrams were under way.
     pub fragments: u64,
     /// Multicast, broadcast, loopback or unspecified addresses.
     pub not_unicast: u64,
@@ -52,7 +53,7 @@ pub struct DiscardStatistics {
     pub foreign_source: u64,
     /// Transport protocols that are not carried.
     pub protocol: u64,
-    /// Datagrams from the world: from a peer the container has not written to, or larger than the MTU.
+    /// Datagrams from the world, from a peer the container has not written to.
     pub unsolicited: u64,
 }
 
@@ -125,12 +126,18 @@ impl Counters {
     pub(crate) fn discarded(&self, discard: Discard) {
         let counter = match discard {
             Discard::Malformed => &self.malformed,
-            Discard::Fragment => &self.fragments,
+            // Within another: a packet that no kernel sends.
+            Discard::Fragment => &self.malformed,
             Discard::NotUnicast => &self.not_unicast,
             Discard::ForeignSource => &self.foreign_source,
             Discard::Protocol => &self.protocol,
         };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts fragments that became no packet.
+    pub(crate) fn dropped_fragments(&self, number: u64) {
+        self.fragments.fetch_add(number, Relaxed);
     }
 
     pub(crate) fn read(&self) -> Statistics {

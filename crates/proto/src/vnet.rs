@@ -53,6 +53,8 @@ pub enum SegmentKind {
     TcpV6,
     /// UDP datagrams (`VIRTIO_NET_HDR_GSO_UDP_L4`).
     Udp,
+    /// One UDP datagram, into IP fragments (`VIRTIO_NET_HDR_GSO_UDP`). Linux takes it and sends none.
+    Fragments,
 }
 
 /// A header that says something impossible.
@@ -75,6 +77,7 @@ const DATA_VALID: u8 = 2;
 
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
+const GSO_UDP: u8 = 3;
 const GSO_TCPV6: u8 = 4;
 const GSO_UDP_L4: u8 = 5;
 /// The segments carry ECN echo bits; the kernel sets it beside the kind and needs nothing for it.
@@ -103,6 +106,7 @@ impl Header {
             GSO_TCPV4 => Some(SegmentKind::TcpV4),
             GSO_TCPV6 => Some(SegmentKind::TcpV6),
             GSO_UDP_L4 => Some(SegmentKind::Udp),
+            GSO_UDP => Some(SegmentKind::Fragments),
             other => return Err(HeaderError::Kind(other)),
         };
         let segmentation = kind.map(|kind| Segmentation { kind, size: word(4), header_len: word(2) });
@@ -130,6 +134,7 @@ impl Header {
                 SegmentKind::TcpV4 => GSO_TCPV4,
                 SegmentKind::TcpV6 => GSO_TCPV6,
                 SegmentKind::Udp => GSO_UDP_L4,
+                SegmentKind::Fragments => GSO_UDP,
             };
             bytes[2..4].copy_from_slice(&header_len.to_ne_bytes());
             bytes[4..6].copy_from_slice(&size.to_ne_bytes());
@@ -150,7 +155,12 @@ mod tests {
             Just(Checksum::Verified),
             any::<(u16, u16)>().prop_map(|(start, offset)| Checksum::Partial { start, offset }),
         ];
-        let kind = prop_oneof![Just(SegmentKind::TcpV4), Just(SegmentKind::TcpV6), Just(SegmentKind::Udp)];
+        let kind = prop_oneof![
+            Just(SegmentKind::TcpV4),
+            Just(SegmentKind::TcpV6),
+            Just(SegmentKind::Udp),
+            Just(SegmentKind::Fragments),
+        ];
         let segmentation = (kind, 1..=u16::MAX, any::<u16>())
             .prop_map(|(kind, size, header_len)| Segmentation { kind, size, header_len });
         (checksum, prop::option::of(segmentation))
@@ -192,10 +202,10 @@ mod tests {
     }
 
     #[test]
-    fn fragmentation_offload_is_not_understood() {
+    fn what_cannot_be_cut_is_refused() {
         let mut frame = [0; HEADER_LEN];
-        frame[1] = 3; // VIRTIO_NET_HDR_GSO_UDP
-        assert_eq!(Header::split(&frame), Err(HeaderError::Kind(3)));
+        frame[1] = 2;
+        assert_eq!(Header::split(&frame), Err(HeaderError::Kind(2)));
         frame[1] = GSO_TCPV4;
         assert_eq!(Header::split(&frame), Err(HeaderError::EmptySegments));
     }

@@ -21,6 +21,15 @@ pub(crate) fn length(source: SocketAddr, payload: usize) -> usize {
     wire::ip_header_len(source.ip()) + UDP_HEADER_LEN + payload
 }
 
+/// Whether an IP packet can carry `payload` bytes: the length fields have 16 bits.
+pub(crate) fn is_possible(source: SocketAddr, payload: usize) -> bool {
+    let counted = match source {
+        SocketAddr::V4(_) => length(source, payload),
+        SocketAddr::V6(_) => UDP_HEADER_LEN + payload,
+    };
+    u16::try_from(counted).is_ok()
+}
+
 /// Writes the packet into `buffer`, which is exactly [`length`] bytes long.
 pub(crate) fn write(
     buffer: &mut [u8],

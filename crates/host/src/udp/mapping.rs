@@ -305,11 +305,9 @@ impl Mapping {
         Ok((batch, None))
     }
 
-    /// Whether the container has written to this peer, and the datagrams fit its MTU.
+    /// Whether the container has written to this peer.
     fn is_wanted(&self, gateway: &Gateway, peer: SocketAddr, datagrams: Datagrams<'_>) -> bool {
-        let known = matches!(self.peers.borrow().get(&peer), Some(Peer::Allowed { .. }));
-        let length = super::datagram::length(peer, datagrams.size());
-        let wanted = known && length <= gateway.link.mtu().into();
+        let wanted = matches!(self.peers.borrow().get(&peer), Some(Peer::Allowed { .. }));
         if !wanted {
             let count = u64::try_from(datagrams.count()).unwrap_or(u64::MAX);
             gateway.counters.unsolicited.fetch_add(count, Relaxed);

@@ -22,7 +22,8 @@
 //! # Limits and timers
 //! A mapping ends when the container has sent nothing for the idle timeout (180 s; 10 s when it only talks to
 //! port 53); what comes in does not prolong it (RFC 4787, 4.3). The number of mappings, of peers and of held
-//! datagrams is bounded. Datagrams larger than the MTU are not delivered.
+//! datagrams is bounded. Datagrams larger than the MTU travel in fragments
+//! ([`crate::fragments`]), but for answers of the gateway's resolver, which are cut (RFC 1035, 4.2.1).
 
 pub(crate) mod datagram;
 mod inbox;

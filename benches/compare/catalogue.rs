@@ -1,0 +1,222 @@
+//! What is measured, and the rows of the table that come of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::options::Plan;
+use crate::traffic::{Direction, Size};
+
+/// A group of rows, as one asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Metric {
+    Bulk,
+    Cpu,
+    Requests,
+    Connections,
+    Ping,
+    Udp,
+    UdpSegmented,
+    Idle,
+    Attach,
+    Memory,
+}
+
+impl Metric {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Bulk,
+        Self::Cpu,
+        Self::Requests,
+        Self::Connections,
+        Self::Ping,
+        Self::Udp,
+        Self::UdpSegmented,
+        Self::Idle,
+        Self::Attach,
+        Self::Memory,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::Cpu => "cpu",
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Ping => "ping",
+            Self::Udp => "udp",
+            Self::UdpSegmented => "udp-segmented",
+            Self::Idle => "idle",
+            Self::Attach => "attach",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Better {
+    Higher,
+    Lower,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) metric: Metric,
+    /// A short name that stays as it is.
+    pub(crate) id: String,
+    pub(crate) title: String,
+    pub(crate) unit: String,
+    pub(crate) better: Better,
+}
+
+/// The MTU of every measurement that is not about the MTU.
+pub(crate) const MTU: u16 = 1500;
+/// The largest that the peers know.
+pub(crate) const LARGE_MTU: u16 = 65520;
+
+/// Keep-alive connections.
+pub(crate) const CONNECTIONS: usize = 64;
+/// Connections being made at a time.
+pub(crate) const CONCURRENT: usize = 16;
+/// Idle connections.
+pub(crate) const IDLE: usize = 10_000;
+/// Bytes of a datagram that fits everywhere, and of a segment.
+const DATAGRAM: usize = 1200;
+const SMALL_DATAGRAM: usize = 64;
+
+/// One measurement, of which one or more rows come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Case {
+    Bulk { direction: Direction, mtu: u16, streams: usize },
+    Requests,
+    Connections,
+    PingTcp,
+    PingUdp,
+    Datagrams { direction: Direction, size: Size },
+    Idle,
+    Attach,
+    Memory,
+}
+
+/// All cases of which a row is wanted. Memory comes last: it is that of all before.
+pub(crate) fn cases(plan: &Plan) -> Vec<Case> {
+    let mut all = Vec::new();
+    for mtu in [MTU, LARGE_MTU] {
+        for streams in [1, 8] {
+            all.extend([Direction::Up, Direction::Down].map(|direction| Case::Bulk {
+                direction,
+                mtu,
+                streams,
+            }));
+        }
+    }
+    all.extend([Case::Requests, Case::Connections, Case::PingTcp, Case::PingUdp]);
+    for size in [Size::Single(SMALL_DATAGRAM), Size::Single(DATAGRAM), Size::Segments(DATAGRAM)] {
+        all.extend([Direction::Up, Direction::Down].map(|direction| Case::Datagrams { direction, size }));
+    }
+    all.extend([Case::Idle, Case::Attach, Case::Memory]);
+    all.retain(|case| case.rows().iter().any(|row| plan.wants(row.metric)));
+    all
+}
+
+impl Case {
+    pub(crate) fn title(self) -> String {
+        match self {
+            Self::Bulk { direction, mtu, streams } => {
+                format!("TCP {}, MTU {mtu}, {streams}", direction.name())
+            }
+            Self::Requests => format!("requests, {CONNECTIONS} connections"),
+            Self::Connections => format!("new connections, {CONCURRENT} at a time"),
+            Self::PingTcp => "TCP ping".into(),
+            Self::PingUdp => "UDP ping".into(),
+            Self::Datagrams { direction, size: Size::Single(bytes) } => {
+                format!("UDP {}, {bytes} B", direction.name())
+            }
+            Self::Datagrams { direction, size: Size::Segments(bytes) } => {
+                format!("UDP {}, {bytes} B segments", direction.name())
+            }
+            Self::Idle => format!("{IDLE} idle connections"),
+            Self::Attach => "attach".into(),
+            Self::Memory => "peak memory".into(),
+        }
+    }
+
+    /// In the order of the figures that measuring gives.
+    pub(crate) fn rows(self) -> Vec<Row> {
+        use Better::{Higher, Lower};
+        let title = self.title();
+        match self {
+            Self::Bulk { direction, mtu, streams } => {
+                let up = direction.name();
+                let mut rows =
+                    vec![row(Metric::Bulk, &format!("tcp-{up}-{mtu}-{streams}"), &title, "Gbit/s", Higher)];
+                if (mtu, streams) == (MTU, 1) {
+                    let machine = format!("CPU per GB {up}, machine");
+                    let process = format!("CPU per GB {up}, subject");
+                    rows.push(row(Metric::Cpu, &format!("cpu-machine-{up}"), &machine, "s/GB", Lower));
+                    rows.push(row(Metric::Cpu, &format!("cpu-subject-{up}"), &process, "s/GB", Lower));
+                }
+                rows
+            }
+            Self::Requests => vec![row(Metric::Requests, "requests", &title, "1/s", Higher)],
+            Self::Connections => vec![row(Metric::Connections, "connections", &title, "1/s", Higher)],
+            Self::PingTcp => ping("tcp", &title),
+            Self::PingUdp => ping("udp", &title),
+            Self::Datagrams { direction, size } => {
+                let up = direction.name();
+                let (metric, id, unit) = match size {
+                    Size::Single(bytes) => (Metric::Udp, format!("udp-{up}-{bytes}"), "1000/s"),
+                    Size::Segments(_) => (Metric::UdpSegmented, format!("udp-segmented-{up}"), "Gbit/s"),
+                };
+                vec![
+                    row(metric, &id, &title, unit, Higher),
+                    row(metric, &format!("{id}-loss"), &format!("{title}, lost"), "%", Lower),
+                ]
+            }
+            Self::Idle => vec![
+                row(Metric::Idle, "idle-memory", "memory of each idle connection", "KiB", Lower),
+                row(
+                    Metric::Idle,
+                    "idle-requests",
+                    &format!("request rate beside {IDLE} idle"),
+                    "% of without",
+                    Higher,
+                ),
+                row(
+                    Metric::Idle,
+                    "idle-latency",
+                    &format!("request p50 beside {IDLE} idle"),
+                    "% of without",
+                    Lower,
+                ),
+                row(Metric::Idle, "idle-bulk", &format!("TCP up beside {IDLE} idle"), "% of without", Higher),
+            ],
+            Self::Attach => {
+                vec![row(Metric::Attach, "attach", "container start to first connection", "ms", Lower)]
+            }
+            Self::Memory => vec![row(Metric::Memory, "memory", "peak memory", "MiB", Lower)],
+        }
+    }
+}
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+fn ping(protocol: &str, title: &str) -> Vec<Row> {
+    ["p50", "p99"]
+        .map(|percentile| {
+            let id = format!("ping-{protocol}-{percentile}");
+            row(Metric::Ping, &id, &format!("{title} {percentile}"), "µs", Better::Lower)
+        })
+        .to_vec()
+}
+
+fn row(metric: Metric, id: &str, title: &str, unit: &str, better: Better) -> Row {
+    Row { metric, id: id.into(), title: title.into(), unit: unit.into(), better }
+}

@@ -1,0 +1,71 @@
+//! The first process of a namespace. It holds the namespace for those who enter later.
+
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use nsnet::container::{Namespaces, TunDevice};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Result};
+use crate::role::{Say, say};
+use crate::world::{PROBE_PORT, SERVER};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Container {
+    /// Not a client: a place in the world.
+    Place,
+    /// Others provide the network.
+    Guest,
+    /// nsnet's container side, in a user namespace of its own.
+    Nsnet { shuttle: bool },
+}
+
+impl Container {
+    pub(crate) fn run(self) -> Result<()> {
+        let namespaces = match self {
+            Self::Place | Self::Guest => Namespaces::new().network(),
+            Self::Nsnet { .. } => Namespaces::new().user().network(),
+        };
+        namespaces.enter()?;
+        say(&Say::Entered(std::process::id()))?;
+        // Frames are copied, if they are, as long as this lives.
+        let _shuttle = match self {
+            Self::Nsnet { shuttle } => {
+                let mut device = TunDevice::open()?;
+                device.configure()?;
+                if shuttle {
+                    Some(device.shuttle()?)
+                } else {
+                    device.hand_over()?;
+                    None
+                }
+            }
+            Self::Place | Self::Guest => None,
+        };
+        if self != Self::Place {
+            connect_to_server();
+            say(&Say::Connected)?;
+        }
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// Tries until it works. Whoever waits for it has a clock of his own.
+fn connect_to_server() {
+    /// Shorter than the kernel's second SYN, which comes after a second and would be counted as the subject's time.
+    const ATTEMPT: Duration = Duration::from_millis(50);
+    const PAUSE: Duration = Duration::from_micros(500);
+    let server = SocketAddr::new(SERVER, PROBE_PORT);
+    while TcpStream::connect_timeout(&server, ATTEMPT).is_err() {
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Raises the number of ports that a client can use, so that connection rates are not about that.
+pub(crate) fn widen_port_range() -> Result<()> {
+    let path = "/proc/sys/net/ipv4/ip_local_port_range";
+    std::fs::write(path, "10000 65000").context(path)
+}

@@ -1,0 +1,168 @@
+//! What is compared: ways to give a namespace a network.
+
+pub(crate) mod container;
+pub(crate) mod nsnet;
+mod peers;
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::error::{Context, Result};
+use crate::proc;
+use crate::role::Actor;
+use crate::world::World;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Subject {
+    /// What root would do: the measure of the others.
+    Veth,
+    /// The fd handed over, every offload.
+    Nsnet,
+    NsnetPlain,
+    NsnetShuttled,
+    NsnetShuttledPlain,
+    Slirp4netns,
+    Pasta,
+}
+
+impl Subject {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Veth,
+        Self::Nsnet,
+        Self::NsnetPlain,
+        Self::NsnetShuttled,
+        Self::NsnetShuttledPlain,
+        Self::Slirp4netns,
+        Self::Pasta,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Nsnet => "nsnet",
+            Self::NsnetPlain => "nsnet-plain",
+            Self::NsnetShuttled => "nsnet-shuttled",
+            Self::NsnetShuttledPlain => "nsnet-shuttled-plain",
+            Self::Slirp4netns => "slirp4netns",
+            Self::Pasta => "pasta",
+        }
+    }
+
+    pub(crate) fn is_nsnet(self) -> bool {
+        match self {
+            Self::Nsnet | Self::NsnetPlain | Self::NsnetShuttled | Self::NsnetShuttledPlain => true,
+            Self::Veth | Self::Slirp4netns | Self::Pasta => false,
+        }
+    }
+
+    /// What it says about its version.
+    pub(crate) fn version(self) -> Option<String> {
+        match self {
+            Self::Slirp4netns => peers::version("slirp4netns"),
+            Self::Pasta => peers::version("pasta"),
+            Self::Nsnet | Self::NsnetPlain | Self::NsnetShuttled | Self::NsnetShuttledPlain => {
+                Some(env!("CARGO_PKG_VERSION").into())
+            }
+            Self::Veth => None,
+        }
+    }
+
+    /// Makes a client namespace with this network.
+    pub(crate) fn start(self, world: &World, mtu: u16) -> Result<Instance> {
+        match self {
+            Self::Veth => peers::veth(world, mtu),
+            Self::Nsnet => nsnet::start(nsnet::Host { mtu, offload: true, shuttle: false }),
+            Self::NsnetPlain => nsnet::start(nsnet::Host { mtu, offload: false, shuttle: false }),
+            Self::NsnetShuttled => nsnet::start(nsnet::Host { mtu, offload: true, shuttle: true }),
+            Self::NsnetShuttledPlain => nsnet::start(nsnet::Host { mtu, offload: false, shuttle: true }),
+            Self::Slirp4netns => peers::slirp4netns(mtu),
+            Self::Pasta => peers::pasta(mtu),
+        }
+    }
+}
+
+/// Until the first connection must have come about.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client namespace with a network, which ends with this handle.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    /// A process in the client namespace.
+    pub(crate) container: u32,
+    /// What carries the packets, unless it is the kernel.
+    workers: Vec<u32>,
+    /// From starting the container's process until its first connection.
+    pub(crate) attach: Duration,
+    _program: Option<Program>,
+    _actor: Actor,
+}
+
+impl Instance {
+    /// Waits until the container, which was started at `start`, has connected to the server.
+    fn connected(
+        actor: Actor,
+        program: Option<Program>,
+        container: u32,
+        workers: Vec<u32>,
+        start: Instant,
+    ) -> Result<Self> {
+        actor.connected(PATIENCE).map_err(|error| {
+            let said = program.as_ref().map(Program::last_words).unwrap_or_default();
+            format!("no connection to the server: {error}{said}")
+        })?;
+        let attach = clock::now().duration_since(start);
+        Ok(Self { container, workers, attach, _program: program, _actor: actor })
+    }
+
+    pub(crate) fn cpu_seconds(&self) -> Result<Option<f64>> {
+        self.sum(proc::cpu_seconds)
+    }
+
+    pub(crate) fn resident(&self) -> Result<Option<f64>> {
+        self.sum(proc::resident)
+    }
+
+    pub(crate) fn peak_resident(&self) -> Result<Option<f64>> {
+        self.sum(proc::peak_resident)
+    }
+
+    /// Over the workers. `None` for the kernel.
+    fn sum(&self, of: impl Fn(u32) -> Result<f64>) -> Result<Option<f64>> {
+        if self.workers.is_empty() {
+            return Ok(None);
+        }
+        self.workers.iter().map(|pid| of(*pid)).sum::<Result<f64>>().map(Some)
+    }
+}
+
+/// A peer's process, which ends with this handle.
+#[derive(Debug)]
+struct Program {
+    child: Child,
+    log: String,
+}
+
+impl Program {
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines()
+            .rfind(|line| !line.trim().is_empty())
+            .map_or_else(String::new, |line| format!("; it said: {line}"))
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The pid of the container, once it is in its namespaces.
+fn entered(actor: &Actor) -> Result<u32> {
+    actor.entered(PATIENCE).context("start the container")
+}

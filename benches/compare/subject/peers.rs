@@ -1,0 +1,84 @@
+//! What nsnet is compared with.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+
+use nix::mount::{MsFlags, mount};
+use nsnet::container::supervise::die_with_parent;
+
+use super::container::Container;
+use super::{Instance, Program, entered};
+use crate::clock;
+use crate::error::{Context, Result};
+use crate::role::{Actor, Role};
+use crate::world::{Place, World};
+
+/// A veth pair to the router of the world, which does NAT.
+pub(super) fn veth(world: &World, mtu: u16) -> Result<Instance> {
+    let router = world.router()?;
+    let start = clock::now();
+    let actor = Actor::start(&Role::Container(Container::Guest))?;
+    let client = Place::of(entered(&actor)?);
+    let number = world.next_number();
+    router.ip(&format!(
+        "link add v{number} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}
+        addr add 10.99.{number}.1/24 dev v{number}
+        link set v{number} up",
+        client.pid
+    ))?;
+    client.ip(&format!(
+        "link set lo up
+        addr add 10.99.{number}.2/24 dev eth0
+        link set eth0 up
+        route add default via 10.99.{number}.1"
+    ))?;
+    Instance::connected(actor, None, client.pid, Vec::new(), start)
+}
+
+pub(super) fn slirp4netns(mtu: u16) -> Result<Instance> {
+    let start = clock::now();
+    let actor = Actor::start(&Role::Container(Container::Guest))?;
+    let pid = entered(&actor)?;
+    let mut command = Command::new("slirp4netns");
+    command.args(["--configure", &format!("--mtu={mtu}"), &pid.to_string(), "tap0"]);
+    let program = launch("slirp4netns", command, pid)?;
+    let workers = vec![program.child.id()];
+    Instance::connected(actor, Some(program), pid, workers, start)
+}
+
+pub(super) fn pasta(mtu: u16) -> Result<Instance> {
+    let start = clock::now();
+    let actor = Actor::start(&Role::Container(Container::Guest))?;
+    let pid = entered(&actor)?;
+    // It drops the privilege to look at other processes before it opens the namespace: it needs a file.
+    let namespace = format!("/run/netns-{pid}");
+    File::create(&namespace).context(&namespace)?;
+    let link = format!("/proc/{pid}/ns/net");
+    mount(Some(link.as_str()), namespace.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .context("bind the namespace to a file")?;
+    let mut command = Command::new("pasta");
+    // In the foreground; as the one user that is mapped here; IPv4 as the others; no forwarding of ports. The
+    // gateway is the server: without --no-map-gw its address would lead to the host's loopback.
+    command.args(["-f", "--runas", "0", "--config-net", "-4", "--no-map-gw"]);
+    command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
+    command.args(["-m", &mtu.to_string(), "--netns", &namespace]);
+    let program = launch("pasta", command, pid)?;
+    let workers = vec![program.child.id()];
+    Instance::connected(actor, Some(program), pid, workers, start)
+}
+
+fn launch(name: &str, mut command: Command, pid: u32) -> Result<Program> {
+    let log = format!("/run/{name}-{pid}.log");
+    let output = File::create(&log).context(&log)?;
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    die_with_parent(&mut command);
+    let child = command.spawn().map_err(|error| format!("not installed ({name}: {error})"))?;
+    Ok(Program { child, log })
+}
+
+/// First line of what `--version` says.
+pub(super) fn version(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().next().map(|line| line.trim().to_owned())
+}

@@ -1,0 +1,148 @@
+//! Namespaces and what lies between them.
+//!
+//! The host's own namespace, in which the orchestrator and the subjects run, is joined to the server's by a veth pair with
+//! MTU 1500 and the kernel's own offloads. The veth subject passes through a router namespace of its own, so that the
+//! connection tracking which its NAT needs does not slow the others down.
+
+use std::cell::Cell;
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::mount::{MsFlags, mount};
+use nsnet::container::namespace::mount_proc;
+
+use crate::error::{Context, Result};
+use crate::role::{Actor, Role};
+use crate::subject::container::{Container, widen_port_range};
+use crate::traffic::{Server, Traffic};
+
+/// The server's address, as every subject's client sees it.
+pub(crate) const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
+
+/// Where the server answers the first connection of each container.
+pub(crate) const PROBE_PORT: u16 = 9;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) server: Place,
+    router: std::result::Result<Place, String>,
+    _probe: Actor,
+    number: Cell<u8>,
+}
+
+impl World {
+    pub(crate) fn new() -> Result<Self> {
+        mount_proc()?;
+        mount(Some("compare"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .context("mount a tmpfs at /run")?;
+        widen_port_range()?;
+        let (host, server) = (Place::of(std::process::id()), Place::new()?);
+        host.ip(&format!(
+            "link set lo up
+            link add eth0 mtu 1500 type veth peer name eth0 mtu 1500 netns {}
+            addr add 10.99.0.1/24 dev eth0
+            link set eth0 up",
+            server.pid
+        ))?;
+        server.ip("link set lo up
+            addr add 10.99.0.2/24 dev eth0
+            link set eth0 up")?;
+        // The peers look for a default route.
+        host.ip("route add default via 10.99.0.2")?;
+        let probe = Actor::start(&Role::Server(Server { namespace: server.pid, traffic: Traffic::Probe }))?;
+        probe.ready(PATIENCE).context("start the probe's server")?;
+        let router = router(&server).map_err(|error| error.to_string());
+        Ok(Self { server, router, _probe: probe, number: Cell::new(2) })
+    }
+
+    pub(crate) fn router(&self) -> Result<&Place> {
+        self.router.as_ref().map_err(|reason| reason.clone().into())
+    }
+
+    /// A number for a new network, 10.99.number.0/24.
+    pub(crate) fn next_number(&self) -> u8 {
+        // Networks end: by the time it comes round, the number is free again.
+        let next = self.number.get().checked_add(1).unwrap_or(3);
+        self.number.replace(next)
+    }
+}
+
+fn router(server: &Place) -> Result<Place> {
+    let router = Place::new()?;
+    router.ip(&format!(
+        "link set lo up
+        link add eth0 mtu 1500 type veth peer name eth1 mtu 1500 netns {}
+        addr add 10.99.1.2/24 dev eth0
+        link set eth0 up",
+        server.pid
+    ))?;
+    server.ip("addr add 10.99.1.1/24 dev eth1
+        link set eth1 up")?;
+    router.ip("route add 10.99.0.2 via 10.99.1.1")?;
+    router.feed(
+        "nft",
+        &["-f", "-"],
+        "table ip nat { chain post { type nat hook postrouting priority 100; oifname \"eth0\" masquerade; }; }",
+    )?;
+    // Forwarding, and room for the connections of this benchmark: closed ones would fill the table for two minutes.
+    let script = "echo 1 >/proc/sys/net/ipv4/ip_forward
+        echo '10000 65000' >/proc/sys/net/ipv4/ip_local_port_range
+        echo 1 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
+    router.feed("sh", &["-e"], script)?;
+    Ok(router)
+}
+
+/// A network namespace, by a process in it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) pid: u32,
+    _holder: Option<Actor>,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let holder = Actor::start(&Role::Container(Container::Place))?;
+        Ok(Self { pid: holder.entered(PATIENCE)?, _holder: Some(holder) })
+    }
+
+    pub(crate) fn of(pid: u32) -> Self {
+        Self { pid, _holder: None }
+    }
+
+    /// Runs commands of ip(8) inside.
+    pub(crate) fn ip(&self, script: &str) -> Result<()> {
+        self.feed("ip", &["-batch", "-"], script)
+    }
+
+    /// Runs a program inside, with `input` on its stdin.
+    fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+        let mut child = Command::new("nsenter")
+            .arg(format!("--net=/proc/{}/ns/net", self.pid))
+            .arg(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("nsenter (Debian package util-linux)")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{program} failed in a namespace of the benchmark: {}", said.trim()).into())
+    }
+}
+
+/// What the kernel calls itself.
+pub(crate) fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}

@@ -65,8 +65,11 @@ impl Measured {
         self.cells.get(&subject)?.median
     }
 
-    /// The figure of one subject over that of another.
+    /// The figure of one subject over that of another. `None` also for percentages, of which it would tell nothing.
     pub(crate) fn ratio(&self, of: Subject, to: Subject) -> Option<f64> {
+        if self.row.unit.starts_with('%') {
+            return None;
+        }
         let ratio = self.median(of)? / self.median(to)?;
         ratio.is_finite().then_some(ratio)
     }

@@ -33,6 +33,12 @@ const REST: Duration = Duration::from_secs(3);
 /// Starts of which one median is made.
 const STARTS: usize = 3;
 
+/// What is measured beside idle connections.
+struct Load {
+    requests: Report,
+    bulk: Report,
+}
+
 impl Bench<'_> {
     pub(super) fn smoke_test(&self, instance: &Instance) -> Result<()> {
         let (_server, client) = self.pair(instance, Traffic::Smoke)?;
@@ -118,21 +124,33 @@ impl Bench<'_> {
             return Ok(Vec::new());
         }
         let instance = subject.start(self.world, MTU)?;
-        let alone = (self.requests_once(&instance)?, self.bulk_once(&instance, Direction::Up, 1)?);
+        let before = self.load(&instance)?;
         thread::sleep(REST);
         let memory = instance.resident()?;
-        let (_server, client) = self.pair(&instance, Traffic::Idle { connections: IDLE })?;
-        client.ready(OPENING)?;
+        let idle = self.pair(&instance, Traffic::Idle { connections: IDLE })?;
+        idle.1.ready(OPENING)?;
         thread::sleep(REST);
         let memory_after = instance.resident()?;
-        let beside = (self.requests_once(&instance)?, self.bulk_once(&instance, Direction::Up, 1)?);
+        let beside = self.load(&instance)?;
+        drop(idle);
+        thread::sleep(REST);
+        let after = self.load(&instance)?;
         let kib = memory.zip(memory_after).map(|(before, after)| (after - before) / IDLE as f64 / 1024.0);
+        // The machine may have become faster or slower meanwhile: compared with the mean of before and after.
+        let per_cent = |of: fn(&Load) -> f64| Some(100.0 * of(&beside) / ((of(&before) + of(&after)) / 2.0));
         Ok(vec![
             kib,
-            Some(100.0 * beside.0.per_second() / alone.0.per_second()),
-            Some(100.0 * beside.0.p50 / alone.0.p50),
-            Some(100.0 * beside.1.per_second() / alone.1.per_second()),
+            per_cent(|load| load.requests.per_second()),
+            per_cent(|load| load.requests.p50),
+            per_cent(|load| load.bulk.per_second()),
         ])
+    }
+
+    fn load(&self, instance: &Instance) -> Result<Load> {
+        Ok(Load {
+            requests: self.requests_once(instance)?,
+            bulk: self.bulk_once(instance, Direction::Up, 1)?,
+        })
     }
 
     pub(super) fn attach(&self, subject: Subject) -> Figures {

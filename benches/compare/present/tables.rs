@@ -24,7 +24,8 @@ fn heading(out: &mut String, results: &Results) -> Result<()> {
         environment.kernel, environment.cores, environment.rounds, environment.seconds
     )?;
     for entry in &results.subjects {
-        let version = entry.version.as_deref().unwrap_or("of the kernel");
+        let of_kernel = if entry.subject == Subject::Veth { "of the kernel" } else { "version unknown" };
+        let version = entry.version.as_deref().unwrap_or(of_kernel);
         match &entry.left_out {
             None => writeln!(out, "- {}: {version}", entry.subject.name())?,
             Some(reason) => writeln!(out, "- {}: left out, {reason}", entry.subject.name())?,

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::process::{Command, Stdio};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nsnet::container::supervise::die_with_parent;
 
 use super::container::Container;
@@ -62,9 +62,13 @@ pub(super) fn pasta(mtu: u16) -> Result<Instance> {
     command.args(["-f", "--runas", "0", "--config-net", "-4", "--no-map-gw"]);
     command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
     command.args(["-m", &mtu.to_string(), "--netns", &namespace]);
-    let program = launch("pasta", command, pid)?;
-    let workers = vec![program.child.id()];
-    Instance::connected(actor, Some(program), pid, workers, start)
+    let instance = launch("pasta", command, pid).and_then(|program| {
+        let workers = vec![program.child.id()];
+        Instance::connected(actor, Some(program), pid, workers, start)
+    });
+    // The mount would keep the namespace from ending.
+    umount2(namespace.as_str(), MntFlags::MNT_DETACH).context("unmount the namespace's file")?;
+    instance
 }
 
 fn launch(name: &str, mut command: Command, pid: u32) -> Result<Program> {
@@ -76,9 +80,9 @@ fn launch(name: &str, mut command: Command, pid: u32) -> Result<Program> {
     Ok(Program { child, log })
 }
 
-/// First line of what `--version` says.
+/// The first line that `--version` prints.
 pub(super) fn version(program: &str) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.lines().next().map(|line| line.trim().to_owned())
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }

@@ -16,6 +16,7 @@ use super::{Direction, Size, end_of_input};
 use crate::clock;
 use crate::error::{Context, Result};
 use crate::role::{Report, Say, say};
+use crate::world::SERVER;
 
 /// Datagrams, or trains of segments, of one system call.
 const BATCH: usize = 64;
@@ -35,7 +36,7 @@ const TICK: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn serve(direction: Direction, size: Size, seconds: f64) -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = UdpSocket::bind((SERVER, 0))?;
     say(&Say::Ready(socket.local_addr()?.port()))?;
     match direction {
         Direction::Up => receive(&socket, size, || Ok(())),

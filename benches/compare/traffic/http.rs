@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::{Traffic, percentiles};
 use crate::clock;
 use crate::error::{Context, Result};
 use crate::role::{Report, Say, say};
+use crate::world::SERVER;
 
 const REQUEST: usize = 100;
 const RESPONSE: usize = 250;
@@ -43,7 +44,7 @@ pub(super) fn serve(traffic: Traffic) -> Result<()> {
     };
     block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
-        socket.bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        socket.bind((SERVER, 0).into())?;
         // Above what a burst of clients leaves to be accepted; the kernel cuts it down to somaxconn.
         let listener: TcpListener = socket.listen(4096)?;
         say(&Say::Ready(listener.local_addr()?.port()))?;

@@ -8,7 +8,7 @@ mod ping;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -160,7 +160,7 @@ fn enter(pid: u32) -> Result<()> {
 
 /// Listens, and says so.
 fn listen(port: u16) -> Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).context("listen")?;
+    let listener = TcpListener::bind((SERVER, port)).context("listen")?;
     say(&Say::Ready(listener.local_addr()?.port()))?;
     Ok(listener)
 }

@@ -8,6 +8,7 @@ use super::percentiles;
 use crate::clock;
 use crate::error::{Context, Result};
 use crate::role::{Report, Say, say};
+use crate::world::SERVER;
 
 /// Round trips before those that count.
 const WARM_UP: usize = 20;
@@ -26,7 +27,7 @@ pub(super) fn serve_tcp(listener: &TcpListener) -> Result<()> {
 }
 
 pub(super) fn serve_udp() -> Result<()> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = UdpSocket::bind((SERVER, 0))?;
     say(&Say::Ready(socket.local_addr()?.port()))?;
     let mut byte = [0];
     loop {

@@ -24,6 +24,7 @@
 //! meanwhile hits all of them. Nothing is asserted about the figures; the exit status tells only whether
 //! nsnet was measured in full.
 
+mod actor;
 mod catalogue;
 mod clock;
 mod error;

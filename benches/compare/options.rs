@@ -15,7 +15,7 @@ Measures nsnet beside other networks for a namespace. Needs no root.
 Usage: cargo bench --bench compare -- [OPTIONS]
 
 Options:
-      --quick           One short round of everything, within three minutes
+      --quick           One short round of everything: two to three minutes instead of twenty
       --rounds N        Rounds, of which the medians are shown (default 3)
       --seconds N       How long each single measurement takes (default 2; may have a fraction)
       --only LIST       Subjects, separated by commas: veth, nsnet, nsnet-plain, nsnet-shuttled,

@@ -44,6 +44,18 @@ pub(crate) fn peak_resident(pid: u32) -> Result<f64> {
     status_kib(pid, "VmHWM:").map(|kib| kib * 1024.0)
 }
 
+/// The load average of the last minute.
+pub(crate) fn load() -> Result<String> {
+    let load = fs::read_to_string("/proc/loadavg").context("/proc/loadavg")?;
+    Ok(load.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// What the kernel calls itself.
+pub(crate) fn kernel() -> Result<String> {
+    let path = "/proc/sys/kernel/osrelease";
+    Ok(fs::read_to_string(path).context(path)?.trim().to_owned())
+}
+
 fn status_kib(pid: u32, key: &str) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).context(&path)?;

@@ -18,6 +18,8 @@ pub(crate) struct Results {
 pub(crate) struct Environment {
     pub(crate) kernel: String,
     pub(crate) cores: usize,
+    /// Processes that were running when it began, on the average of the minute before.
+    pub(crate) load: String,
     pub(crate) seconds: f64,
     pub(crate) rounds: u32,
 }

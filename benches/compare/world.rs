@@ -5,7 +5,6 @@
 //! connection tracking which its NAT needs does not slow the others down.
 
 use std::cell::Cell;
-use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
@@ -14,8 +13,9 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nsnet::container::namespace::mount_proc;
 
+use crate::actor::Actor;
 use crate::error::{Context, Result};
-use crate::role::{Actor, Role};
+use crate::role::Role;
 use crate::subject::container::{Container, widen_port_range};
 use crate::traffic::{Server, Traffic};
 
@@ -140,9 +140,4 @@ impl Place {
         let said = String::from_utf8_lossy(&output.stderr);
         Err(format!("{program} failed in a namespace of the benchmark: {}", said.trim()).into())
     }
-}
-
-/// What the kernel calls itself.
-pub(crate) fn kernel() -> String {
-    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }

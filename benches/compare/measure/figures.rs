@@ -5,11 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::Bench;
+use crate::actor::{Actor, Report};
 use crate::catalogue::{CONCURRENT, CONNECTIONS, IDLE, MTU};
 use crate::error::{Context, Result};
 use crate::proc;
 use crate::results::median;
-use crate::role::{Actor, Report, Role};
+use crate::role::Role;
 use crate::subject::{Instance, Subject};
 use crate::traffic::{Client, Direction, Server, Size, Traffic};
 
@@ -128,7 +129,7 @@ impl Bench<'_> {
         thread::sleep(REST);
         let memory = instance.resident()?;
         let idle = self.pair(&instance, Traffic::Idle { connections: IDLE })?;
-        idle.1.ready(OPENING)?;
+        idle.1.ready(OPENING).context(format!("open {IDLE} connections"))?;
         thread::sleep(REST);
         let memory_after = instance.resident()?;
         let beside = self.load(&instance)?;

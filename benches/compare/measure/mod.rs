@@ -10,9 +10,10 @@ use crate::catalogue::{Case, LARGE_MTU, MTU, cases};
 use crate::clock;
 use crate::error::Result;
 use crate::options::Plan;
+use crate::proc;
 use crate::results::{Cell, Environment, Measured, Participant, Results};
 use crate::subject::{Instance, Subject};
-use crate::world::{self, World};
+use crate::world::World;
 
 /// Between two measurements, for what is still under way to arrive or be forgotten.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -21,6 +22,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 type Instances = BTreeMap<(Subject, u16), std::result::Result<Instance, String>>;
 
 pub(crate) fn run(plan: &Plan, world: &World) -> Result<Results> {
+    let load = proc::load()?;
     let bench = Bench { plan, world };
     let mut instances = Instances::new();
     let participants: Vec<_> =
@@ -44,8 +46,9 @@ pub(crate) fn run(plan: &Plan, world: &World) -> Result<Results> {
         }
     }
     let environment = Environment {
-        kernel: world::kernel(),
+        kernel: proc::kernel()?,
         cores: thread::available_parallelism()?.get(),
+        load,
         seconds: plan.seconds,
         rounds: plan.rounds,
     };

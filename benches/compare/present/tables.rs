@@ -20,8 +20,8 @@ fn heading(out: &mut String, results: &Results) -> Result<()> {
     let environment = &results.environment;
     writeln!(
         out,
-        "Linux {}, {} cores; medians of {} rounds of {} s",
-        environment.kernel, environment.cores, environment.rounds, environment.seconds
+        "Linux {}, {} cores, load {} before; medians of {} rounds of {} s",
+        environment.kernel, environment.cores, environment.load, environment.rounds, environment.seconds
     )?;
     for entry in &results.subjects {
         let of_kernel = if entry.subject == Subject::Veth { "of the kernel" } else { "version unknown" };

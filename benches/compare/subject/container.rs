@@ -7,8 +7,8 @@ use std::time::Duration;
 use nsnet::container::{Namespaces, TunDevice};
 use serde::{Deserialize, Serialize};
 
+use crate::actor::{Say, say};
 use crate::error::{Context, Result};
-use crate::role::{Say, say};
 use crate::world::{PROBE_PORT, SERVER};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::container::Container;
 use super::{Instance, PATIENCE, entered};
+use crate::actor::{Actor, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
-use crate::role::{Actor, Role, Say, say};
+use crate::role::Role;
 
 /// The host side.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

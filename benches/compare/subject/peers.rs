@@ -8,9 +8,10 @@ use nsnet::container::supervise::die_with_parent;
 
 use super::container::Container;
 use super::{Instance, Program, entered};
+use crate::actor::Actor;
 use crate::clock;
 use crate::error::{Context, Result};
-use crate::role::{Actor, Role};
+use crate::role::Role;
 use crate::world::{Place, World};
 
 /// A veth pair to the router of the world, which does NAT.
@@ -76,7 +77,8 @@ fn launch(name: &str, mut command: Command, pid: u32) -> Result<Program> {
     let output = File::create(&log).context(&log)?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     die_with_parent(&mut command);
-    let child = command.spawn().map_err(|error| format!("not installed ({name}: {error})"))?;
+    let child =
+        command.spawn().map_err(|error| format!("{name} cannot be started, is it installed? {error}"))?;
     Ok(Program { child, log })
 }
 

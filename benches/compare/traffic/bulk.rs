@@ -7,9 +7,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::Result;
-use crate::role::{Report, Say, say};
 
 /// What one write(2) is given.
 const SENT_AT_ONCE: usize = 256 << 10;

@@ -13,9 +13,9 @@ use nix::sys::socket::{
 };
 
 use super::{Direction, Size, end_of_input};
+use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
-use crate::role::{Report, Say, say};
 use crate::world::SERVER;
 
 /// Datagrams, or trains of segments, of one system call.

@@ -12,16 +12,16 @@ use tokio::task::{JoinSet, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::{Traffic, percentiles};
+use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
-use crate::role::{Report, Say, say};
 use crate::world::SERVER;
 
 const REQUEST: usize = 100;
 const RESPONSE: usize = 250;
 
 /// Until the connections of a measurement must be open, and what has begun must have ended.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the server does after a response.
 #[derive(Debug, Clone, Copy)]

@@ -5,9 +5,10 @@ mod datagrams;
 mod http;
 mod idle;
 mod ping;
+mod smoke;
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use serde::{Deserialize, Serialize};
 
+use crate::actor::{Say, say};
 use crate::error::{Context, Result};
-use crate::role::{Report, Say, say};
 use crate::subject::container::widen_port_range;
 use crate::world::{PROBE_PORT, SERVER};
 
@@ -98,8 +99,8 @@ impl Server {
         let path = format!("/proc/{}/ns/net", self.namespace);
         setns(File::open(&path).context(&path)?, CloneFlags::CLONE_NEWNET).context(&path)?;
         match self.traffic {
-            Traffic::Probe => hang_up(&listen(PROBE_PORT)?),
-            Traffic::Smoke => smoke_server(&listen(0)?),
+            Traffic::Probe => smoke::hang_up(&listen(PROBE_PORT)?),
+            Traffic::Smoke => smoke::serve(&listen(0)?),
             Traffic::Bulk { direction, streams, seconds } => {
                 let listener = listen(0)?;
                 let streams = (0..streams).map(|_| Ok(listener.accept()?.0)).collect::<Result<Vec<_>>>()?;
@@ -125,7 +126,7 @@ impl Client {
         let server = SocketAddr::new(SERVER, self.port);
         match self.traffic {
             Traffic::Probe => Err("the container probes".into()),
-            Traffic::Smoke => smoke_client(server),
+            Traffic::Smoke => smoke::test(server),
             Traffic::Bulk { direction, streams, seconds } => {
                 let streams = (0..streams)
                     .map(|_| TcpStream::connect(server).context("connect"))
@@ -163,29 +164,6 @@ fn listen(port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind((SERVER, port)).context("listen")?;
     say(&Say::Ready(listener.local_addr()?.port()))?;
     Ok(listener)
-}
-
-fn hang_up(listener: &TcpListener) -> Result<()> {
-    loop {
-        drop(listener.accept()?);
-    }
-}
-
-const SMOKE_BYTES: usize = 1 << 20;
-
-fn smoke_server(listener: &TcpListener) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    stream.read_exact(&mut vec![0; SMOKE_BYTES])?;
-    io::Write::write_all(&mut stream, &[1])?;
-    wait_for_end_of_input();
-    Ok(())
-}
-
-fn smoke_client(server: SocketAddr) -> Result<()> {
-    let mut stream = TcpStream::connect(server).context("connect")?;
-    io::Write::write_all(&mut stream, &vec![0; SMOKE_BYTES])?;
-    stream.read_exact(&mut [0])?;
-    say(&Say::Report(Report { amount: 1 << 20, seconds: 1.0, ..Report::default() }))
 }
 
 /// Until the orchestrator has had enough.

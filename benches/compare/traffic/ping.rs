@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use super::percentiles;
+use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
-use crate::role::{Report, Say, say};
 use crate::world::SERVER;
 
 /// Round trips before those that count.

@@ -16,7 +16,7 @@ use nsnet::container::namespace::mount_proc;
 use crate::actor::Actor;
 use crate::error::{Context, Result};
 use crate::role::Role;
-use crate::subject::container::{Container, widen_port_range};
+use crate::subject::container::{Container, adjust_namespace};
 use crate::traffic::{Server, Traffic};
 
 /// The server's address, as every subject's client sees it.
@@ -40,7 +40,7 @@ impl World {
         mount_proc()?;
         mount(Some("compare"), "/run", Some("tmpfs"), MsFlags::empty(), None::<&str>)
             .context("mount a tmpfs at /run")?;
-        widen_port_range()?;
+        adjust_namespace()?;
         let (host, server) = (Place::of(std::process::id()), Place::new()?);
         host.ip(&format!(
             "link set lo up
@@ -91,7 +91,6 @@ fn router(server: &Place) -> Result<Place> {
     )?;
     // Forwarding, and room for the connections of this benchmark: closed ones would fill the table for two minutes.
     let script = "echo 1 >/proc/sys/net/ipv4/ip_forward
-        echo '10000 65000' >/proc/sys/net/ipv4/ip_local_port_range
         echo 1 >/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
     router.feed("sh", &["-e"], script)?;
     Ok(router)

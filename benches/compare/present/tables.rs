@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::error::Result;
 use crate::results::{Cell, Measured, Results};
 use crate::subject::Subject;
+use crate::subject::container::CONGESTION_CONTROL;
 
 pub(crate) fn tables(results: &Results) -> String {
     let mut out = String::new();
@@ -20,7 +21,7 @@ fn heading(out: &mut String, results: &Results) -> Result<()> {
     let environment = &results.environment;
     writeln!(
         out,
-        "Linux {}, {} cores, load {} before; medians of {} rounds of {} s",
+        "Linux {}, {} cores, {CONGESTION_CONTROL}, load {} before; medians of {} rounds of {} s",
         environment.kernel, environment.cores, environment.load, environment.rounds, environment.seconds
     )?;
     for entry in &results.subjects {

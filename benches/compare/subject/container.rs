@@ -28,6 +28,7 @@ impl Container {
             Self::Nsnet { .. } => Namespaces::new().user().network(),
         };
         namespaces.enter()?;
+        adjust_namespace()?;
         say(&Say::Entered(std::process::id()))?;
         // Frames are copied, if they are, as long as this lives.
         let _shuttle = match self {
@@ -64,8 +65,16 @@ fn connect_to_server() {
     }
 }
 
-/// Raises the number of ports that a client can use, so that connection rates are not about that.
-pub(crate) fn widen_port_range() -> Result<()> {
-    let path = "/proc/sys/net/ipv4/ip_local_port_range";
-    std::fs::write(path, "10000 65000").context(path)
+/// Makes the namespace of the caller like every other: the congestion control that the kernel comes with, whatever this
+/// machine's default is, and enough ports that connection rates are not about that.
+pub(crate) fn adjust_namespace() -> Result<()> {
+    let settings = [("tcp_congestion_control", CONGESTION_CONTROL), ("ip_local_port_range", "10000 65000")];
+    for (name, value) in settings {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        std::fs::write(&path, value).context(&path)?;
+    }
+    Ok(())
 }
+
+/// tcp(7); built into every common kernel.
+pub(crate) const CONGESTION_CONTROL: &str = "cubic";

@@ -4,10 +4,10 @@
 //! for each. Nothing in here is borrowed across an await.
 
 use std::cell::{RefCell, RefMut};
-use std::io;
 
 use crate::link::{MAX_FRAME, MAX_PACKET};
 use crate::local::LocalRoutes;
+use crate::tcp::Sockets;
 use crate::udp::Inbox;
 
 pub(crate) struct Commons {
@@ -15,23 +15,22 @@ pub(crate) struct Commons {
     outgoing: RefCell<Box<[u8]>>,
     inbox: RefCell<Inbox>,
     burst: RefCell<Vec<u8>>,
+    sockets: Sockets,
     routes: RefCell<LocalRoutes>,
 }
 
 impl Commons {
-    /// For a thread in the network namespace of the caller.
-    ///
-    /// # Errors
-    /// See [`LocalRoutes::new`].
-    pub(crate) fn new() -> io::Result<Self> {
+    /// For a thread in the network namespace that `routes` is of.
+    pub(crate) fn new(routes: LocalRoutes) -> Self {
         let buffer = |length| RefCell::new(vec![0; length].into_boxed_slice());
-        Ok(Self {
+        Self {
             received: buffer(MAX_FRAME),
             outgoing: buffer(MAX_FRAME),
             inbox: RefCell::new(Inbox::new()),
             burst: RefCell::new(Vec::with_capacity(MAX_PACKET)),
-            routes: RefCell::new(LocalRoutes::new()?),
-        })
+            sockets: Sockets::default(),
+            routes: RefCell::new(routes),
+        }
     }
 
     /// Where a frame from a container lands.
@@ -52,6 +51,11 @@ impl Commons {
     /// Where datagrams of a container wait for the end of the batch they are read in.
     pub(crate) fn burst(&self) -> RefMut<'_, Vec<u8>> {
         self.burst.borrow_mut()
+    }
+
+    /// Sockets of connections that have ended, for those to come.
+    pub(crate) fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// The kernel's routing decisions.

@@ -352,6 +352,7 @@ mod tests {
 
     use super::*;
     use crate::fragments::{Fragment, Reassembler};
+    use crate::local::LocalRoutes;
     use crate::packet::{Packet, Transport};
 
     /// A link that shuttles, and its far end.
@@ -367,7 +368,7 @@ mod tests {
             mtu: 1500,
             nowait: false,
         };
-        let commons = Rc::new(Commons::new().unwrap());
+        let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
         (Link::new(near, properties, Arc::default(), commons).unwrap(), far)
     }
 

@@ -1,14 +1,19 @@
 //! All `unsafe` of this crate.
 
+use std::ffi::c_void;
 use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use nsnet_proto::vnet;
 use tokio::io::unix::AsyncFd;
 
@@ -29,6 +34,53 @@ pub(crate) fn inherit(command: &mut Command, number: Arc<AtomicI32>) {
     // SAFETY: `pre_exec` wants a closure that is sound in a forked child of a process with threads: this one
     // does an atomic load and fcntl(2), both async-signal-safe, and allocates nothing.
     unsafe { command.pre_exec(keep) };
+}
+
+/// Anonymous memory: zeroes, which take room only where they have been written to.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    start: NonNull<c_void>,
+    length: NonZeroUsize,
+}
+
+impl Pages {
+    /// Maps `length` bytes, at least one.
+    pub(crate) fn map(length: usize) -> nix::Result<Self> {
+        let length = NonZeroUsize::new(length).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        // SAFETY: mmap without MAP_FIXED touches no mapping that exists.
+        let start =
+            unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        Ok(Self { start, length })
+    }
+
+    /// The memory, for one borrower that the caller keeps beside the pages and drops before them.
+    pub(crate) fn lend(&mut self) -> &'static mut [u8] {
+        // SAFETY: the mapping is readable, writable, `length` bytes long and all initialised (zeroes). It stays for as
+        // long as the slice is used and nobody else refers to it, by the contract above: `RingSocket` is the one
+        // caller, drops its socket first, and lends once.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length.get()) }
+    }
+
+    /// Makes a part zeroes again, which take no room. The part begins and ends at the border of a page.
+    pub(crate) fn discard(&self, part: Range<usize>) {
+        let Some(length) = part.end.min(self.length.get()).checked_sub(part.start) else { return };
+        // SAFETY: the start lies within the mapping, so that the sum is an address.
+        let start = unsafe { self.start.byte_add(part.start) };
+        // SAFETY: MADV_DONTNEED on a private anonymous mapping of our own, all of whose bytes stay readable and writable.
+        // Bytes do change under the borrower, as the caller wants: it holds none there that it will read again.
+        let discarded = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
+        // Fails only for a range that is none.
+        debug_assert!(discarded.is_ok(), "{discarded:?}");
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nobody refers to it any more, see `lend`.
+        let unmapped = unsafe { munmap(self.start, self.length.get()) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
 }
 
 /// Registers an fd with the runtime the caller runs in.
@@ -137,6 +189,18 @@ mod tests {
             std::mem::offset_of!(InterfaceRequest, flags),
             std::mem::offset_of!(libc::ifreq, ifr_ifru)
         );
+    }
+
+    #[test]
+    fn discarded_pages_are_zeroes_again() {
+        const HALF: usize = 1 << 16;
+        let mut pages = Pages::map(2 * HALF).unwrap();
+        let bytes = pages.lend();
+        assert_eq!(bytes.len(), 2 * HALF);
+        bytes.fill(7);
+        pages.discard(HALF..2 * HALF);
+        assert!(bytes[..HALF].iter().all(|byte| *byte == 7));
+        assert!(bytes[HALF..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

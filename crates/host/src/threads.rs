@@ -24,6 +24,7 @@ use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 
 use crate::commons::Commons;
+use crate::local::LocalRoutes;
 
 /// A network's place on an engine thread, which lives as long as anybody has one.
 pub(crate) struct Seat(Arc<EngineThread>);
@@ -88,7 +89,7 @@ impl Seat {
 
 impl EngineThread {
     fn start() -> io::Result<Self> {
-        let commons = Commons::new()?;
+        let routes = LocalRoutes::new()?;
         let (tasks, incoming) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::channel();
         let handle = thread::Builder::new().name("nsnet".into()).spawn(move || {
@@ -96,7 +97,7 @@ impl EngineThread {
             match runtime {
                 Ok(runtime) => {
                     let _ = started.send(Ok(()));
-                    serve(runtime, commons, incoming);
+                    serve(runtime, Commons::new(routes), incoming);
                 }
                 Err(error) => drop(started.send(Err(error))),
             }

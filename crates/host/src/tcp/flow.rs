@@ -10,9 +10,11 @@ use nsnet_proto::vnet;
 use smoltcp::wire::IpProtocol;
 
 use super::resting::LastAck;
-use super::sockets::Sockets;
+use super::rings::Rings;
+use super::sockets::RingSocket;
 use super::stack::{Standing, TcpStack, Transmit, header_length};
 use crate::clock::Clock;
+use crate::commons::Commons;
 use crate::link::{HeldFrame, Link, Sent};
 use crate::packet::{FlowKey, Segment};
 use crate::wire;
@@ -31,6 +33,8 @@ pub(crate) struct Flow {
     key: FlowKey,
     segment_size: u16,
     pub(super) stack: RefCell<TcpStack>,
+    /// The memory that the stack's socket works in.
+    pub(super) rings: RefCell<Rings>,
     /// The one frame that the link did not take.
     held: RefCell<Option<HeldFrame>>,
     /// Wakes the relay.
@@ -40,7 +44,8 @@ pub(crate) struct Flow {
     last_ack: Cell<Option<LastAck>>,
     is_delivered: Cell<bool>,
     is_orphaned: Cell<bool>,
-    sockets: Rc<Sockets>,
+    is_warm: Cell<bool>,
+    commons: Rc<Commons>,
 }
 
 impl Flow {
@@ -48,7 +53,8 @@ impl Flow {
         key: FlowKey,
         syn: &Segment,
         stack: TcpStack,
-        sockets: Rc<Sockets>,
+        rings: Rings,
+        commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
         let segment_size = syn.max_segment_size.filter(|size| *size != 0).unwrap_or(DEFAULT_MSS);
@@ -56,13 +62,15 @@ impl Flow {
             key,
             segment_size: segment_size.max(MIN_MSS),
             stack: RefCell::new(stack),
+            rings: RefCell::new(rings),
             held: RefCell::new(None),
             waker: RefCell::new(None),
             heard: Cell::new(now),
             last_ack: Cell::new(None),
             is_delivered: Cell::new(false),
             is_orphaned: Cell::new(false),
-            sockets,
+            is_warm: Cell::new(false),
+            commons,
         }
     }
 
@@ -71,6 +79,10 @@ impl Flow {
         let now = clock.now();
         let mut stack = self.stack.borrow_mut();
         self.heard.set(now);
+        if !self.rings.borrow_mut().admit(&stack, segment) {
+            // Lost, and sent again.
+            return;
+        }
         stack.handle_packet(clock.smoltcp(now), packet, &mut self.outlet(link));
         if stack.standing() == Standing::TimeWait && self.last_ack.get().is_none() {
             self.last_ack.set(LastAck::answering(segment));
@@ -107,6 +119,19 @@ impl Flow {
 
     pub(super) fn set_delivered(&self) {
         self.is_delivered.set(true);
+    }
+
+    /// Notes that the rings may hold memory. Returns whether that is news.
+    pub(super) fn warm(&self) -> bool {
+        !self.is_warm.replace(true)
+    }
+
+    /// Gives the memory of the rings back if the container has been silent since `limit`. Returns whether there is none
+    /// left.
+    pub(super) fn reclaim(&self, limit: Instant) -> bool {
+        let is_cold = self.heard.get() <= limit && self.rings.borrow_mut().reclaim(&self.stack.borrow());
+        self.is_warm.set(!is_cold);
+        is_cold
     }
 
     fn wake(&self) {
@@ -176,7 +201,10 @@ impl Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.sockets.give_back(self.stack.get_mut().take_socket());
+        let socket = self.stack.get_mut().take_socket();
+        if let Some(pages) = self.rings.get_mut().take_pages() {
+            self.commons.sockets().give_back(RingSocket { socket, pages });
+        }
     }
 }
 

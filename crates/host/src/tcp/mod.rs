@@ -20,7 +20,7 @@
 //!
 //! # Limits
 //! At most [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows) entries; a SYN beyond is dropped, as a full NAT
-//! table does. Two rings per flow, see [`sockets`].
+//! table does. What the rings of all flows hold together is bounded, see [`rings`].
 //!
 //! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
 
@@ -28,9 +28,11 @@ mod bare;
 mod flow;
 mod relay;
 mod resting;
+mod rings;
 mod sockets;
 mod stack;
 mod table;
 
+pub(crate) use sockets::Sockets;
 pub(crate) use stack::Capabilities;
 pub(crate) use table::Table;

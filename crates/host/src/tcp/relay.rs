@@ -188,7 +188,7 @@ impl Relay<'_> {
         if down {
             self.relay_to_container(&mut stack, cx);
         }
-        let off = self.to_container == ToContainer::BreakingOff && !stack.has_unacknowledged();
+        let off = self.to_container == ToContainer::BreakingOff && stack.send_queue() == 0;
         drop(stack);
         if off {
             self.reset();
@@ -263,15 +263,25 @@ impl Relay<'_> {
                 return false;
             }
         }
+        let limit = self.flow.rings.borrow_mut().send_space(stack);
         let Ok(stream) = self.stream() else { return false };
-        let read = stack.send(|space| {
-            let mut space = ReadBuf::new(space);
-            match stream.poll_read(cx, &mut space) {
-                Poll::Ready(Ok(())) => (space.filled().len(), Some(Ok(space.filled().len()))),
-                Poll::Ready(Err(error)) => (0, Some(Err(error))),
-                Poll::Pending => (0, None),
-            }
-        });
+        // With no room in memory, the container's acknowledgment is waited for.
+        let read = if limit == 0 {
+            None
+        } else {
+            stack.send(|space| {
+                let length = space.len().min(limit);
+                let mut space = ReadBuf::new(&mut space[..length]);
+                match stream.poll_read(cx, &mut space) {
+                    Poll::Ready(Ok(())) => (space.filled().len(), Some(Ok(space.filled().len()))),
+                    Poll::Ready(Err(error)) => (0, Some(Err(error))),
+                    Poll::Pending => (0, None),
+                }
+            })
+        };
+        if let Some(Ok(read)) = read {
+            self.flow.rings.borrow_mut().queued(read);
+        }
         self.to_container = match read {
             Some(Ok(read)) if read > 0 => ToContainer::Relaying,
             // Bytes may have arrived that the runtime does not know of yet.

@@ -1,63 +1,53 @@
-//! smoltcp sockets with their rings, recycled: mapping fresh megabytes for every connection halves the
-//! connection rate.
+//! smoltcp sockets with their rings, recycled: mapping fresh megabytes for every connection halves the connection rate.
 
 use std::cell::RefCell;
 
 use smoltcp::socket::tcp;
 
-/// Ring per direction while few connections are open. A single stream reaches its full speed with it:
-/// 256 KiB cost about a fifth of it, 64 KiB half.
-const LARGE_RING: usize = 1 << 20;
+use crate::sys::Pages;
 
-/// Ring per direction beyond that.
-const SMALL_RING: usize = 64 << 10;
+/// Ring per direction, in bytes. A single stream reaches its full speed with it. It is address space: memory is used
+/// where bytes have been, and [`Rings`](super::rings::Rings) decides where that may be.
+pub(super) const RING: usize = 1 << 20;
 
-/// How many connections get large rings. With it, the rings' memory is bounded by
-/// 2 × 1 MiB × 64 + 2 × 64 KiB × the flow limit, and only pages that held data are ever resident.
-const LARGE_SOCKETS: usize = 64;
+/// How many sockets wait for reuse.
+const POOL: usize = 64;
 
-/// How many sockets of each size wait for reuse.
-const POOL: usize = 16;
+/// A socket with the memory of its rings, which outlives it: fields are dropped in this order.
+pub(super) struct RingSocket {
+    pub(super) socket: tcp::Socket<'static>,
+    pub(super) pages: Pages,
+}
+
+impl RingSocket {
+    fn new() -> nix::Result<Self> {
+        let mut pages = Pages::map(2 * RING)?;
+        let (receive, send) = pages.lend().split_at_mut(RING);
+        let socket = tcp::Socket::new(tcp::SocketBuffer::new(receive), tcp::SocketBuffer::new(send));
+        Ok(Self { socket, pages })
+    }
+}
 
 /// Hands out sockets and takes them back.
 #[derive(Default)]
 pub(crate) struct Sockets {
-    inner: RefCell<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    large: Vec<tcp::Socket<'static>>,
-    small: Vec<tcp::Socket<'static>>,
-    large_in_use: usize,
+    pool: RefCell<Vec<RingSocket>>,
 }
 
 impl Sockets {
-    pub(crate) fn take(&self) -> tcp::Socket<'static> {
-        let mut inner = self.inner.borrow_mut();
-        if inner.large_in_use < LARGE_SOCKETS {
-            inner.large_in_use += 1;
-            inner.large.pop().unwrap_or_else(|| socket(LARGE_RING))
-        } else {
-            inner.small.pop().unwrap_or_else(|| socket(SMALL_RING))
-        }
+    /// A closed socket.
+    ///
+    /// # Errors
+    /// `ENOMEM` if the process has no more address space or mappings (`vm.max_map_count`).
+    pub(super) fn take(&self) -> nix::Result<RingSocket> {
+        self.pool.borrow_mut().pop().map_or_else(RingSocket::new, Ok)
     }
 
-    /// Takes back a socket from [`take`](Self::take), in whatever state.
-    pub(crate) fn give_back(&self, socket: tcp::Socket<'static>) {
-        let mut inner = self.inner.borrow_mut();
-        let pool = if socket.recv_capacity() == LARGE_RING {
-            inner.large_in_use -= 1;
-            &mut inner.large
-        } else {
-            &mut inner.small
-        };
+    /// Takes back a socket in whatever state.
+    pub(super) fn give_back(&self, socket: RingSocket) {
+        let mut pool = self.pool.borrow_mut();
         if pool.len() < POOL {
             pool.push(socket);
         }
     }
-}
-
-fn socket(ring: usize) -> tcp::Socket<'static> {
-    tcp::Socket::new(tcp::SocketBuffer::new(vec![0; ring]), tcp::SocketBuffer::new(vec![0; ring]))
 }

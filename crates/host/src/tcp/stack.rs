@@ -59,6 +59,8 @@ pub(crate) struct TcpStack {
     handle: SocketHandle,
     capabilities: Capabilities,
     reset_by_container: bool,
+    /// Bytes that were read, modulo 2³².
+    read: u32,
 }
 
 /// Shortest interval at which an arrived segment is acknowledged when nothing else is sent. Longer than a
@@ -95,7 +97,7 @@ impl TcpStack {
         debug_assert!(listening.is_ok(), "{listening:?}");
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
-        Self { interface, sockets, handle, capabilities, reset_by_container: false }
+        Self { interface, sockets, handle, capabilities, reset_by_container: false, read: 0 }
     }
 
     /// Takes in one packet of this flow.
@@ -143,7 +145,30 @@ impl TcpStack {
 
     /// Offers the received bytes that lie in one piece; `read` returns how many it took.
     pub(crate) fn receive<R: Default>(&mut self, read: impl FnOnce(&[u8]) -> (usize, R)) -> R {
-        self.socket_mut().recv(|bytes| read(bytes)).unwrap_or_default()
+        let mut length = 0;
+        let result = self.socket_mut().recv(|bytes| {
+            let (taken, result) = read(bytes);
+            length = taken;
+            (taken, result)
+        });
+        // A ring is shorter than that.
+        self.read = self.read.wrapping_add(u32::try_from(length).unwrap_or(0));
+        result.unwrap_or_default()
+    }
+
+    /// Bytes of the container's stream that have arrived in order, modulo 2³².
+    pub(crate) fn received(&self) -> u32 {
+        self.read.wrapping_add(u32::try_from(self.receive_queue()).unwrap_or(0))
+    }
+
+    /// Bytes that have arrived in order and wait to be read.
+    pub(crate) fn receive_queue(&self) -> usize {
+        self.socket().recv_queue()
+    }
+
+    /// Bytes that wait for the container's acknowledgment.
+    pub(crate) fn send_queue(&self) -> usize {
+        self.socket().send_queue()
     }
 
     /// Whether everything the container sends has been received: its FIN arrived and no data waits.
@@ -220,11 +245,6 @@ impl TcpStack {
     /// Whether no SYN has been taken in yet.
     pub(crate) fn is_listening(&self) -> bool {
         self.state() == tcp::State::Listen
-    }
-
-    /// Whether the container has yet to acknowledge data.
-    pub(crate) fn has_unacknowledged(&self) -> bool {
-        self.socket().send_queue() > 0
     }
 
     /// Takes the socket out, so that its buffers serve another flow. The stack is of no use afterwards.

@@ -1,11 +1,12 @@
 //! All TCP connections of one container: finds the flow of a segment, dials for a SYN, cleans up after a flow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
-use std::time::Duration;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
 
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
@@ -14,7 +15,8 @@ use super::bare;
 use super::flow::Flow;
 use super::relay::relay;
 use super::resting::Resting;
-use super::sockets::Sockets;
+use super::rings::{Budget, Rings};
+use super::sockets::RingSocket;
 use super::stack::TcpStack;
 use crate::addressing::Destination;
 use crate::dialer::{self, DialError, Protocol, Service, Stream};
@@ -33,10 +35,13 @@ pub(crate) struct Table {
     resting: RefCell<Resting>,
     /// Flows that deliver their last bytes while another uses their tuple.
     replaced: RefCell<HashSet<u64>>,
-    sockets: Rc<Sockets>,
+    budget: Rc<Budget>,
+    /// Connections whose rings may hold memory.
+    warm: RefCell<Vec<Weak<Flow>>>,
+    is_reclaiming: Cell<bool>,
     /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
     seeds: RandomState,
-    opened: std::cell::Cell<u64>,
+    opened: Cell<u64>,
 }
 
 /// A tuple in use.
@@ -142,7 +147,10 @@ impl Table {
         self.entries.borrow().len() + self.replaced.borrow().len()
     }
 
-    fn feed(&self, gateway: &Gateway, key: FlowKey, flow: &Flow, segment: &Segment, packet: &[u8]) {
+    fn feed(&self, gateway: &Rc<Gateway>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
+        if flow.warm() {
+            self.watch(gateway, flow);
+        }
         let fed = catch_unwind(AssertUnwindSafe(|| {
             flow.handle_packet(&gateway.clock, &gateway.link, segment, packet);
         }));
@@ -152,6 +160,27 @@ impl Table {
             flow.reset(&gateway.clock, &gateway.link);
             self.cancel(gateway, &key);
         }
+    }
+
+    /// Sees to it that the memory of the flow's rings is given back some time.
+    fn watch(&self, gateway: &Rc<Gateway>, flow: &Rc<Flow>) {
+        self.warm.borrow_mut().push(Rc::downgrade(flow));
+        if !self.is_reclaiming.replace(true) {
+            gateway.spawn(reclaim(Rc::clone(gateway)));
+        }
+    }
+
+    /// Gives the memory of silent connections back, among the warm ones in this range. Returns how many are still warm.
+    fn reclaim(&self, limit: Instant, range: Range<usize>) -> usize {
+        let mut warm = self.warm.borrow_mut();
+        let end = range.end.min(warm.len());
+        let still: Vec<Weak<Flow>> = warm
+            .drain(range.start..end)
+            .filter(|flow| flow.upgrade().is_some_and(|flow| !flow.reclaim(limit)))
+            .collect();
+        let count = still.len();
+        warm.splice(range.start..range.start, still);
+        count
     }
 
     fn handle_syn(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
@@ -238,15 +267,23 @@ impl Table {
     /// Opens the connection of a dial that succeeded: only now does the container get its SYN-ACK.
     fn open(&self, gateway: &Gateway, key: FlowKey, id: u64) -> Option<Rc<Flow>> {
         let (syn, packet) = self.take_syn(&key, id)?;
+        let RingSocket { socket, pages } = match gateway.commons.sockets().take() {
+            Ok(socket) => socket,
+            Err(errno) => {
+                refuse(gateway, key, &syn, &packet, &DialError::Other(errno.into()));
+                return None;
+            }
+        };
         let now = gateway.clock.now();
         let stack = TcpStack::listen(
             key,
-            self.sockets.take(),
+            socket,
             gateway.link.tcp_capabilities(key.destination.ip()),
             self.seeds.hash_one((key, id)),
             gateway.clock.smoltcp(now),
         );
-        let flow = Rc::new(Flow::new(key, &syn, stack, Rc::clone(&self.sockets), now));
+        let rings = Rings::new(pages, syn.sequence + 1, Rc::clone(&self.budget));
+        let flow = Rc::new(Flow::new(key, &syn, stack, rings, Rc::clone(&gateway.commons), now));
         flow.handle_packet(&gateway.clock, &gateway.link, &syn, &packet);
         if flow.is_listening() {
             // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
@@ -305,6 +342,26 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.gateway.tcp.release(&self.gateway, self.key, self.id);
     }
+}
+
+/// How long a connection is silent before the memory of its rings is given back.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How many connections are looked at before other tasks get their turn.
+const RECLAIMED_AT_ONCE: usize = 64;
+
+/// Gives the memory of silent connections back, until none is warm.
+async fn reclaim(gateway: Rc<Gateway>) {
+    while !gateway.tcp.warm.borrow().is_empty() {
+        tokio::time::sleep(SILENCE).await;
+        let limit = gateway.clock.now() - SILENCE;
+        let mut looked_at = 0;
+        while looked_at < gateway.tcp.warm.borrow().len() {
+            looked_at += gateway.tcp.reclaim(limit, looked_at..looked_at + RECLAIMED_AT_ONCE);
+            tokio::task::yield_now().await;
+        }
+    }
+    gateway.tcp.is_reclaiming.set(false);
 }
 
 /// The task of a flow: dial, open, relay.

@@ -39,6 +39,7 @@ Options:
       --mtu N          MTU of the network inside, in bytes
       --shuttle        Keep the TUN device inside and copy frames to the host, instead of handing it over
       --no-offload     Leave neither checksums nor segmentation to the other end
+      --queues N       Serve the network on up to N threads (default 1)
       --host-loopback  Let the gateway's address lead to the host's loopback (127.0.0.1 and ::1)
       --ipv4-only      No IPv6 inside
       --log LEVEL      Log to stderr: off, error, warn (default), info, debug or trace
@@ -180,6 +181,7 @@ struct Options {
     mtu: Option<u16>,
     shuttle: bool,
     no_offload: bool,
+    queues: Option<usize>,
     host_loopback: bool,
     ipv4_only: bool,
     log: LevelFilter,
@@ -193,6 +195,7 @@ impl Options {
             mtu: None,
             shuttle: false,
             no_offload: false,
+            queues: None,
             host_loopback: false,
             ipv4_only: false,
             log: LevelFilter::WARN,
@@ -204,6 +207,7 @@ impl Options {
                 Long("mtu") => options.mtu = Some(parser.value()?.parse()?),
                 Long("shuttle") => options.shuttle = true,
                 Long("no-offload") => options.no_offload = true,
+                Long("queues") => options.queues = Some(parser.value()?.parse()?),
                 Long("host-loopback") => options.host_loopback = true,
                 Long("ipv4-only") => options.ipv4_only = true,
                 Long("log") => options.log = parser.value()?.parse()?,
@@ -225,6 +229,9 @@ impl Options {
         }
         if self.no_offload {
             builder = builder.offload(Offload::NONE);
+        }
+        if let Some(queues) = self.queues {
+            builder = builder.queues(queues);
         }
         if self.host_loopback {
             builder = builder.host_loopback();

@@ -31,6 +31,8 @@ once! {
     another_version_is_named,
     fd_that_is_no_tun_device_is_not_adopted,
     hand_over_without_a_device_is_refused,
+    queues_that_were_not_offered_are_refused,
+    queues_without_their_devices_are_refused,
     failed_attachments_leak_no_fd,
     frames_of_garbage_harm_nobody,
 }
@@ -147,6 +149,41 @@ fn hand_over_without_a_device_is_refused(_: &World) {
     assert!(error.contains("0 file descriptors where 1 was expected"), "{error}");
 }
 
+fn queues_that_were_not_offered_are_refused(_: &World) {
+    for carriage in [Carriage::HandedOver, Carriage::Shuttled] {
+        for queues in [0, 2, u16::MAX] {
+            let error = error_after(|channel| {
+                let ready = Ready { carriage, offload: Offload::NONE, queues };
+                channel.send(&Report::Ready(ready), &[]).unwrap();
+                channel.into_fd()
+            });
+            assert!(error.contains(&format!("{queues} queues where up to 1")), "{error}");
+        }
+    }
+}
+
+/// However many fds come, and whatever they are.
+fn queues_without_their_devices_are_refused(_: &World) {
+    let null = File::open("/dev/null").unwrap();
+    let error_of = |carriage, fds: &[BorrowedFd<'_>]| {
+        let network = Network::builder().queues(2).build().unwrap();
+        let (attachment, fd) = network.attach_fd().unwrap();
+        let channel = Channel::from_fd(fd).unwrap();
+        let queues = channel.receive::<Setup>().unwrap().0.queues;
+        channel.send(&Report::Ready(Ready { carriage, offload: Offload::NONE, queues }), fds).unwrap();
+        (ends_soon(attachment), usize::from(queues))
+    };
+    for count in [0, 3, 16] {
+        let (error, queues) = error_of(Carriage::HandedOver, &vec![null.as_fd(); count]);
+        assert!(error.contains(&format!("{count} file descriptors where {queues} was")), "{error}");
+    }
+    let (error, _) = error_of(Carriage::Shuttled, &[null.as_fd()]);
+    assert!(error.contains("1 file descriptors where 0 was"), "{error}");
+    let queues = std::thread::available_parallelism().unwrap().get().min(2);
+    let (error, _) = error_of(Carriage::HandedOver, &vec![null.as_fd(); queues]);
+    assert!(error.contains("TUN"), "{error}");
+}
+
 fn failed_attachments_leak_no_fd(_: &World) {
     let network = Network::builder().build().unwrap();
     let fail = || {
@@ -166,7 +203,7 @@ fn frames_of_garbage_harm_nobody(world: &World) {
     let network = std::sync::Arc::new(Network::builder().build().unwrap());
     let (mut attachment, fd) = network.attach_fd().unwrap();
     let channel = Channel::from_fd(fd).unwrap();
-    let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE };
+    let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: 1 };
     channel.send(&Report::Ready(ready), &[]).unwrap();
     attachment.wait_ready(PATIENCE).unwrap();
     let mut socket = File::from(channel.into_fd());
@@ -217,7 +254,7 @@ fn ends_soon(mut attachment: Attachment) -> String {
 }
 
 fn send_ready(channel: Channel, fds: &[BorrowedFd<'_>]) -> OwnedFd {
-    let ready = Ready { carriage: Carriage::HandedOver, offload: Offload::NONE };
+    let ready = Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 };
     channel.send(&Report::Ready(ready), fds).unwrap();
     channel.into_fd()
 }

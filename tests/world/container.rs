@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsnet::container::{Shuttle, TunDevice};
-use nsnet::host::{Network, Ready};
+use nsnet::host::{Attachment, Network, Ready};
 
 use super::namespace::Namespace;
 use super::{Carriage, PATIENCE, example};
@@ -17,6 +17,7 @@ pub(crate) struct Container {
     network: Option<Arc<Network>>,
     namespace: Namespace,
     ready: Ready,
+    attachment: Option<Attachment>,
     _shuttle: Option<Shuttle>,
 }
 
@@ -24,7 +25,12 @@ impl Container {
     /// A container of `network`, ready.
     #[track_caller]
     pub(crate) fn new(network: Arc<Network>, carriage: Carriage) -> Self {
-        let namespace = Namespace::new();
+        Self::of_namespace(network, carriage, Namespace::new())
+    }
+
+    /// Like [`new`](Self::new), in a namespace that somebody has prepared.
+    #[track_caller]
+    pub(crate) fn of_namespace(network: Arc<Network>, carriage: Carriage, namespace: Namespace) -> Self {
         let (mut attachment, fd) = network.attach_fd().unwrap();
         let shuttle = namespace.run(move || {
             let mut device = TunDevice::from_fd(fd).unwrap();
@@ -38,7 +44,7 @@ impl Container {
             }
         });
         let ready = attachment.wait_ready(PATIENCE).unwrap();
-        Self { network: Some(network), namespace, ready, _shuttle: shuttle }
+        Self { network: Some(network), namespace, ready, attachment: Some(attachment), _shuttle: shuttle }
     }
 
     /// What the host side was told.
@@ -54,6 +60,18 @@ impl Container {
     /// Ends the host side, if no other container is attached to the same network.
     pub(crate) fn drop_network(&mut self) {
         self.network = None;
+    }
+
+    /// Ends the host side in good order.
+    #[track_caller]
+    pub(crate) fn finish(&mut self, grace: Duration) {
+        let network = self.network.take().and_then(Arc::into_inner);
+        network.expect("no other container is attached").finish(grace);
+    }
+
+    /// Takes the network away from this container only.
+    pub(crate) fn close(&mut self) {
+        self.attachment.take().expect("the attachment is closed once only").close();
     }
 
     /// Runs `body` on a thread inside.
@@ -103,6 +121,7 @@ impl Container {
 /// container side when it is started as one.
 pub(crate) struct ContainerProcess {
     pub(crate) network: Network,
+    attachment: Option<Attachment>,
     child: Child,
 }
 
@@ -118,7 +137,12 @@ impl ContainerProcess {
         let mut attachment = network.attach(&mut command).unwrap();
         let child = command.spawn().unwrap();
         attachment.wait_ready(PATIENCE).unwrap();
-        Self { network, child }
+        Self { network, attachment: Some(attachment), child }
+    }
+
+    /// Takes the network away, as is due when it has ended.
+    pub(crate) fn close(&mut self) {
+        self.attachment.take().expect("the attachment is closed once only").close();
     }
 
     /// Kills it, as the kernel would for want of memory.

@@ -1,6 +1,4 @@
-//! ② Passing the TUN fd to the host: the shortest way for a frame, and nothing stays behind in the container.
-
-use std::os::fd::AsFd;
+//! ② Passing the TUN fd, or those of all queues, to the host: the shortest way for a frame, and nothing stays behind in the container.
 
 use nsnet_proto::{Carriage, Ready, Report};
 
@@ -15,8 +13,9 @@ impl TunDevice {
     /// # Errors
     /// If the host is gone.
     pub fn hand_over(self) -> Result<Ready, Error> {
-        let ready = Ready { carriage: Carriage::HandedOver, offload: self.offload };
-        self.channel.send(&Report::Ready(ready), &[self.tun.as_fd()]).map_err(|error| {
+        let ready = Ready { carriage: Carriage::HandedOver, offload: self.offload(), queues: self.queues() };
+        let fds: Vec<_> = self.device.fds().collect();
+        self.channel.send(&Report::Ready(ready), &fds).map_err(|error| {
             Error::channel("hand the TUN device over to the host", error)
                 .with_remedy("keep the host's Network alive until the container is ready")
         })?;
@@ -51,7 +50,7 @@ mod tests {
         let (host, device) = configured(Offload::NONE);
         assert_eq!(
             device.hand_over().unwrap(),
-            Ready { carriage: Carriage::HandedOver, offload: Offload::NONE }
+            Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 }
         );
         let (ready, tun) = receive_device(&host);
         assert_eq!(ready.carriage, Carriage::HandedOver);

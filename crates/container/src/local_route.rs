@@ -151,7 +151,8 @@ mod tests {
     /// A device that is up and has no address.
     fn device_up(netlink: &mut Netlink) -> File {
         let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
-        sys::create_vnet_device(tun.as_fd(), "tun0").unwrap();
+        let flags = sys::DeviceFlags { vnet_header: true, multi_queue: false, exclusive: true };
+        sys::create_device(tun.as_fd(), "tun0", flags).unwrap();
         netlink.request(link_up(sys::interface_index("tun0").unwrap(), None), 0).unwrap();
         tun
     }

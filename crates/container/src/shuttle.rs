@@ -1,6 +1,6 @@
 //! ② Copying frames between the TUN device and the socketpair, for where the TUN fd must not leave.
 //!
-//! Two threads, one for each direction, each with one buffer allocated at its start:
+//! Two threads for each queue of the device, one for each direction, each with one buffer allocated at its start:
 //!
 //! * [`up`], TUN → socketpair: reads as long as there are packets and waits in poll(2) only when there are none.
 //!   While the host does not keep up, it waits for room, the device's queue fills, and the container's sockets
@@ -14,9 +14,10 @@
 //!
 //! Three things end the copying: the host closing its end, the device failing or vanishing, and
 //! [`Shuttle::stop`]. Only after the last is there somebody to send to and something to send: the up thread
-//! empties the device's queue first. Whichever thread ends shuts the socket down, which wakes the other; the host
-//! still receives what was sent before. With the threads the last TUN fd goes, and with it the interface, as it
-//! does when the host goes that has been handed the device.
+//! empties the device's queue first. Whichever thread ends shuts its socket down, which wakes the other; the host
+//! still receives what was sent before, and ends the other queues of the device. With the last thread the TUN fds
+//! go, all at once, and with them the interface, as it does when the host goes that has been handed the device.
+//! None goes before, because the kernel would move the flows of its queue to the others.
 
 mod up;
 
@@ -30,7 +31,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{MsgFlags, Shutdown, getsockopt, recv, setsockopt, shutdown, sockopt};
 use nix::unistd::write;
-use nsnet_proto::{Carriage, Ready, Report, vnet};
+use nsnet_proto::{Carriage, Channel, Ready, Report, vnet};
 
 use self::up::{StopSignal, copy_up};
 use crate::clock::Deadline;
@@ -59,7 +60,7 @@ pub struct Shuttle {
 
 impl TunDevice {
     /// Tells the host that the interface is up, and copies frames between the device and the host on two
-    /// threads of its own until either end closes.
+    /// threads of its own, for each queue of the device, until either end closes.
     ///
     /// The calling process must live as long as the network is to last.
     ///
@@ -70,26 +71,31 @@ impl TunDevice {
         let stop = Arc::new(self.reporting(StopSignal::new())?);
         // The threads start empty-handed: once Ready is sent, which has to be the first message, nothing can
         // fail any more.
-        let (up, up_thread) = self.reporting(start("nsnet-up", copy_up))?;
-        let (down, down_thread) = self.reporting(start("nsnet-down", copy_down))?;
-        let ready = Ready { carriage: Carriage::Shuttled, offload: self.offload };
+        let (hand_in, threads): (Vec<_>, Vec<_>) =
+            self.reporting(start_all(self.queues()))?.into_iter().unzip();
+        let ready = Ready { carriage: Carriage::Shuttled, offload: self.offload(), queues: self.queues() };
         self.channel.send(&Report::Ready(ready), &[]).map_err(|error| {
             Error::channel("tell the host that the network is ready", error)
                 .with_remedy("keep the host's Network alive until the container is ready")
         })?;
-        let ends = Ends {
-            tun: Arc::new(self.tun),
-            socket: Arc::new(self.channel.into_fd()),
-            packet_offset: match self.framing {
-                Framing::Plain => vnet::HEADER_LEN,
-                Framing::Vnet => 0,
-            },
-            stop: Arc::clone(&stop),
+        let packet_offset = match self.device.framing {
+            Framing::Plain => vnet::HEADER_LEN,
+            Framing::Vnet => 0,
         };
-        // A thread is there to receive: it does nothing before.
-        let _ = up.send(ends.clone());
-        let _ = down.send(ends);
-        Ok(Shuttle { ready, stop, threads: vec![up_thread, down_thread] })
+        let sockets = std::iter::once(self.channel).chain(self.further).map(Channel::into_fd);
+        let queues = self.device.into_fds().zip(sockets).map(|(tun, socket)| Queue { tun, socket });
+        let queues: Arc<[Queue]> = queues.collect();
+        for (number, hand_in) in hand_in.into_iter().enumerate() {
+            let ends = Ends {
+                queues: Arc::clone(&queues),
+                index: number / 2,
+                packet_offset,
+                stop: Arc::clone(&stop),
+            };
+            // A thread is there to receive: it does nothing before.
+            let _ = hand_in.send(ends);
+        }
+        Ok(Shuttle { ready, stop, threads })
     }
 }
 
@@ -146,7 +152,7 @@ impl Shuttle {
         self.join()
     }
 
-    /// Whether a thread has ended, and so the conversation.
+    /// Whether a thread has ended, and so the conversation, of the other queues too.
     fn has_ended(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
@@ -172,24 +178,46 @@ impl Drop for Shuttle {
     }
 }
 
-/// What both threads hold.
-#[derive(Clone)]
+/// What each thread holds.
 struct Ends {
-    tun: Arc<OwnedFd>,
-    socket: Arc<OwnedFd>,
+    queues: Arc<[Queue]>,
+    /// Which of them is this thread's.
+    index: usize,
     /// Where in a frame begins what travels on the TUN fd.
     packet_offset: usize,
     stop: Arc<StopSignal>,
 }
 
+impl Ends {
+    fn tun(&self) -> &OwnedFd {
+        &self.queues[self.index].tun
+    }
+
+    fn socket(&self) -> &OwnedFd {
+        &self.queues[self.index].socket
+    }
+}
+
+/// A queue of the device, and what leads to the host from it.
+struct Queue {
+    tun: OwnedFd,
+    socket: OwnedFd,
+}
+
 fn prepare(device: &TunDevice) -> Result<(), Error> {
-    let flags = fcntl(&device.tun, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-    flags
-        .and_then(|flags| fcntl(&device.tun, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)))
-        .map_err(|errno| Error::new("make the TUN device non-blocking", errno))?;
+    for tun in device.device.fds() {
+        let flags = fcntl(tun, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        flags
+            .and_then(|flags| fcntl(tun, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)))
+            .map_err(|errno| Error::new("make the TUN device non-blocking", errno))?;
+    }
+    std::iter::once(&device.channel).chain(&device.further).try_for_each(enlarge_buffer)
+}
+
+fn enlarge_buffer(channel: &Channel) -> Result<(), Error> {
     // However much is granted: what has to fit is checked below.
-    let _ = setsockopt(&device.channel, sockopt::SndBuf, &SEND_BUFFER);
-    let granted = getsockopt(&device.channel, sockopt::SndBuf)
+    let _ = setsockopt(channel, sockopt::SndBuf, &SEND_BUFFER);
+    let granted = getsockopt(channel, sockopt::SndBuf)
         .map_err(|errno| Error::new("read the channel's send buffer size", errno))?;
     if granted < FRAME_MAX + SEND_OVERHEAD {
         return Err(Error::refused(
@@ -205,12 +233,18 @@ fn prepare(device: &TunDevice) -> Result<(), Error> {
 type Copy = fn(&Ends) -> Result<(), Error>;
 type CopyThread = JoinHandle<Result<(), Error>>;
 
+/// Starts two threads for each queue, in this order.
+fn start_all(queues: u16) -> Result<Vec<(Sender<Ends>, CopyThread)>, Error> {
+    let pair: [(&str, Copy); 2] = [("nsnet-up", copy_up), ("nsnet-down", copy_down)];
+    (0..queues).flat_map(|_| pair).map(|(name, copy)| start(name, copy)).collect()
+}
+
 fn start(name: &str, copy: Copy) -> Result<(Sender<Ends>, CopyThread), Error> {
     let (hand_in, ends) = mpsc::channel::<Ends>();
     let work = move || {
         let Ok(ends) = ends.recv() else { return Ok(()) };
         let outcome = copy(&ends);
-        close_conversation(&ends.socket);
+        close_conversation(ends.socket());
         outcome
     };
     let thread = thread::Builder::new()
@@ -231,7 +265,7 @@ fn copy_down(ends: &Ends) -> Result<(), Error> {
     let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
     loop {
         // MSG_TRUNC: the length of the whole frame, even if it had no room.
-        let len = match recv(ends.socket.as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
+        let len = match recv(ends.socket().as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
             Ok(0) => return Ok(()),
             Ok(len) => len,
             Err(errno) => match socket_trouble(errno) {
@@ -248,7 +282,7 @@ fn copy_down(ends: &Ends) -> Result<(), Error> {
             tracing::debug!(len, "dropped a frame of impossible length");
             continue;
         }
-        match write(&ends.tun, &frame[ends.packet_offset..len]) {
+        match write(ends.tun(), &frame[ends.packet_offset..len]) {
             Ok(_) => {}
             Err(errno) if concerns_one_frame(errno) => tracing::trace!(%errno, "the device dropped a frame"),
             Err(errno) => return Err(device_error("write to the TUN device", errno)),

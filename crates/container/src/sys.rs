@@ -69,25 +69,41 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
 }
 
-/// TUNSETIFF: makes `tun` a device with a virtio-net header and without packet information.
+/// What a TUN device can be besides one without packet information.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceFlags {
+    /// `IFF_VNET_HDR`: frames start with a virtio-net header.
+    pub(crate) vnet_header: bool,
+    /// `IFF_MULTI_QUEUE`: each fd that asks for the name is a queue of the device.
+    pub(crate) multi_queue: bool,
+    /// `IFF_TUN_EXCL`: there must be no device of the name yet.
+    pub(crate) exclusive: bool,
+}
+
+/// TUNSETIFF: makes `tun` a device of this name, or one more queue of it.
 ///
 /// # Errors
-/// `EINVAL` where the kernel does not know that header, and as `tun` devices do otherwise.
-pub(crate) fn create_vnet_device(tun: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+/// `EINVAL` where the kernel does not know a flag, `EBUSY` for a name that is taken.
+pub(crate) fn create_device(tun: BorrowedFd<'_>, name: &str, flags: DeviceFlags) -> Result<(), Errno> {
     // SAFETY: `zeroed` wants a type for which zeroes are a value; ifreq holds integers and arrays of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // One byte less than the array has: the name stays terminated.
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    request.ifr_ifru.ifru_flags = DEVICE_FLAGS;
+    request.ifr_ifru.ifru_flags = device_flags(flags);
     // SAFETY: TUNSETIFF reads and writes one ifreq, which the pointer leads to; the fd is open.
     Errno::result(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     Ok(())
 }
 
-/// `IFF_TUN | IFF_NO_PI | IFF_VNET_HDR` of `linux/if_tun.h`, in the type of `ifr_flags`.
-const DEVICE_FLAGS: libc::c_short = 0x0001 | 0x1000 | 0x4000;
+/// `IFF_TUN | IFF_NO_PI` and the flags asked for, of `linux/if_tun.h`, in the type of `ifr_flags`.
+fn device_flags(flags: DeviceFlags) -> libc::c_short {
+    let bit = |wanted: bool, bit: u16| if wanted { bit } else { 0 };
+    let flags =
+        bit(flags.vnet_header, 0x4000) | bit(flags.multi_queue, 0x0100) | bit(flags.exclusive, 0x8000);
+    libc::c_short::from_ne_bytes((0x0001 | 0x1000 | flags).to_ne_bytes())
+}
 
 /// The fd of a device that `tun-tap` has opened (close-on-exec, as `std` opens files).
 pub(crate) fn own_device(device: tun_tap::Iface) -> OwnedFd {

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::net::UdpSocket;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -61,6 +61,7 @@ pub(crate) fn setup(offload: Offload) -> Setup {
         addresses: vec![address("10.99.2.100", 24, "10.99.2.2"), address("fd00::100", 64, "fd00::2")],
         dns: vec!["10.99.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
         offload,
+        queues: 1,
         host_namespace: NamespaceId { device: 0, inode: 0 },
     }
 }
@@ -70,6 +71,16 @@ pub(crate) fn ends(setup: &Setup) -> (Channel, OwnedFd) {
     let (host, container) = Channel::pair().unwrap();
     host.send(setup, &[]).unwrap();
     (host, container.into_fd())
+}
+
+/// The host's ends of as many queues as `setup` names, the first one apart, and what the container side finds at
+/// its own.
+pub(crate) fn ends_with(setup: &Setup) -> (Channel, Vec<Channel>, OwnedFd) {
+    let (host, container) = Channel::pair().unwrap();
+    let (further, theirs): (Vec<_>, Vec<_>) = (1..setup.queues).map(|_| Channel::pair().unwrap()).unzip();
+    let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
+    host.send(setup, &fds).unwrap();
+    (host, further, container.into_fd())
 }
 
 /// The host's end and a device that is up.

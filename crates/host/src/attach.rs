@@ -5,7 +5,6 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -16,9 +15,7 @@ use nsnet_proto::{Carriage, Channel, ChannelError, Failure, Offload, Report};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::commons::Commons;
-use crate::link::{Framing, Link, LinkProperties};
-use crate::statistics::Counters;
+use crate::link::{Framing, LinkProperties, Port};
 use crate::sys;
 
 /// A container side that has been, or is about to be, started.
@@ -52,6 +49,9 @@ pub struct Ready {
     pub carriage: Carriage,
     /// The offloads in effect.
     pub offload: Offload,
+    /// How many queues the device has, and so on how many threads its TCP connections are; see
+    /// [`queues`](crate::NetworkBuilder::queues).
+    pub queues: usize,
 }
 
 impl Attachment {
@@ -142,6 +142,14 @@ pub enum SetupError {
     /// The report and the file descriptors with it do not fit together.
     #[error("the container side handed over {0} file descriptors where {1} was expected")]
     FileDescriptors(usize, usize),
+    /// The container side speaks of no queues, or of more than it was offered.
+    #[error("the container side speaks of {granted} queues where up to {wanted} were expected")]
+    Queues {
+        /// What it said.
+        granted: u16,
+        /// What the network has seats for.
+        wanted: u16,
+    },
     /// What was handed over is no TUN device that carries bare IP packets.
     #[error(
         "the file descriptor the container side handed over is not a TUN device (IFF_TUN, IFF_NO_PI): {0}"
@@ -192,14 +200,21 @@ impl Drop for Inherited {
     }
 }
 
-/// Reads the container side's report and takes over the link it speaks of.
+/// What the host offers to the container side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) mtu: u16,
+    pub(crate) offload: Offload,
+    pub(crate) queues: u16,
+}
+
+/// Reads the container side's report and takes over what it speaks of: a port for each queue. `further` are the ends
+/// that carry the queues behind the first if they are shuttled.
 pub(crate) async fn handshake(
     channel: Channel,
-    mtu: u16,
-    wanted: Offload,
-    counters: Arc<Counters>,
-    commons: Rc<Commons>,
-) -> Result<(Link, Ready), SetupError> {
+    further: Vec<Channel>,
+    terms: &Terms,
+) -> Result<(Vec<Port>, Ready), SetupError> {
     // The channel stays whole for the link; a second fd for it is what the runtime watches.
     let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
     let (report, fds) = loop {
@@ -215,29 +230,50 @@ pub(crate) async fn handshake(
         Report::Failed(failure) => return Err(SetupError::Container(failure)),
         Report::Ready(granted) => granted,
     };
+    if !(1..=terms.queues).contains(&granted.queues) {
+        return Err(SetupError::Queues { granted: granted.queues, wanted: terms.queues });
+    }
+    let queues = usize::from(granted.queues);
     let expected = match granted.carriage {
-        Carriage::HandedOver => 1,
+        Carriage::HandedOver => queues,
         Carriage::Shuttled => 0,
     };
     if fds.len() != expected {
         return Err(SetupError::FileDescriptors(fds.len(), expected));
     }
-    let (fd, framing) = match fds.into_iter().next() {
-        Some(device) => {
-            let framing = adopt(&device).map_err(SetupError::NotTun)?;
-            (device, framing)
+    let (fds, framing) = match granted.carriage {
+        Carriage::HandedOver => {
+            let framing = adopt_all(&fds).map_err(SetupError::NotTun)?;
+            (fds, framing)
         }
-        None => (channel.into_fd(), Framing::Header),
+        Carriage::Shuttled => {
+            let ends = std::iter::once(channel).chain(further).take(queues);
+            (ends.map(Channel::into_fd).collect(), Framing::Header)
+        }
     };
     drop(watched);
     let offload = match framing {
-        Framing::Header => intersection(wanted, granted.offload),
+        Framing::Header => intersection(terms.offload, granted.offload),
         Framing::Plain => Offload::NONE,
     };
-    let nowait = granted.carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
-    let properties = LinkProperties { carriage: granted.carriage, offload, framing, mtu, nowait };
-    let link = Link::new(fd, properties, counters, commons).map_err(SetupError::Host)?;
-    Ok((link, Ready { carriage: granted.carriage, offload }))
+    let carriage = granted.carriage;
+    let port = |fd: OwnedFd| {
+        let nowait = carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
+        let properties = LinkProperties { carriage, offload, framing, mtu: terms.mtu, nowait };
+        Port { fd, properties }
+    };
+    Ok((fds.into_iter().map(port).collect(), Ready { carriage, offload, queues }))
+}
+
+/// Makes sure that every fd from the container is what it should be, see [`adopt`], and how the frames of all look.
+///
+/// Whether they are queues of one device is not asked: the container decides anyway what comes in on each.
+fn adopt_all(devices: &[OwnedFd]) -> io::Result<Framing> {
+    let framings = devices.iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
+    match framings[..] {
+        [first, ref others @ ..] if others.iter().all(|other| *other == first) => Ok(first),
+        _ => Err(io::Error::other("its queues differ in their framing")),
+    }
 }
 
 /// Makes sure that an fd from the container is what it should be, and how its frames look.

@@ -1,8 +1,8 @@
-//! The engine of one network: its containers from handshake to end, on the thread on which it has a seat.
+//! The engine of one network: serves its containers on the thread on which it has a seat, and where a container has
+//! several queues on further ones.
 //!
 //! Dropping it resets all connections, closes all links and waits until that is done.
 
-use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nsnet_proto::{Channel, Offload};
+use nsnet_proto::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
@@ -18,11 +18,12 @@ use crate::addressing::Addressing;
 use crate::attach::{self, Ready, SetupError};
 use crate::clock::Clock;
 use crate::commons::Commons;
+use crate::container::{self, Terms};
 use crate::dialer::Dialer;
-use crate::dns::{Forwarder, Servers};
-use crate::gateway::{Gateway, Limits, Parts};
+use crate::dns::Servers;
+use crate::gateway::{Limits, Parts};
 use crate::statistics::Counters;
-use crate::threads::Seat;
+use crate::threads::{Seat, Seats};
 
 /// How long a drop waits for the network to end. It takes a scheduling round unless a Dialer blocks the thread; then
 /// the network is left behind rather than the embedder stalled.
@@ -34,8 +35,7 @@ pub(crate) struct Config {
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) limits: Limits,
     pub(crate) dns: DnsSource,
-    pub(crate) mtu: u16,
-    pub(crate) offload: Offload,
+    pub(crate) link: attach::Terms,
 }
 
 /// Where DNS queries are forwarded to.
@@ -47,7 +47,7 @@ pub(crate) enum DnsSource {
 }
 
 impl DnsSource {
-    fn servers(self) -> Servers {
+    pub(crate) fn servers(self) -> Servers {
         match self {
             Self::System => Servers::system(),
             Self::File(path) => Servers::from_file(&path),
@@ -61,26 +61,33 @@ pub(crate) struct Engine {
     /// Disconnects when the network has ended; taken by who waits for it. The mutex makes the engine `Sync`.
     ended: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
     seat: Seat,
+    /// For the queues behind the first.
+    further: Arc<[Seat]>,
 }
 
 /// A container side that was given its end of a channel.
 pub(crate) struct Request {
     pub(crate) channel: Channel,
+    /// What carries the queues behind the first, should they be shuttled.
+    pub(crate) further: Vec<Channel>,
     pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
     /// Resolves when the embedder closes the attachment.
     pub(crate) close: oneshot::Receiver<()>,
 }
 
 impl Engine {
-    pub(crate) fn start(config: Config, counters: Arc<Counters>) -> io::Result<Self> {
-        let seat = Seat::take()?;
+    /// Starts on the first of these seats.
+    pub(crate) fn start(config: Config, counters: Arc<Counters>, seats: Seats) -> Self {
+        let Seats { first: seat, further } = seats;
+        let further: Arc<[Seat]> = further.into();
         let (requests, incoming) = mpsc::unbounded_channel();
         let (alive, ended) = std::sync::mpsc::channel();
+        let seats = Arc::clone(&further);
         seat.run(move |commons| async move {
             let _alive: std::sync::mpsc::Sender<()> = alive;
-            serve(config, counters, commons, incoming).await;
+            serve(config, counters, commons, seats, incoming).await;
         });
-        Ok(Self { requests: Some(requests), ended: Mutex::new(Some(ended)), seat })
+        Self { requests: Some(requests), ended: Mutex::new(Some(ended)), seat, further }
     }
 
     /// Hands a container side to the engine. Fails only if the engine has ended.
@@ -103,7 +110,7 @@ impl Engine {
     fn join(&mut self, patience: Duration) {
         let Some(ended) = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
-        if self.seat.is_here() {
+        if self.seat.is_here() || self.further.iter().any(Seat::is_here) {
             return;
         }
         if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
@@ -133,17 +140,12 @@ async fn serve(
     config: Config,
     counters: Arc<Counters>,
     commons: Rc<Commons>,
+    further: Arc<[Seat]>,
     mut requests: mpsc::UnboundedReceiver<Message>,
 ) {
-    let parts = Parts {
-        addressing: config.addressing,
-        dialer: config.dialer,
-        limits: config.limits,
-        clock: Clock::start(),
-        counters,
-        commons,
-    };
-    let terms = Terms { mtu: config.mtu, offload: config.offload, dns: config.dns };
+    let Config { addressing, dialer, limits, dns, link } = config;
+    let parts = Parts { addressing, dialer, limits, clock: Clock::start(), counters };
+    let terms = Rc::new(Terms { parts, link, dns });
     // Dropped to end the containers' networks at once, set to end them in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
@@ -152,7 +154,10 @@ async fn serve(
             message = requests.recv() => match message {
                 Some(Message::Attach(request)) => {
                     let shutdown = is_finishing.subscribe();
-                    containers.spawn_local(host(request, parts.clone(), terms.clone(), shutdown));
+                    let (terms, commons, further) = (Rc::clone(&terms), Rc::clone(&commons), Arc::clone(&further));
+                    containers.spawn_local(async move {
+                        container::host(request, &terms, commons, &further, shutdown).await;
+                    });
                 }
                 Some(Message::Finish(grace)) => break grace,
                 None => break Duration::ZERO,
@@ -169,58 +174,6 @@ async fn serve(
 async fn join_all(containers: &mut JoinSet<()>) {
     while let Some(ended) = containers.join_next().await {
         report_panic(ended);
-    }
-}
-
-/// What is the same for every container and not the gateway's business.
-#[derive(Clone)]
-struct Terms {
-    mtu: u16,
-    offload: Offload,
-    dns: DnsSource,
-}
-
-/// Takes one container from its handshake to its end.
-async fn host(request: Request, parts: Parts, terms: Terms, shutdown: watch::Receiver<bool>) {
-    let Request { channel, outcome, close } = request;
-    let (mut dropped, mut finishing) = (shutdown.clone(), shutdown);
-    let end = async {
-        tokio::select! {
-            // Never true: this waits for the sender to be dropped.
-            _ = dropped.wait_for(|_| false) => {}
-            () = requested(close) => {}
-        }
-    };
-    tokio::pin!(end);
-    let finish = async {
-        // Fails when the sender is dropped, and then the end has come anyway.
-        let _ = finishing.wait_for(|is_finishing| *is_finishing).await;
-    };
-    let handshake = tokio::select! {
-        handshake = attach::handshake(
-            channel, terms.mtu, terms.offload, Arc::clone(&parts.counters), Rc::clone(&parts.commons)
-        ) => handshake,
-        () = &mut end => return,
-    };
-    match handshake {
-        Ok((link, ready)) => {
-            let gateway = Gateway::new(link, Forwarder::new(terms.dns.servers()), parts);
-            tracing::info!(carriage = ?ready.carriage, offload = ?ready.offload, "container attached");
-            // Nobody need wait for the news.
-            let _ = outcome.send(Ok(ready));
-            gateway.run(end, finish).await;
-        }
-        Err(error) => {
-            tracing::debug!(%error, "the container side did not get ready");
-            let _ = outcome.send(Err(error));
-        }
-    }
-}
-
-/// Waits for a request to close; an attachment that is merely dropped makes none.
-async fn requested(close: oneshot::Receiver<()>) {
-    if close.await.is_err() {
-        std::future::pending().await
     }
 }
 

@@ -1,10 +1,11 @@
 //! What the container believes to be its router: reads frames, finds the flow of each packet, answers.
 //!
-//! One gateway serves one container. Everything of it runs on the engine's thread; flows share the gateway by
-//! `Rc` and nothing else. The reader takes at most [`BATCH`] frames before the flows get their turn.
+//! One gateway serves one container, or one queue of its device ([`queues`](crate::queues)). Everything of it runs on
+//! one engine thread; flows share the gateway by `Rc` and nothing else. The reader takes at most [`BATCH`] frames before
+//! the flows get their turn.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{self, Future};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -26,6 +27,7 @@ use crate::icmp;
 use crate::link::{Link, Sent};
 use crate::local::Reach;
 use crate::packet::{Discard, FlowKey, Packet, Transport};
+use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
 
@@ -57,6 +59,8 @@ pub(crate) struct Gateway {
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
     pub(crate) commons: Rc<Commons>,
+    /// The gateways of the container's other queues, if there are any.
+    siblings: Option<Siblings>,
     fragments: RefCell<Reassembler>,
     /// Whether an errand waits for the next deadline of the fragments.
     expires_fragments: Cell<bool>,
@@ -75,12 +79,17 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) commons: Rc<Commons>,
 }
 
 impl Gateway {
-    pub(crate) fn new(link: Link, resolver: Forwarder, parts: Parts) -> Rc<Self> {
-        let Parts { addressing, dialer, limits, clock, counters, commons } = parts;
+    pub(crate) fn new(
+        link: Link,
+        resolver: Forwarder,
+        parts: Parts,
+        commons: Rc<Commons>,
+        siblings: Option<Siblings>,
+    ) -> Rc<Self> {
+        let Parts { addressing, dialer, limits, clock, counters } = parts;
         Rc::new(Self {
             link,
             addressing,
@@ -92,6 +101,7 @@ impl Gateway {
             tcp: tcp::Table::default(),
             udp: udp::Table::default(),
             commons,
+            siblings,
             fragments: RefCell::default(),
             expires_fragments: Cell::new(false),
             errands: RefCell::default(),
@@ -101,14 +111,28 @@ impl Gateway {
     }
 
     /// Serves the container until `end` resolves, or `finish` has and everything is delivered, or the container's
-    /// end of the link is gone and what it had sent is delivered. Then connections are reset.
+    /// end of the link is gone and what it had sent is delivered. Then connections are reset. With several queues
+    /// delivered means on every queue, and only the gateway of the first returns before `end`.
     pub(crate) async fn run(
         self: &Rc<Self>,
-        mut end: Pin<&mut impl Future<Output = ()>>,
+        end: Pin<&mut impl Future<Output = ()>>,
         finish: impl Future<Output = ()>,
     ) {
         // A drop guard, so that a fault in here takes the network away rather than leaving it dead.
         let _closing = Closing(self);
+        tokio::select! {
+            biased;
+            () = self.serve(end, finish) => {}
+            () = self.listen() => {}
+        }
+        self.tcp.reset(self).await;
+    }
+
+    async fn serve(
+        self: &Rc<Self>,
+        mut end: Pin<&mut impl Future<Output = ()>>,
+        finish: impl Future<Output = ()>,
+    ) {
         let finished = async {
             finish.await;
             self.delivered().await;
@@ -117,10 +141,13 @@ impl Gateway {
             biased;
             () = &mut end => {}
             () = finished => {}
-            result = self.read() => {
+            result = self.read_while_linked() => {
                 match result {
                     Ok(()) => tracing::debug!("the container's end of the link is gone"),
                     Err(error) => tracing::error!(%error, "the link to the container failed"),
+                }
+                if let Some(siblings) = &self.siblings {
+                    siblings.announce_gone();
                 }
                 self.tcp.orphan(self);
                 tokio::select! {
@@ -129,7 +156,6 @@ impl Gateway {
                 }
             }
         }
-        self.tcp.reset(self).await;
     }
 
     /// Waits until everything that the container has sent so far is with the upstream sockets.
@@ -137,10 +163,29 @@ impl Gateway {
         loop {
             // What lies in the link counts; its being closed does not matter here.
             let (Ok(_) | Err(_)) = self.read_batch(MAX_FRAMES_QUEUED);
-            if self.tcp.is_delivered() && self.udp.is_settled() {
-                return;
+            let others = self.siblings.as_ref().is_none_or(Siblings::are_delivered);
+            if self.tcp.is_delivered() && self.udp.is_settled() && others {
+                break;
             }
             self.progress.notified().await;
+        }
+        if let Some(siblings) = &self.siblings {
+            siblings.report_delivered().await;
+        }
+    }
+
+    /// Takes in what the gateways of other queues have for this one. Never ends.
+    async fn listen(self: &Rc<Self>) {
+        let Some(mut inbox) = self.siblings.as_ref().and_then(Siblings::take_inbox) else {
+            return future::pending().await;
+        };
+        while let Some(message) = inbox.recv().await {
+            self.handle_message(message);
+            for _ in 1..BATCH {
+                let Ok(message) = inbox.try_recv() else { break };
+                self.handle_message(message);
+            }
+            self.udp.flush(self);
         }
     }
 
@@ -225,6 +270,15 @@ impl Gateway {
         self.addressing.subnet_of_container(container).map(|subnet| subnet.gateway)
     }
 
+    /// Reads until the link is gone, or that of another queue has been gone for a while.
+    async fn read_while_linked(self: &Rc<Self>) -> io::Result<()> {
+        let Some(siblings) = &self.siblings else { return self.read().await };
+        tokio::select! {
+            result = self.read() => result,
+            () = siblings.link_is_gone() => Ok(()),
+        }
+    }
+
     async fn read(self: &Rc<Self>) -> io::Result<()> {
         loop {
             self.link.readable().await?;
@@ -265,6 +319,11 @@ impl Gateway {
 
     fn dispatch(self: &Rc<Self>, frame: &[u8]) -> Result<(), Discard> {
         let (header, bytes) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
+        if let Some(siblings) = &self.siblings
+            && siblings.is_misplaced(bytes)
+        {
+            return siblings.pass_to_first(header, bytes).map_err(|_| Discard::Overrun);
+        }
         match Packet::parse(&header, bytes) {
             Err(Discard::Fragment) => self.reassemble(bytes),
             packet => self.handle_packet(&packet?),
@@ -313,6 +372,45 @@ impl Gateway {
             Transport::Udp(datagrams) => self.udp.handle(self, packet.key, datagrams, packet.bytes),
         }
         Ok(())
+    }
+
+    fn handle_message(self: &Rc<Self>, message: Message) {
+        match (message, &self.siblings) {
+            (Message::Packet(passed), Some(siblings)) => {
+                if let Err(discard) = self.handle_passed(siblings, passed) {
+                    self.counters.discarded(discard);
+                }
+            }
+            (Message::Delivered, Some(siblings)) => {
+                siblings.note_delivered();
+                self.progress.notify_one();
+            }
+            (Message::Packet(_) | Message::Delivered, None) => {}
+        }
+    }
+
+    /// Takes in a packet that has come in on another queue.
+    fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
+        match Packet::parse(&passed.header, &passed.packet) {
+            Err(Discard::Fragment) => self.reassemble(&passed.packet),
+            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !self.tcp.knows(&key) => {
+                if !siblings.is_back(&passed) {
+                    return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
+                }
+                self.tcp.answer_stray(self, key, &segment);
+                Ok(())
+            }
+            packet => self.handle_packet(&packet?),
+        }
+    }
+
+    /// Sends a segment whose flow is not here to the other queues, if there are any. Returns whether it has.
+    pub(crate) fn send_round(&self, packet: &[u8]) -> bool {
+        let Some(siblings) = &self.siblings else { return false };
+        if siblings.send_round(packet).is_err() {
+            self.counters.discarded(Discard::Overrun);
+        }
+        true
     }
 }
 

@@ -15,6 +15,7 @@ mod addressing;
 mod attach;
 mod clock;
 mod commons;
+mod container;
 mod dialer;
 mod dns;
 mod engine;
@@ -25,6 +26,7 @@ mod link;
 mod local;
 mod network;
 mod packet;
+mod queues;
 mod statistics;
 #[allow(unsafe_code)]
 mod sys;

@@ -57,6 +57,14 @@ pub(crate) enum Framing {
     Plain,
 }
 
+/// A file descriptor that a link is made of, wherever it is to be.
+#[derive(Debug)]
+pub(crate) struct Port {
+    /// A non-blocking TUN device or socketpair end.
+    pub(crate) fd: OwnedFd,
+    pub(crate) properties: LinkProperties,
+}
+
 pub(crate) struct Link {
     io: AsyncFd<OwnedFd>,
     properties: LinkProperties,
@@ -90,13 +98,9 @@ enum Held {
 }
 
 impl Link {
-    /// Takes over a non-blocking TUN device or socketpair end. Must be called within the engine's runtime.
-    pub(crate) fn new(
-        fd: OwnedFd,
-        properties: LinkProperties,
-        counters: Arc<Counters>,
-        commons: Rc<Commons>,
-    ) -> io::Result<Self> {
+    /// Takes a port over. Must be called within the runtime of the engine thread that `commons` belongs to.
+    pub(crate) fn new(port: Port, counters: Arc<Counters>, commons: Rc<Commons>) -> io::Result<Self> {
+        let Port { fd, properties } = port;
         let (gone, identification) = (Notify::new(), Cell::new(random()));
         Ok(Self { io: sys::watch(fd)?, properties, counters, gone, commons, identification })
     }
@@ -369,7 +373,7 @@ mod tests {
             nowait: false,
         };
         let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
-        (Link::new(near, properties, Arc::default(), commons).unwrap(), far)
+        (Link::new(Port { fd: near, properties }, Arc::default(), commons).unwrap(), far)
     }
 
     #[tokio::test]

@@ -3,23 +3,25 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsnet_proto::{Channel, ChannelError, DEVICE_NAME_MAX, FD_VARIABLE, InterfaceAddress, Offload, Setup};
+use nsnet_proto::{
+    Channel, ChannelError, DEVICE_NAME_MAX, FD_VARIABLE, InterfaceAddress, MAX_QUEUES, Offload, Setup,
+};
 use tokio::sync::oneshot;
 
 use crate::addressing::{Addressing, Subnet};
-use crate::attach::{Attachment, Inherited};
+use crate::attach::{self, Attachment, Inherited};
 use crate::dialer::{Dialer, DirectDialer};
 use crate::engine::{Config, DnsSource, Engine, Request};
 use crate::gateway::Limits;
 use crate::statistics::{Counters, Statistics};
 use crate::sys;
-use crate::threads::own_namespace;
+use crate::threads::{Seats, own_namespace};
 
 /// A network for containers: terminates their TCP and UDP and dials again from this process.
 ///
@@ -111,12 +113,16 @@ impl Network {
 
     /// An attachment and what the engine and the container side get of it.
     fn prepare(&self) -> Result<(Request, OwnedFd, Attachment), AttachError> {
-        let (host, container) = Channel::pair().map_err(AttachError::SocketPair)?;
-        enlarge_buffers(&host, &container);
-        host.send(&self.setup, &[]).map_err(AttachError::Setup)?;
+        let (host, container) = pair()?;
+        // What carries the queues behind the first, should they be shuttled. Made here rather than by the container
+        // side: with a socket of its choice, this process would write to whoever is behind that.
+        let further = (1..self.setup.queues).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
+        let (further, theirs): (Vec<_>, Vec<_>) = further.into_iter().unzip();
+        let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
+        host.send(&self.setup, &fds).map_err(AttachError::Setup)?;
         let (outcome_in, outcome) = oneshot::channel();
         let (close, close_out) = oneshot::channel();
-        let request = Request { channel: host, outcome: outcome_in, close: close_out };
+        let request = Request { channel: host, further, outcome: outcome_in, close: close_out };
         Ok((request, container.into_fd(), Attachment::new(outcome, close)))
     }
 }
@@ -130,13 +136,14 @@ impl fmt::Debug for Network {
 /// Bytes that may wait in the socketpair in each direction: some dozens of the largest frames.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Gives frames room to queue. The kernel cuts the request down to `net.core.wmem_max` (socket(7)), of which
-/// the default holds three of the largest frames: slower, and still right.
-fn enlarge_buffers(host: &Channel, container: &Channel) {
-    for end in [host, container] {
-        let socket = socket2::SockRef::from(end);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+/// Both ends of a link, with room for frames to queue. The kernel cuts what is asked for down to `net.core.wmem_max`
+/// (socket(7)), of which the default holds three of the largest frames: slower, and still right.
+fn pair() -> Result<(Channel, Channel), AttachError> {
+    let (host, container) = Channel::pair().map_err(AttachError::SocketPair)?;
+    for end in [&host, &container] {
+        let _ = socket2::SockRef::from(end).set_send_buffer_size(SOCKET_BUFFER);
     }
+    Ok((host, container))
 }
 
 /// Why a command could not be attached.
@@ -163,6 +170,7 @@ pub struct NetworkBuilder {
     ipv6: Option<Subnet>,
     host_loopback: bool,
     offload: Offload,
+    queues: usize,
     dns: DnsSource,
     limits: Limits,
 }
@@ -177,6 +185,7 @@ impl Default for NetworkBuilder {
             ipv6: Some(Subnet::IPV6),
             host_loopback: false,
             offload: Offload::ALL,
+            queues: 1,
             dns: DnsSource::System,
             limits: Limits {
                 tcp_flows: 16_384,
@@ -265,6 +274,19 @@ impl NetworkBuilder {
         self
     }
 
+    /// How many queues the interface of a container has (`IFF_MULTI_QUEUE`), each served by an engine thread of its
+    /// own, so that one container can use more than one core. For machines with cores to spare and containers with
+    /// many busy TCP connections: one connection stays on one queue, and so do all datagrams. The Dialer is asked on
+    /// all of these threads at the same time.
+    ///
+    /// There are never more than cores, nor than 16, and one where the kernel knows no more; how many a container
+    /// got is in [`Ready::queues`](crate::Ready::queues). Default: 1.
+    #[must_use]
+    pub fn queues(mut self, queues: usize) -> Self {
+        self.queues = queues;
+        self
+    }
+
     /// Forwards DNS queries to these servers, in this order. Default: those of `/etc/resolv.conf`, read again
     /// when it changes.
     #[must_use]
@@ -298,7 +320,8 @@ impl NetworkBuilder {
 
     /// Most TCP connections of one container at a time, those being dialled included; a SYN beyond is lost. Each
     /// needs a file descriptor of this process: lower this, or raise `RLIMIT_NOFILE`, so that a container cannot
-    /// use up what the embedder needs for itself. Default: 16 384.
+    /// use up what the embedder needs for itself. With several [`queues`](Self::queues) each has its even share, and a
+    /// connection beyond that of its queue is lost. Default: 16 384.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;
@@ -327,6 +350,9 @@ impl NetworkBuilder {
         if self.device.is_empty() || self.device.len() > DEVICE_NAME_MAX {
             return Err(BuildError::DeviceName(self.device));
         }
+        if self.queues == 0 {
+            return Err(BuildError::NoQueue);
+        }
         check(self.ipv4, "IPv4", |subnet| {
             [subnet.container, subnet.gateway, subnet.dns].iter().all(|address| address.is_ipv4())
                 && (1..=30).contains(&subnet.prefix_len)
@@ -341,6 +367,8 @@ impl NetworkBuilder {
             dial_timeout: self.limits.dial_timeout.min(LONGEST),
             ..self.limits
         };
+        let seats = Seats::take(self.queues.min(MAX_QUEUES.into())).map_err(BuildError::Thread)?;
+        let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
         let setup = Setup {
             device: self.device,
             mtu,
@@ -354,12 +382,13 @@ impl NetworkBuilder {
                 .collect(),
             dns: addressing.subnets().map(|subnet| subnet.dns).collect(),
             offload: self.offload,
+            queues,
             host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
         };
-        let config =
-            Config { addressing, dialer: self.dialer, limits, dns: self.dns, mtu, offload: self.offload };
+        let link = attach::Terms { mtu, offload: self.offload, queues };
+        let config = Config { addressing, dialer: self.dialer, limits, dns: self.dns, link };
         let counters = Arc::new(Counters::default());
-        let engine = Engine::start(config, Arc::clone(&counters)).map_err(BuildError::Thread)?;
+        let engine = Engine::start(config, Arc::clone(&counters), seats);
         Ok(Network { engine, setup, counters })
     }
 }
@@ -376,6 +405,9 @@ pub enum BuildError {
         /// What would do.
         least: u16,
     },
+    /// No queue at all was asked for.
+    #[error("a network needs a queue: ask for 1 or more")]
+    NoQueue,
     /// The interface name is empty or too long.
     #[error("the interface name {0:?} must have 1 to {DEVICE_NAME_MAX} bytes")]
     DeviceName(String),
@@ -427,6 +459,7 @@ mod tests {
         assert!(error(Network::builder().mtu(1000)).contains("at least 1280"));
         assert!(error(Network::builder().ipv4_only().mtu(500)).contains("at least 576"));
         assert!(error(Network::builder().device_name("an-interface-name")).contains("1 to 15 bytes"));
+        assert!(error(Network::builder().queues(0)).contains("1 or more"));
         let swapped = Subnet { gateway: Subnet::IPV4.container, ..Subnet::IPV4 };
         assert!(error(Network::builder().ipv4(swapped)).contains("IPv4"));
         assert!(error(Network::builder().ipv6(Subnet::IPV4)).contains("IPv6"));

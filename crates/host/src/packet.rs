@@ -32,6 +32,8 @@ pub(crate) enum Discard {
     ForeignSource,
     /// A transport or extension header that is not carried.
     Protocol,
+    /// Too many packets were on the way from one queue of the device to another.
+    Overrun,
 }
 
 /// An IP packet with its transport header checked.

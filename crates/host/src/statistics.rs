@@ -53,6 +53,8 @@ pub struct DiscardStatistics {
     pub foreign_source: u64,
     /// Transport protocols that are not carried.
     pub protocol: u64,
+    /// Packets that came in on another queue than they belong to, while too many were on the way there.
+    pub overrun: u64,
     /// Datagrams from the world, from a peer the container has not written to.
     pub unsolicited: u64,
 }
@@ -69,6 +71,7 @@ pub(crate) struct Counters {
     not_unicast: AtomicU64,
     foreign_source: AtomicU64,
     protocol: AtomicU64,
+    overrun: AtomicU64,
     pub(crate) unsolicited: AtomicU64,
 }
 
@@ -131,6 +134,7 @@ impl Counters {
             Discard::NotUnicast => &self.not_unicast,
             Discard::ForeignSource => &self.foreign_source,
             Discard::Protocol => &self.protocol,
+            Discard::Overrun => &self.overrun,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -154,6 +158,7 @@ impl Counters {
                 not_unicast: self.not_unicast.load(Relaxed),
                 foreign_source: self.foreign_source.load(Relaxed),
                 protocol: self.protocol.load(Relaxed),
+                overrun: self.overrun.load(Relaxed),
                 unsolicited: self.unsolicited.load(Relaxed),
             },
         }

@@ -2,8 +2,8 @@
 //!
 //! Threads of our own, so that the embedder needs no runtime and cannot stall a network by blocking one; shared, so
 //! that a process with a thousand networks has no more of them than cores. A network takes a [`Seat`] on the thread
-//! that has the fewest; a thread starts when no other is free and there are fewer than cores, and ends with its
-//! last seat.
+//! that has the fewest, or several on different threads; a thread starts when no other is free and there are fewer than
+//! cores, and ends with its last seat.
 //!
 //! A thread opens sockets and reads files for its networks, so networks share one only if they were built in the
 //! same namespaces: a thread belongs to those of whoever started it.
@@ -48,29 +48,45 @@ struct Home {
 /// All threads of this process that may be running.
 static THREADS: Mutex<Vec<(Home, Weak<EngineThread>)>> = Mutex::new(Vec::new());
 
-impl Seat {
-    /// A seat on the thread with the fewest networks, or on a new one.
+/// The seats of one network, on different threads.
+pub(crate) struct Seats {
+    pub(crate) first: Seat,
+    pub(crate) further: Vec<Seat>,
+}
+
+impl Seats {
+    /// As many seats as wanted, or as there are cores if these are fewer, but one at least: on new threads, then on
+    /// those with the fewest networks.
     ///
     /// # Errors
     /// If the namespaces of the calling thread cannot be told, or a new thread has not what it needs: usually
     /// `EMFILE`.
-    pub(crate) fn take() -> io::Result<Self> {
+    pub(crate) fn take(wanted: usize) -> io::Result<Self> {
         let home =
             Home { process: process::id(), network: own_namespace("net")?, mounts: own_namespace("mnt")? };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|(_, thread)| thread.strong_count() > 0);
-        let own =
-            || threads.iter().filter(|(other, _)| *other == home).filter_map(|(_, thread)| thread.upgrade());
-        let most_free = own().min_by_key(Arc::strong_count);
-        if let Some(thread) = most_free.filter(|_| own().count() >= cores) {
-            return Ok(Self(thread));
+        let mut own: Vec<_> = threads
+            .iter()
+            .filter(|(other, _)| *other == home)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .collect();
+        own.sort_by_key(Arc::strong_count);
+        let wanted = wanted.clamp(1, cores);
+        let mut seats = Vec::with_capacity(wanted);
+        for _ in 0..wanted.min(cores.saturating_sub(own.len())) {
+            let thread = Arc::new(EngineThread::start()?);
+            threads.push((home, Arc::downgrade(&thread)));
+            seats.push(Seat(thread));
         }
-        let thread = Arc::new(EngineThread::start()?);
-        threads.push((home, Arc::downgrade(&thread)));
-        Ok(Self(thread))
+        seats.extend(own.into_iter().map(Seat).take(wanted - seats.len()));
+        let first = seats.remove(0);
+        Ok(Self { first, further: seats })
     }
+}
 
+impl Seat {
     /// Runs something on the thread. What it returns ends with the thread at the latest, so it must keep a seat
     /// or be waited for by somebody who does.
     pub(crate) fn run<F>(&self, task: impl FnOnce(Rc<Commons>) -> F + Send + 'static)
@@ -130,22 +146,36 @@ pub(crate) fn own_namespace(kind: &str) -> io::Result<NamespaceId> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
     fn there_are_no_more_threads_than_cores() {
         let cores = thread::available_parallelism().unwrap().get();
-        let seats: Vec<Seat> = (0..4 * cores).map(|_| Seat::take().unwrap()).collect();
-        let mut threads: Vec<ThreadId> = seats.iter().map(|seat| seat.0.id).collect();
-        threads.sort_by_key(|id| format!("{id:?}"));
-        threads.dedup();
+        let seats: Vec<Seats> = (0..4 * cores).map(|_| Seats::take(1).unwrap()).collect();
+        let threads: HashSet<ThreadId> = seats.iter().map(|seats| seats.first.0.id).collect();
         assert!(threads.len() <= cores, "{threads:?}");
+    }
+
+    #[test]
+    fn several_seats_are_on_different_threads() {
+        let cores = thread::available_parallelism().unwrap().get();
+        for wanted in [0, 1, 2, cores, cores + 1, usize::MAX] {
+            let taken = [(); 2].map(|()| Seats::take(wanted).unwrap());
+            for Seats { first, further } in &taken {
+                let threads: HashSet<ThreadId> =
+                    further.iter().chain([first]).map(|seat| seat.0.id).collect();
+                assert_eq!(threads.len(), 1 + further.len());
+                assert_eq!(threads.len(), wanted.clamp(1, cores));
+            }
+        }
     }
 
     #[test]
     fn a_task_runs_on_the_thread_of_its_seat() {
         let (done, result) = std::sync::mpsc::channel();
-        let seat = Seat::take().unwrap();
+        let seat = Seats::take(1).unwrap().first;
         assert!(!seat.is_here());
         let expected = seat.0.id;
         seat.run(move |_| async move { done.send(thread::current().id() == expected).unwrap() });

@@ -8,14 +8,14 @@ use nix::sys::socket::{
     self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, sockopt,
 };
 
-use crate::message::{self, DecodeError, Message, VERSION};
+use crate::message::{self, DecodeError, MAX_QUEUES, Message, VERSION};
 use crate::sys;
 
 /// Longest message of the handshake in bytes; a longer one is refused as truncated.
 pub const MAX_MESSAGE: usize = 4096;
 
-/// Most file descriptors that may come with one message.
-pub const MAX_FDS: usize = 1;
+/// Most file descriptors that may come with one message: one for each queue of a TUN device.
+pub const MAX_FDS: usize = MAX_QUEUES as usize;
 
 /// One end of the conversation. Closed when dropped.
 #[derive(Debug)]
@@ -198,7 +198,8 @@ mod tests {
     use super::*;
     use crate::message::{Carriage, Offload, Ready, Report};
 
-    const READY: Report = Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE });
+    const READY: Report =
+        Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 });
 
     /// Most file descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
     const SCM_MAX_FD: usize = 253;
@@ -223,12 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn message_and_fd_arrive_together() {
+    fn message_and_fds_arrive_together() {
         let (host, container) = Channel::pair().unwrap();
-        container.send(&READY, &[File::open("/dev/null").unwrap().as_fd()]).unwrap();
-        let (report, fds) = host.receive::<Report>().unwrap();
-        assert_eq!(report, READY);
-        assert_eq!(fds.len(), 1);
+        let null = File::open("/dev/null").unwrap();
+        for count in [1, 2, MAX_FDS] {
+            container.send(&READY, &vec![null.as_fd(); count]).unwrap();
+            let (report, fds) = host.receive::<Report>().unwrap();
+            assert_eq!((report, fds.len()), (READY, count));
+        }
     }
 
     #[test]
@@ -265,7 +268,7 @@ mod tests {
     fn too_many_fds_are_refused_and_none_leaks() {
         let path = "/proc/self/status";
         let file = File::open(path).unwrap();
-        for count in [2, 3, 50, SCM_MAX_FD] {
+        for count in [MAX_FDS + 1, MAX_FDS + 2, 50, SCM_MAX_FD] {
             let (host, container) = Channel::pair().unwrap();
             raw_send(&container, &message::encode(&READY).unwrap(), &vec![file.as_raw_fd(); count]);
             assert!(matches!(host.receive::<Report>(), Err(ChannelError::TooManyFds)), "{count} fds");
@@ -301,15 +304,27 @@ mod tests {
             return;
         }
         let file = File::open("/dev/null").unwrap();
-        for (sent, room) in [(1, 0), (2, 0), (2, 1), (50, 0), (50, 1), (50, 2), (50, 3), (SCM_MAX_FD, 3)] {
+        let attempts = [
+            (1, 0),
+            (2, 0),
+            (2, 1),
+            (MAX_FDS, MAX_FDS - 1),
+            (MAX_FDS + 1, 0),
+            (MAX_FDS + 1, MAX_FDS),
+            (MAX_FDS + 1, MAX_FDS + 1),
+            (SCM_MAX_FD, 1),
+            (SCM_MAX_FD, MAX_FDS + 2),
+        ];
+        for (sent, room) in attempts {
             let (host, container) = Channel::pair().unwrap();
             raw_send(&container, &message::encode(&READY).unwrap(), &vec![file.as_raw_fd(); sent]);
             let before = open_fds();
             let error = with_room_for(room, || host.receive::<Report>()).unwrap_err();
             assert_eq!(open_fds(), before, "{sent} fds, room for {room}");
-            let precise = match room {
-                0 | 1 => matches!(error, ChannelError::FdsWithheld),
-                _ => matches!(error, ChannelError::TooManyFds),
+            let precise = if room > MAX_FDS {
+                matches!(error, ChannelError::TooManyFds)
+            } else {
+                matches!(error, ChannelError::FdsWithheld)
             };
             assert!(precise, "{sent} fds, room for {room}: {error}");
         }

@@ -16,6 +16,10 @@
 //!  │ ◄──────────────────── Failed ─────────────────── │ step, errno, cause, remedy
 //! ```
 //!
+//! With more than one queue ([`Setup::queues`]) the TUN fds of all come with `Ready`; for the other carriage a
+//! further socketpair for each queue but the first comes with `Setup`. The host makes these, so that it never
+//! writes to a socket of the container's choice.
+//!
 //! The phase decides what a message on the socketpair is: everything up to and including `Ready` is a
 //! message of this module ([`Setup`], [`Report`]); everything after it is a frame, a [`vnet::Header`] with
 //! an IP packet behind it. Neither needs a tag to tell it from the other.
@@ -30,8 +34,8 @@ pub mod vnet;
 
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
 pub use message::{
-    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, Message, NamespaceId, Offload, Ready, Report,
-    Setup, VERSION,
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, Message, NamespaceId, Offload, Ready,
+    Report, Setup, VERSION,
 };
 
 /// Environment variable that carries the number of the inherited socketpair end.

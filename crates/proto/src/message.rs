@@ -6,10 +6,13 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the conversation. Both ends must speak the same one: they are built from the same release.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Longest name of a network interface, in bytes (`IFNAMSIZ` − 1, `linux/if.h`).
 pub const DEVICE_NAME_MAX: usize = 15;
+
+/// Most queues of one TUN device. Each is a thread of the host's, and the host has no more of these than cores.
+pub const MAX_QUEUES: u16 = 16;
 
 /// What may travel on a [`Channel`](crate::Channel). Sealed: the conversation is closed.
 pub trait Message: Serialize + for<'a> Deserialize<'a> + sealed::Sealed {}
@@ -30,6 +33,9 @@ pub struct Setup {
     pub dns: Vec<IpAddr>,
     /// Offloads the host can handle; the container side grants the subset that the kernel offers.
     pub offload: Offload,
+    /// Queues the TUN device shall have, 1 to [`MAX_QUEUES`]; the container side may grant fewer. With the message
+    /// come the container's ends of as many socketpairs less one: the channel itself carries the first queue.
+    pub queues: u16,
     /// The host's own network namespace, which the container side must not find itself in.
     pub host_namespace: NamespaceId,
 }
@@ -100,6 +106,8 @@ pub struct Ready {
     pub carriage: Carriage,
     /// The offloads the kernel granted, a subset of [`Setup::offload`].
     pub offload: Offload,
+    /// The queues the device has, 1 to [`Setup::queues`].
+    pub queues: u16,
 }
 
 /// The container side's error, in words the embedder can show.
@@ -161,6 +169,9 @@ mod tests {
 
     use super::*;
 
+    const READY: Report =
+        Report::Ready(Ready { carriage: Carriage::Shuttled, offload: Offload::ALL, queues: 1 });
+
     fn address() -> impl Strategy<Value = InterfaceAddress> {
         (any::<IpAddr>(), any::<u8>(), any::<IpAddr>())
             .prop_map(|(address, prefix_len, gateway)| InterfaceAddress { address, prefix_len, gateway })
@@ -178,20 +189,21 @@ mod tests {
             addresses in prop::collection::vec(address(), 0..4),
             dns in prop::collection::vec(any::<IpAddr>(), 0..4),
             offload in offload(),
+            queues in any::<u16>(),
             ids in any::<(u64, u64)>(),
         ) {
             let host_namespace = NamespaceId { device: ids.0, inode: ids.1 };
-            let setup = Setup { device, mtu, addresses, dns, offload, host_namespace };
+            let setup = Setup { device, mtu, addresses, dns, offload, queues, host_namespace };
             prop_assert_eq!(decode::<Setup>(&encode(&setup).unwrap()), Ok(setup));
         }
 
         #[test]
         fn report_survives_the_wire(
-            offload in offload(), shuttled in any::<bool>(),
+            offload in offload(), shuttled in any::<bool>(), queues in any::<u16>(),
             step in ".{0,40}", errno in any::<Option<i32>>(), cause in ".{0,40}", remedy in ".{0,40}",
         ) {
             let carriage = if shuttled { Carriage::Shuttled } else { Carriage::HandedOver };
-            for report in [Report::Ready(Ready { carriage, offload }), Report::Failed(Failure { step, errno, cause, remedy })] {
+            for report in [Report::Ready(Ready { carriage, offload, queues }), Report::Failed(Failure { step, errno, cause, remedy })] {
                 prop_assert_eq!(decode::<Report>(&encode(&report).unwrap()), Ok(report));
             }
         }
@@ -213,16 +225,14 @@ mod tests {
 
     #[test]
     fn another_version_is_named() {
-        let mut bytes =
-            encode(&Report::Ready(Ready { carriage: Carriage::Shuttled, offload: Offload::ALL })).unwrap();
+        let mut bytes = encode(&READY).unwrap();
         bytes[4] = 9;
         assert_eq!(decode::<Report>(&bytes), Err(DecodeError::Version(9)));
     }
 
     #[test]
     fn trailing_bytes_are_refused() {
-        let mut bytes =
-            encode(&Report::Ready(Ready { carriage: Carriage::Shuttled, offload: Offload::NONE })).unwrap();
+        let mut bytes = encode(&READY).unwrap();
         bytes.push(0);
         assert_eq!(decode::<Report>(&bytes), Err(DecodeError::Malformed));
     }

@@ -60,11 +60,13 @@ const CONTROL_LEN: usize = offset_of!(Control, fds) + size_of::<[RawFd; MAX_FDS 
 
 // The descriptors stand where the kernel puts them: CMSG_DATA is the end of the header.
 const _: () = assert!(offset_of!(Control, fds) == size_of::<cmsghdr>());
-// There is no room for a second control message, so there is no list to walk.
-const _: () = assert!(size_of::<[RawFd; MAX_FDS + 1]>() < size_of::<cmsghdr>());
 
 impl Control {
     /// Takes ownership of what recvmsg has installed. Zeroes, where it has written nothing, are no `SCM_RIGHTS`.
+    ///
+    /// There is no list of control messages to walk: all descriptors of a message come in one, and others come
+    /// only to a receiver who has asked for them by a socket option (`SO_PASSCRED` and the like, unix(7)), which
+    /// no sender can set.
     fn into_fds(self) -> Vec<OwnedFd> {
         let Self { header, fds } = self;
         if (header.cmsg_level, header.cmsg_type) != (libc::SOL_SOCKET, libc::SCM_RIGHTS) {

@@ -1,13 +1,15 @@
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::mpsc::channel;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::send;
 use nsnet_proto::vnet::{Checksum, Header};
-use nsnet_proto::{Channel, Offload};
+use nsnet_proto::{Channel, Offload, Setup};
 
 use super::*;
 use crate::Namespaces;
-use crate::testing::{configured, datagram_goes_out_and_back, inside, ip};
+use crate::testing::{configured, datagram_goes_out_and_back, ends_with, inside, ip, setup};
 
 const NAMESPACES: Namespaces = Namespaces::new().user().network();
 /// A grace that no test waits for.
@@ -100,7 +102,10 @@ fn wait(shuttle: Shuttle) -> Result<(), Error> {
 fn plain_device_gets_a_header_on_the_socketpair() {
     if inside(NAMESPACES, module_path!(), "plain_device_gets_a_header_on_the_socketpair") {
         let (host, shuttle) = shuttled(Offload::NONE);
-        assert_eq!(shuttle.ready(), Ready { carriage: Carriage::Shuttled, offload: Offload::NONE });
+        assert_eq!(
+            shuttle.ready(),
+            Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: 1 }
+        );
         let frame = datagram(&host);
         assert_eq!(Header::split(&frame).unwrap().0, Header::default());
     }
@@ -152,6 +157,82 @@ fn last_datagram_before_the_stop_arrives() {
         let frames: Vec<_> =
             std::iter::from_fn(|| Some(receive_frame(&host)).filter(|frame| !frame.is_empty())).collect();
         assert!(frames.iter().any(|frame| frame.ends_with(b"last words")));
+    }
+}
+
+/// The host's ends of a shuttle of two queues.
+#[track_caller]
+fn two_queues() -> ([OwnedFd; 2], Shuttle) {
+    let (host, mut further, fd) = ends_with(&Setup { queues: 2, ..setup(Offload::ALL) });
+    let mut device = TunDevice::from_fd(fd).unwrap();
+    device.configure().unwrap();
+    let shuttle = device.shuttle().unwrap();
+    assert_eq!(shuttle.ready().queues, 2);
+    ([frames_after_ready(host, shuttle.ready()), further.pop().unwrap().into_fd()], shuttle)
+}
+
+/// Sends datagrams from 64 ports, which the kernel spreads over the queues.
+fn send_from_many_ports() {
+    for number in 0..64u8 {
+        let socket = std::net::UdpSocket::bind("10.99.2.100:0").unwrap();
+        socket.send_to(&[b'#', number], "10.99.2.2:9").unwrap();
+    }
+}
+
+/// The numbers of those that arrive until the shuttle ends.
+fn numbers_until_the_end(host: &OwnedFd) -> Vec<u8> {
+    std::iter::from_fn(|| Some(receive_frame(host)).filter(|frame| !frame.is_empty()))
+        .filter_map(|frame| match frame[..] {
+            [.., b'#', number] if frame[vnet::HEADER_LEN] == 0x45 => Some(number),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn each_queue_has_its_share_and_is_drained_before_the_end() {
+    if !inside(NAMESPACES, module_path!(), "each_queue_has_its_share_and_is_drained_before_the_end") {
+        return;
+    }
+    let (hosts, shuttle) = two_queues();
+    send_from_many_ports();
+    drop(shuttle);
+    let shares = hosts.each_ref().map(numbers_until_the_end);
+    assert!(shares.iter().all(|share| !share.is_empty()), "{shares:?}");
+    let mut all = shares.concat();
+    all.sort_unstable();
+    assert_eq!(all, (0..64).collect::<Vec<u8>>());
+    assert!(!ip("link show tun0").0.success());
+}
+
+#[test]
+fn any_queue_takes_frames_for_the_container() {
+    if inside(NAMESPACES, module_path!(), "any_queue_takes_frames_for_the_container") {
+        let (hosts, _shuttle) = two_queues();
+        let any = || {
+            let mut fds = hosts.each_ref().map(|host| PollFd::new(host.as_fd(), PollFlags::POLLIN));
+            poll(&mut fds, PollTimeout::NONE).unwrap();
+            receive_frame(&hosts[usize::from(fds[0].any() != Some(true))])
+        };
+        for host in &hosts {
+            datagram_goes_out_and_back(any, |frame| send_frame(host, frame));
+        }
+    }
+}
+
+#[test]
+fn one_queue_that_ends_leaves_the_interface_to_the_other() {
+    if inside(NAMESPACES, module_path!(), "one_queue_that_ends_leaves_the_interface_to_the_other") {
+        let ([first, second], shuttle) = two_queues();
+        drop(second);
+        // Its threads have ended, its fd has not closed: the flows of the first do not move.
+        while !shuttle.has_ended() {
+            thread::yield_now();
+        }
+        assert!(ip("link show tun0").0.success());
+        drop(first);
+        wait(shuttle).unwrap();
+        assert!(!ip("link show tun0").0.success());
     }
 }
 

@@ -30,13 +30,13 @@ const DRAIN_FRAMES: usize = 4096;
 /// How long the host may take to receive what is drained.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
-/// Tells the thread to stop.
+/// Tells the threads of all queues to stop.
 #[derive(Debug)]
 pub(super) struct StopSignal {
     requested: AtomicBool,
-    /// Shut down to wake the thread from poll(2): the other end hangs up.
+    /// Shut down to wake the threads from poll(2): the other end hangs up.
     waker: UnixStream,
-    /// What the thread polls.
+    /// What the threads poll.
     woken: UnixStream,
 }
 
@@ -80,7 +80,7 @@ enum End {
 fn copy_until_stopped(ends: &Ends, frame: &mut [u8]) -> Result<End, Error> {
     while !ends.stop.is_requested() {
         let Some(len) = read_frame(ends, frame)? else {
-            match wait_for(ends.tun.as_fd(), PollFlags::POLLIN, ends, Patience::UntilStopped)? {
+            match wait_for(ends.tun().as_fd(), PollFlags::POLLIN, ends, Patience::UntilStopped)? {
                 Wake::HostGone => return Ok(End::HostGone),
                 Wake::Ready | Wake::Stopped | Wake::Overdue => continue,
             }
@@ -117,7 +117,7 @@ fn drain(ends: &Ends, frame: &mut [u8], mut unsent: Option<usize>) -> Result<(),
 /// The length of the frame that was read, `None` if there is none at the moment.
 fn read_frame(ends: &Ends, frame: &mut [u8]) -> Result<Option<usize>, Error> {
     loop {
-        match read(&ends.tun, &mut frame[ends.packet_offset..]) {
+        match read(ends.tun(), &mut frame[ends.packet_offset..]) {
             Ok(len) => return Ok(Some(ends.packet_offset + len)),
             Err(Errno::EAGAIN) => return Ok(None),
             Err(Errno::EINTR) => {}
@@ -129,10 +129,10 @@ fn read_frame(ends: &Ends, frame: &mut [u8]) -> Result<Option<usize>, Error> {
 /// Waits while the host does not keep up. `Ready` once the frame is sent.
 fn send_waiting(ends: &Ends, frame: &[u8], patience: Patience) -> Result<Wake, Error> {
     loop {
-        match send_now(&ends.socket, frame)? {
+        match send_now(ends.socket(), frame)? {
             Sent::Done => return Ok(Wake::Ready),
             Sent::HostGone => return Ok(Wake::HostGone),
-            Sent::Full => match wait_for(ends.socket.as_fd(), PollFlags::POLLOUT, ends, patience)? {
+            Sent::Full => match wait_for(ends.socket().as_fd(), PollFlags::POLLOUT, ends, patience)? {
                 Wake::Ready => {}
                 wake @ (Wake::Stopped | Wake::Overdue | Wake::HostGone) => return Ok(wake),
             },
@@ -186,7 +186,7 @@ fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, ends: &Ends, patience: Patien
     // No event is asked for at the others: an end (POLLHUP) is reported unasked.
     let mut fds = [
         PollFd::new(fd, events),
-        PollFd::new(ends.socket.as_fd(), PollFlags::empty()),
+        PollFd::new(ends.socket().as_fd(), PollFlags::empty()),
         PollFd::new(ends.stop.woken.as_fd(), PollFlags::empty()),
     ];
     let (watched, timeout) = match patience {

@@ -56,6 +56,11 @@ impl Resting {
         self.acks.get(key).map(|(_, ack)| *ack)
     }
 
+    /// Whether there is something to get or, if its time is over, was until now.
+    pub(crate) fn contains(&self, key: &FlowKey) -> bool {
+        self.acks.contains_key(key)
+    }
+
     pub(crate) fn remove(&mut self, key: &FlowKey) {
         self.acks.remove(key);
     }

@@ -78,8 +78,13 @@ impl Table {
             }
             Some(flow) => self.feed(gateway, key, &flow, segment, packet),
             None if segment.control == Control::Open => self.handle_syn(gateway, key, segment, packet),
-            None => self.handle_stray(gateway, key, segment),
+            None => self.handle_stray(gateway, key, segment, packet),
         }
+    }
+
+    /// Whether a segment of this tuple has to do with something here.
+    pub(crate) fn knows(&self, key: &FlowKey) -> bool {
+        self.entries.borrow().contains_key(key) || self.resting.borrow().contains(key)
     }
 
     /// Ends all flows; their streams are aborted unless they have everything.
@@ -202,7 +207,7 @@ impl Table {
     }
 
     /// A segment that opens nothing and belongs to no open connection.
-    fn handle_stray(&self, gateway: &Gateway, key: FlowKey, segment: &Segment) {
+    fn handle_stray(&self, gateway: &Gateway, key: FlowKey, segment: &Segment, packet: &[u8]) {
         let dialing = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
             Some(State::Dialing { syn, .. }) => Some(syn.sequence),
             Some(State::Open(_)) | None => None,
@@ -214,6 +219,13 @@ impl Table {
             }
             return;
         }
+        if self.resting.borrow().contains(&key) || !gateway.send_round(packet) {
+            self.answer_stray(gateway, key, segment);
+        }
+    }
+
+    /// Answers a segment that belongs to no connection of the container.
+    pub(crate) fn answer_stray(&self, gateway: &Gateway, key: FlowKey, segment: &Segment) {
         if segment.control == Control::Reset {
             self.resting.borrow_mut().remove(&key);
             return;

@@ -1,0 +1,207 @@
+//! Creates the device: its queues, and what may be left to the other end.
+//!
+//! Two kinds of device come out. With a virtio-net header (`IFF_VNET_HDR`) each frame can leave its checksum
+//! and its segmentation to the other end. The plain device serves where no offload is wanted, or where the
+//! kernel does not know that header, as under gVisor.
+//!
+//! Either can have several queues (`IFF_MULTI_QUEUE`), each an fd of its own between which the kernel spreads the
+//! flows. What the kernel refuses is done without: the device has fewer queues then, down to one. With one, nothing
+//! asks for more, and the device is the same as ever.
+
+use std::ffi::{c_int, c_uint};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nsnet_proto::{Offload, Setup, vnet};
+
+use crate::Error;
+use crate::sys::{self, DeviceFlags};
+
+pub(super) const OPEN: &str = "open /dev/net/tun";
+pub(super) const CREATE: &str = "create the TUN device";
+
+/// A TUN device of this process.
+#[derive(Debug)]
+pub(crate) struct Device {
+    first: OwnedFd,
+    further: Vec<OwnedFd>,
+    pub(crate) framing: Framing,
+    pub(crate) offload: Offload,
+}
+
+/// What stands in front of a packet on the TUN fd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// Nothing.
+    Plain,
+    /// A virtio-net header of [`vnet::HEADER_LEN`] bytes.
+    Vnet,
+}
+
+impl Device {
+    /// Creates what the host wants in the calling thread's network namespace.
+    pub(super) fn create(setup: &Setup) -> Result<Self, Error> {
+        let file = open_device()?;
+        let wants_header = setup.offload != Offload::NONE;
+        if setup.queues > 1 {
+            // Exclusively: the name of another network's device would yield one more queue of that.
+            let flags = DeviceFlags { vnet_header: wants_header, multi_queue: true, exclusive: true };
+            match sys::create_device(file.as_fd(), &setup.device, flags) {
+                Ok(()) => {
+                    let device = Self::of(file.into(), flags.vnet_header, setup.offload)?;
+                    return Ok(device.with_queues(setup, DeviceFlags { exclusive: false, ..flags }));
+                }
+                // If the name is taken, the next attempt says so, or adopts the device of nobody that has it.
+                Err(errno @ (Errno::EINVAL | Errno::EBUSY)) => {
+                    tracing::debug!(%errno, "no device with IFF_MULTI_QUEUE: going on with one queue");
+                }
+                Err(errno) => return Err(refused_device(errno.into(), &setup.device)),
+            }
+        }
+        if wants_header {
+            let flags = DeviceFlags { vnet_header: true, multi_queue: false, exclusive: false };
+            match sys::create_device(file.as_fd(), &setup.device, flags) {
+                Ok(()) => return Self::of(file.into(), true, setup.offload),
+                Err(Errno::EINVAL) => tracing::debug!("no IFF_VNET_HDR here: going on without offload"),
+                Err(errno) => return Err(refused_device(errno.into(), &setup.device)),
+            }
+        }
+        let tun = tun_tap::Iface::without_packet_info(&setup.device, tun_tap::Mode::Tun)
+            .map_err(|error| refused_device(error, &setup.device))?;
+        Self::of(sys::own_device(tun), false, Offload::NONE)
+    }
+
+    /// The first queue's fd.
+    pub(crate) fn first(&self) -> BorrowedFd<'_> {
+        self.first.as_fd()
+    }
+
+    /// The fds of all queues.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        std::iter::once(&self.first).chain(&self.further).map(AsFd::as_fd)
+    }
+
+    /// The fds of all queues, to keep.
+    pub(crate) fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
+        std::iter::once(self.first).chain(self.further)
+    }
+
+    pub(crate) fn queues(&self) -> u16 {
+        // No more than a `u16` has asked for.
+        u16::try_from(1 + self.further.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Settles the framing and the offloads, which are those of the device whatever the queue.
+    fn of(first: OwnedFd, has_header: bool, wanted: Offload) -> Result<Self, Error> {
+        let (framing, offload) = if has_header {
+            (Framing::Vnet, negotiate(first.as_fd(), wanted)?)
+        } else {
+            // A device that outlived its former owner may have offloads left, and would deliver super-frames
+            // whose header nobody sees. A kernel that does not know the request knows no offloads either.
+            let _ = sys::set_offload(first.as_fd(), 0);
+            (Framing::Plain, Offload::NONE)
+        };
+        Ok(Self { first, further: Vec::new(), framing, offload })
+    }
+
+    /// Opens further queues, as many as the host has asked for and the kernel gives.
+    fn with_queues(mut self, setup: &Setup, flags: DeviceFlags) -> Self {
+        while self.queues() < setup.queues {
+            match open_queue(&setup.device, flags) {
+                Ok(queue) => self.further.push(queue),
+                Err(error) => {
+                    tracing::warn!(%error, queues = self.queues(), "no further queue of the TUN device");
+                    break;
+                }
+            }
+        }
+        self
+    }
+}
+
+fn open_queue(device: &str, flags: DeviceFlags) -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    sys::create_device(file.as_fd(), device, flags)?;
+    Ok(file.into())
+}
+
+/// Opened before `tun-tap` opens it too: that crate opens and creates in one call, and the remedy depends on
+/// which of the two was refused.
+fn open_device() -> Result<File, Error> {
+    OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(|error| {
+        let remedy = match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {
+                "create the device: mkdir -p /dev/net && mknod -m 0666 /dev/net/tun c 10 200; inside a \
+                 container: run it with --device /dev/net/tun"
+            }
+            Some(libc::EACCES) => "make the device accessible: chmod 0666 /dev/net/tun",
+            Some(libc::EPERM) => {
+                "allow the device in the device cgroup; inside a container: run it with --device /dev/net/tun"
+            }
+            Some(libc::ENODEV | libc::ENXIO) => "load the kernel module: modprobe tun",
+            _ => "",
+        };
+        Error::new(OPEN, error).with_remedy(remedy)
+    })
+}
+
+/// Sets the length of the header, and asks for offloads until the kernel agrees.
+fn negotiate(tun: BorrowedFd<'_>, wanted: Offload) -> Result<Offload, Error> {
+    // The default is the same; a device that outlived its former owner may say something else.
+    #[allow(clippy::cast_possible_truncation, reason = "10 fits")]
+    sys::set_vnet_header_len(tun, vnet::HEADER_LEN as c_int)
+        .map_err(|errno| Error::new("set the length of the virtio-net header", errno))?;
+    let granted =
+        candidates(wanted).into_iter().find(|&offload| sys::set_offload(tun, offload_bits(offload)).is_ok());
+    Ok(granted.unwrap_or(Offload::NONE))
+}
+
+/// What to try, best first. The kernel refuses a set as a whole if it does not know one of them.
+fn candidates(wanted: Offload) -> [Offload; 5] {
+    let checksum = Offload { checksum: wanted.checksum, ..Offload::NONE };
+    [
+        wanted,
+        Offload { uso: false, ..wanted },
+        Offload { tso4: false, tso6: false, ..wanted },
+        checksum,
+        Offload::NONE,
+    ]
+}
+
+fn offload_bits(offload: Offload) -> c_uint {
+    let bit = |wanted: bool, bits: c_uint| if wanted { bits } else { 0 };
+    bit(offload.checksum, libc::TUN_F_CSUM)
+        | bit(offload.tso4, libc::TUN_F_TSO4)
+        | bit(offload.tso6, libc::TUN_F_TSO6)
+        | bit(offload.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6)
+}
+
+fn refused_device(error: io::Error, name: &str) -> Error {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EPERM) => {
+            "CAP_NET_ADMIN over the network namespace is missing: create it inside a user namespace of your own \
+             (Namespaces::new().user().network()), in this order, and open the device before dropping capabilities"
+                .into()
+        }
+        Some(libc::EBUSY | libc::EINVAL) => {
+            format!("the name {name:?} may be taken: one network per network namespace and device name").into()
+        }
+        _ => std::borrow::Cow::Borrowed(""),
+    };
+    Error::new(CREATE, error).with_remedy(remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fallbacks_are_subsets_and_end_with_none() {
+        let candidates = candidates(Offload::ALL);
+        assert_eq!((candidates[0], candidates[4]), (Offload::ALL, Offload::NONE));
+        let bits: Vec<_> = candidates.into_iter().map(offload_bits).collect();
+        assert_eq!(bits, [0x67, 0x07, 0x61, 0x01, 0]);
+    }
+}

@@ -1,0 +1,207 @@
+//! One container from its handshake to its end: a gateway for each queue of its device.
+//!
+//! The first gateway runs on the network's own thread, the others on further ones, and they end together. A container
+//! of one queue has the first gateway and nothing else.
+
+use std::future::{self, Future};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::attach::{self, Ready, SetupError};
+use crate::commons::Commons;
+use crate::dns::Forwarder;
+use crate::engine::{DnsSource, Request};
+use crate::gateway::{Gateway, Limits, Parts};
+use crate::link::{Link, Port};
+use crate::queues::Siblings;
+use crate::threads::Seat;
+
+/// What is the same for every container of a network.
+pub(crate) struct Terms {
+    pub(crate) parts: Parts,
+    pub(crate) link: attach::Terms,
+    pub(crate) dns: DnsSource,
+}
+
+/// Takes one container from its handshake to its end. `further` are seats for the queues behind the first; `shutdown`
+/// is set to end in good order, and closed to end at once.
+pub(crate) async fn host(
+    request: Request,
+    terms: &Terms,
+    commons: Rc<Commons>,
+    further: &[Seat],
+    shutdown: watch::Receiver<bool>,
+) {
+    let Request { channel, further: channels, outcome, close } = request;
+    let mut dropped = shutdown.clone();
+    let end = async {
+        tokio::select! {
+            // Never true: this waits for the sender to be dropped.
+            _ = dropped.wait_for(|_| false) => {}
+            () = requested(close) => {}
+        }
+    };
+    tokio::pin!(end);
+    let opening = async {
+        let (ports, ready) = attach::handshake(channel, channels, &terms.link).await?;
+        let gateways = Gateways::open(ports, terms, &commons, further, &shutdown).await;
+        Ok((gateways.map_err(SetupError::Host)?, ready))
+    };
+    let opened: Result<(Gateways, Ready), SetupError> = tokio::select! {
+        opened = opening => opened,
+        () = &mut end => return,
+    };
+    match opened {
+        Ok((gateways, ready)) => {
+            let Ready { carriage, offload, queues, .. } = ready;
+            tracing::info!(?carriage, ?offload, queues, "container attached");
+            // Nobody need wait for the news.
+            let _ = outcome.send(Ok(ready));
+            gateways.run(end, shutdown).await;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the container side did not get ready");
+            let _ = outcome.send(Err(error));
+        }
+    }
+}
+
+/// Waits for a request to close; an attachment that is merely dropped makes none.
+async fn requested(close: oneshot::Receiver<()>) {
+    if close.await.is_err() {
+        future::pending().await
+    }
+}
+
+/// Waits until the network is to end in good order.
+async fn finishing(mut shutdown: watch::Receiver<bool>) {
+    // Fails when the sender is dropped, and then the end has come anyway.
+    let _ = shutdown.wait_for(|is_finishing| *is_finishing).await;
+}
+
+/// The gateways of one container.
+struct Gateways {
+    first: Rc<Gateway>,
+    others: Option<Others>,
+}
+
+/// The gateways of the queues behind the first.
+struct Others {
+    /// Dropped to end them.
+    end: watch::Sender<()>,
+    /// Waits for each of them.
+    ended: JoinSet<()>,
+}
+
+impl Gateways {
+    async fn open(
+        ports: Vec<Port>,
+        terms: &Terms,
+        commons: &Rc<Commons>,
+        further: &[Seat],
+        shutdown: &watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let parts = Parts { limits: share(terms.parts.limits, ports.len()), ..terms.parts.clone() };
+        let queues = ports.len();
+        let mut ports = ports.into_iter();
+        let first = ports.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let link = Link::new(first, parts.counters.clone(), Rc::clone(commons))?;
+        let resolver = Forwarder::new(terms.dns.clone().servers());
+        if queues == 1 {
+            let first = Gateway::new(link, resolver, parts, Rc::clone(commons), None);
+            return Ok(Self { first, others: None });
+        }
+        let mut siblings = Siblings::new(queues).into_iter();
+        let sibling = siblings.next().ok_or(io::ErrorKind::InvalidInput)?;
+        let first = Gateway::new(link, resolver, parts.clone(), Rc::clone(commons), Some(sibling));
+        let (end, ending) = watch::channel(());
+        let mut others = Others { end, ended: JoinSet::new() };
+        for ((port, sibling), seat) in ports.zip(siblings).zip(further) {
+            let queue = Queue { port, sibling, parts: parts.clone(), dns: terms.dns.clone() };
+            others.start(seat, queue, ending.clone(), shutdown.clone()).await?;
+        }
+        Ok(Self { first, others: Some(others) })
+    }
+
+    async fn run(self, mut end: Pin<&mut impl Future<Output = ()>>, shutdown: watch::Receiver<bool>) {
+        let finish = finishing(shutdown);
+        let Some(Others { end: end_others, mut ended }) = self.others else {
+            return self.first.run(end, finish).await;
+        };
+        let mut end_others = Some(end_others);
+        let end_of_all = async {
+            tokio::select! {
+                () = &mut end => {}
+                _ = ended.join_next() => {}
+            }
+            end_others.take();
+        };
+        self.first.run(pin!(end_of_all), finish).await;
+        drop(end_others);
+        while ended.join_next().await.is_some() {}
+    }
+}
+
+impl Others {
+    /// Starts a gateway on another thread. Returns once it has taken its link over.
+    async fn start(
+        &mut self,
+        seat: &Seat,
+        queue: Queue,
+        ending: watch::Receiver<()>,
+        shutdown: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let (started, has_started) = oneshot::channel();
+        let (alive, has_ended) = oneshot::channel();
+        seat.run(move |commons| async move {
+            match queue.open(commons) {
+                Ok(gateway) => {
+                    let _ = started.send(Ok(()));
+                    serve(&gateway, ending, shutdown).await;
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+            let _ = alive.send(());
+        });
+        self.ended.spawn_local(async {
+            if has_ended.await.is_err() {
+                tracing::error!("the gateway of one of a container's queues failed");
+            }
+        });
+        has_started.await.unwrap_or_else(|_| Err(io::Error::other("the thread of a queue has ended")))
+    }
+}
+
+/// What a further gateway is made of, to be carried to its thread.
+struct Queue {
+    port: Port,
+    sibling: Siblings,
+    parts: Parts,
+    dns: DnsSource,
+}
+
+impl Queue {
+    fn open(self, commons: Rc<Commons>) -> io::Result<Rc<Gateway>> {
+        let link = Link::new(self.port, self.parts.counters.clone(), Rc::clone(&commons))?;
+        let resolver = Forwarder::new(self.dns.servers());
+        Ok(Gateway::new(link, resolver, self.parts, commons, Some(self.sibling)))
+    }
+}
+
+/// Runs a gateway behind the first until the container ends.
+async fn serve(gateway: &Rc<Gateway>, mut ending: watch::Receiver<()>, shutdown: watch::Receiver<bool>) {
+    let end = async {
+        // Only ever fails: nothing is sent.
+        let _ = ending.changed().await;
+    };
+    gateway.run(pin!(end), finishing(shutdown)).await;
+}
+
+/// The limits of one of so many queues: what is not on the first queue only is divided, rounded up.
+fn share(limits: Limits, queues: usize) -> Limits {
+    Limits { tcp_flows: limits.tcp_flows.div_ceil(queues), ..limits }
+}

@@ -1,0 +1,260 @@
+//! What the gateways of one container have to do with each other, if its TUN device has several queues.
+//!
+//! # Which queue a packet comes in on
+//!
+//! The kernel decides (`tun_automq_select_queue`, drivers/net/tun.c): by an entry for the flow's hash that says on
+//! which queue a packet of the flow was last written, and without one, which it forgets after three seconds of
+//! silence, by the hash itself. The hash is the same for both directions of a flow and lasts as long as the system
+//! is up.
+//!
+//! **TCP** is served where it comes in. Whoever gets the SYN answers on the same queue, so that an entry says what
+//! the hash would say anyway: with or without it the flow stays, as long as the number of queues does, and that
+//! changes only with the end of the container. What could still move a flow is a datagram's answer or another
+//! flow's whose hash of 32 bits happens to be the same, a segment in fragments, or a container that meddles with its
+//! device. Before a segment is taken for a stray and answered with RST, it therefore goes once *round* all queues; the
+//! gateway that knows its flow keeps it.
+//!
+//! **Everything else** belongs to the first queue. A container's port must have one upstream port whatever the
+//! destination (RFC 4787, 4.1), and the fragments of a packet must meet, while the hash sends each destination and
+//! each fragment where it will. The other gateways pass such packets on. It is only one-way traffic that stays on
+//! their queues: what the first one answers comes in there from then on.
+//!
+//! Packets travel between gateways in bounded channels; one that finds its channel full is lost and counted.
+//!
+//! # How they end
+//!
+//! Together. A link that is gone takes the others with it ([`Siblings::link_is_gone`]), after a while in which they
+//! may still bring what a shuttle drains. Everything is *delivered* when it is on every queue: each gateway but the
+//! first says so to the first, in the channel of its packets, and waits to be ended; the first then knows that it has
+//! their packets as well. The links close only then, for one that closed earlier would move its flows to the others.
+
+use std::cell::{Cell, RefCell};
+use std::future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nsnet_proto::vnet;
+use tokio::sync::{mpsc, watch};
+
+/// Packets on the way to one gateway.
+const CAPACITY: usize = 256;
+
+/// The first queue, to which everything belongs that is not TCP.
+const FIRST: usize = 0;
+
+/// How long a link may last beyond another: more than the second that a shuttle takes to drain a queue.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One gateway's way to those of the other queues.
+pub(crate) struct Siblings {
+    index: usize,
+    all: Arc<[mpsc::Sender<Message>]>,
+    gone: watch::Sender<bool>,
+    /// How many others have yet to deliver what they have; only the first counts.
+    undelivered: Cell<usize>,
+    has_reported: Cell<bool>,
+    inbox: RefCell<Option<mpsc::Receiver<Message>>>,
+}
+
+/// What a gateway hears from another.
+pub(crate) enum Message {
+    Packet(Passed),
+    /// Everything is delivered on a queue.
+    Delivered,
+}
+
+/// A packet that has come in on another queue.
+pub(crate) struct Passed {
+    pub(crate) header: vnet::Header,
+    pub(crate) packet: Box<[u8]>,
+    /// The queue it has come in on.
+    origin: usize,
+}
+
+/// There was no room.
+#[derive(Debug)]
+pub(crate) struct Lost;
+
+impl Siblings {
+    /// For that many queues, the first one first.
+    pub(crate) fn new(queues: usize) -> Vec<Self> {
+        let (senders, inboxes): (Vec<_>, Vec<_>) = (0..queues).map(|_| mpsc::channel(CAPACITY)).unzip();
+        let all: Arc<[_]> = senders.into();
+        let (gone, _) = watch::channel(false);
+        let sibling = |(index, inbox)| Self {
+            index,
+            all: Arc::clone(&all),
+            gone: gone.clone(),
+            undelivered: Cell::new(queues - 1),
+            has_reported: Cell::new(false),
+            inbox: RefCell::new(Some(inbox)),
+        };
+        inboxes.into_iter().enumerate().map(sibling).collect()
+    }
+
+    /// What the others have for this one; to be had once.
+    pub(crate) fn take_inbox(&self) -> Option<mpsc::Receiver<Message>> {
+        self.inbox.take()
+    }
+
+    /// Whether a packet that has come in here belongs to the first queue.
+    pub(crate) fn is_misplaced(&self, packet: &[u8]) -> bool {
+        self.index != FIRST && !is_whole_segment(packet)
+    }
+
+    /// Gives the first queue what belongs there.
+    pub(crate) fn pass_to_first(&self, header: vnet::Header, packet: &[u8]) -> Result<(), Lost> {
+        self.pass(FIRST, Passed { header, packet: packet.into(), origin: self.index })
+    }
+
+    /// Asks the others for the flow of a segment that is whole and right.
+    pub(crate) fn send_round(&self, packet: &[u8]) -> Result<(), Lost> {
+        let header = vnet::Header { checksum: vnet::Checksum::Verified, segmentation: None };
+        self.pass_on(Passed { header, packet: packet.into(), origin: self.index })
+    }
+
+    /// Gives the next queue a segment whose flow is not here.
+    pub(crate) fn pass_on(&self, passed: Passed) -> Result<(), Lost> {
+        self.pass((self.index + 1) % self.all.len(), passed)
+    }
+
+    /// Whether a segment that was sent round is back.
+    pub(crate) fn is_back(&self, passed: &Passed) -> bool {
+        passed.origin == self.index
+    }
+
+    fn pass(&self, to: usize, passed: Passed) -> Result<(), Lost> {
+        self.all[to].try_send(Message::Packet(passed)).map_err(|_| Lost)
+    }
+
+    /// Tells the others that the link of this one is gone.
+    pub(crate) fn announce_gone(&self) {
+        self.gone.send_replace(true);
+    }
+
+    /// Waits until the link of another has been gone for so long that this one has nothing to wait for.
+    pub(crate) async fn link_is_gone(&self) {
+        // An error is impossible: a sender is right here.
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+        tokio::time::sleep(PATIENCE).await;
+    }
+
+    /// Notes that another has delivered everything.
+    pub(crate) fn note_delivered(&self) {
+        self.undelivered.set(self.undelivered.get().saturating_sub(1));
+    }
+
+    /// Whether this one need not wait for others.
+    pub(crate) fn are_delivered(&self) -> bool {
+        self.index != FIRST || self.undelivered.get() == 0
+    }
+
+    /// Says that everything is delivered here. Returns for the first only: the others wait to be ended.
+    pub(crate) async fn report_delivered(&self) {
+        if self.index == FIRST {
+            return;
+        }
+        if !self.has_reported.replace(true) {
+            // Fails only if the first has ended, and then so does this.
+            let _ = self.all[FIRST].send(Message::Delivered).await;
+        }
+        future::pending().await
+    }
+}
+
+/// Whether a packet is TCP and no fragment; more is not looked at here.
+fn is_whole_segment(packet: &[u8]) -> bool {
+    const TCP: u8 = 6;
+    /// "More fragments" and the offset (RFC 791, 3.1).
+    const FRAGMENT: u16 = 0x3fff;
+    match *packet {
+        [0x40..=0x4f, _, _, _, _, _, high, low, _, protocol, ..] => {
+            protocol == TCP && u16::from_be_bytes([high, low]) & FRAGMENT == 0
+        }
+        [0x60..=0x6f, _, _, _, _, _, next_header, ..] => next_header == TCP,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: vnet::Header = vnet::Header { checksum: vnet::Checksum::Complete, segmentation: None };
+
+    fn v4(fragment: u16, protocol: u8) -> [u8; 20] {
+        let mut packet = [0; 20];
+        (packet[0], packet[9]) = (0x45, protocol);
+        packet[6..8].copy_from_slice(&fragment.to_be_bytes());
+        packet
+    }
+
+    fn v6(next_header: u8) -> [u8; 40] {
+        let mut packet = [0; 40];
+        (packet[0], packet[6]) = (0x60, next_header);
+        packet
+    }
+
+    #[test]
+    fn whole_segments_stay_and_the_rest_belongs_to_the_first() {
+        let siblings = Siblings::new(2);
+        let [first, second] = &siblings[..] else { panic!("two") };
+        // Don't Fragment is no fragment.
+        for stays in [&v4(0, 6)[..], &v4(0x4000, 6), &v6(6)] {
+            assert!(!second.is_misplaced(stays));
+        }
+        for goes in [&v4(0, 17)[..], &v4(0, 1), &v4(0x2000, 6), &v4(1, 6), &v6(17), &v6(44), &[], &[0x45; 9]]
+        {
+            assert!(second.is_misplaced(goes), "{goes:?}");
+            assert!(!first.is_misplaced(goes));
+        }
+    }
+
+    #[test]
+    fn a_segment_goes_round_once() {
+        let siblings = Siblings::new(3);
+        siblings[1].send_round(b"segment").unwrap();
+        for at in [2, 0, 1] {
+            let sibling = &siblings[at];
+            let mut inbox = sibling.inbox.borrow_mut();
+            let inbox = inbox.as_mut().unwrap();
+            let Ok(Message::Packet(passed)) = inbox.try_recv() else { panic!("not at {at}") };
+            assert_eq!(&*passed.packet, b"segment");
+            assert_eq!(sibling.is_back(&passed), at == 1);
+            if at != 1 {
+                sibling.pass_on(passed).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn packets_beyond_the_capacity_are_lost() {
+        let siblings = Siblings::new(2);
+        let second = &siblings[1];
+        for _ in 0..CAPACITY {
+            second.pass_to_first(HEADER, &[0x45]).unwrap();
+        }
+        second.pass_to_first(HEADER, &[0x45]).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn the_first_has_delivered_when_all_have() {
+        let siblings = Siblings::new(3);
+        let first = &siblings[FIRST];
+        let mut inbox = first.take_inbox().unwrap();
+        assert!(!first.are_delivered());
+        for (index, reports) in [(1, 1), (1, 0), (2, 1)] {
+            let reporting = siblings[index].report_delivered();
+            tokio::time::timeout(Duration::from_millis(10), reporting)
+                .await
+                .expect_err("it waits for its end");
+            for _ in 0..reports {
+                assert!(matches!(inbox.try_recv(), Ok(Message::Delivered)));
+                first.note_delivered();
+            }
+            assert!(inbox.try_recv().is_err(), "reported once");
+        }
+        assert!(first.are_delivered());
+        first.report_delivered().await;
+    }
+}

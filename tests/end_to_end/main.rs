@@ -3,8 +3,9 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
-//! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; then `udp`, `fragments`,
-//! `dns`, `dialers`; then programs: `tools`, `rootless_shell`, `custom_dialer`.
+//! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`, all of it on several
+//! `queues` (and `queue_frames`); then `udp`, `fragments`, `dns`, `dialers`; then programs: `tools`, `rootless_shell`,
+//! `custom_dialer`.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +19,8 @@ mod dialers;
 mod dns;
 mod fragments;
 mod handshake;
+mod queue_frames;
+mod queues;
 mod rootless_shell;
 mod tcp_close;
 mod tcp_open;

@@ -1,0 +1,193 @@
+//! Frames on whatever queue: a container side of hand-made packets, which sends them where no kernel would.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use nsnet::host::{Attachment, Network};
+use nsnet_proto::vnet::{Checksum, HEADER_LEN, Header};
+use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
+
+use crate::world::{OTHER_SERVER, PATIENCE, SERVER, World, accept, eventually, once};
+
+once! {
+    segment_finds_its_flow_from_any_queue,
+    stray_segment_is_answered_on_its_own_queue,
+    datagrams_of_any_queue_leave_from_one_port,
+    one_queue_that_closes_ends_the_others,
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// The container's address and a port of its.
+const SOURCE: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 0, 2, 100), 4000);
+
+fn segment_finds_its_flow_from_any_queue(world: &World) {
+    let listener = world.listen(SERVER[0]);
+    let to = listener.local_addr().unwrap();
+    for syn_on in 0..2 {
+        let mut container = FrameContainer::new();
+        container.send(syn_on, TCP, to, &segment(to, 1000, 0, SYN, b""));
+        let answer = container.receive(syn_on, TCP);
+        assert_eq!(answer.flags(), SYN | ACK);
+        let mut served = accept(&listener);
+        let expected = answer.sequence() + 1;
+        for (number, queue) in [1 - syn_on, syn_on, 1 - syn_on].into_iter().enumerate() {
+            let sequence = 1001 + 4 * u32::try_from(number).unwrap();
+            container.send(queue, TCP, to, &segment(to, sequence, expected, ACK, b"data"));
+            served.read_exact(&mut [0; 4]).unwrap();
+        }
+        served.write_all(b"answer").unwrap();
+        // Where the flow is at home, and nothing but it: no reset from the other.
+        let data = loop {
+            let packet = container.receive(syn_on, TCP);
+            assert_eq!(packet.flags() & (RST | ACK), ACK);
+            if packet.bytes.ends_with(b"answer") {
+                break packet;
+            }
+        };
+        assert_eq!(data.sequence(), expected);
+        // A reset finds it as well.
+        container.send(1 - syn_on, TCP, to, &segment(to, 1013, 0, RST, b""));
+        served.read(&mut [0; 1]).expect_err("it has not ended, it is cut off");
+    }
+}
+
+fn stray_segment_is_answered_on_its_own_queue(world: &World) {
+    let to = world.closed(SERVER[0]);
+    let mut container = FrameContainer::new();
+    for queue in [1, 0, 1] {
+        container.send(queue, TCP, to, &segment(to, 1000, 77, ACK, b"stray"));
+        let answer = container.receive(queue, TCP);
+        assert_eq!((answer.flags() & RST, answer.sequence()), (RST, 77));
+    }
+    assert_eq!(container.network.statistics().tcp.opened, 0);
+}
+
+fn datagrams_of_any_queue_leave_from_one_port(world: &World) {
+    let peers = [world.udp(SERVER[0]), world.udp(OTHER_SERVER)];
+    let mut container = FrameContainer::new();
+    let seen = [0, 1].map(|queue| {
+        let to = peers[queue].local_addr().unwrap();
+        container.send(queue, UDP, to, &datagram(to, b"question"));
+        let (_, from) = peers[queue].recv_from(&mut [0; 16]).unwrap();
+        peers[queue].send_to(b"answer", from).unwrap();
+        // Where every answer is written, so that the kernel learns of it.
+        assert!(container.receive(0, UDP).bytes.ends_with(b"answer"));
+        from
+    });
+    assert_eq!(seen[0], seen[1]);
+}
+
+fn one_queue_that_closes_ends_the_others(world: &World) {
+    let listener = world.listen(SERVER[0]);
+    let to = listener.local_addr().unwrap();
+    for closed in 0..2 {
+        let mut container = FrameContainer::new();
+        container.send(1 - closed, TCP, to, &segment(to, 1000, 0, SYN, b""));
+        container.receive(1 - closed, TCP);
+        let mut served = accept(&listener);
+        container.queues.remove(closed);
+        served.read(&mut [0; 1]).expect_err("it has not ended, it is cut off");
+        eventually("no flow is left", || container.network.statistics().tcp.active == 0);
+        let end = || matches!((&container.queues[0]).read(&mut [0; 2048]), Ok(0) | Err(_));
+        eventually("the other link is closed", end);
+    }
+}
+
+/// A container side whose device is the test. Where there is one core, both queues are the same.
+struct FrameContainer {
+    queues: Vec<File>,
+    network: Network,
+    _attachment: Attachment,
+}
+
+impl FrameContainer {
+    #[track_caller]
+    fn new() -> Self {
+        let network = Network::builder().queues(2).build().unwrap();
+        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let channel = Channel::from_fd(fd).unwrap();
+        let (setup, further) = channel.receive::<Setup>().unwrap();
+        assert_eq!(further.len() + 1, setup.queues.into());
+        let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: setup.queues };
+        channel.send(&Report::Ready(ready), &[]).unwrap();
+        assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, setup.queues.into());
+        let first = File::from(channel.into_fd());
+        let second = further.into_iter().next().map_or_else(|| first.try_clone().unwrap(), File::from);
+        Self { queues: vec![first, second], network, _attachment: attachment }
+    }
+
+    /// Sends a packet of the container; its transport's checksum need not be right.
+    fn send(&mut self, queue: usize, protocol: u8, to: SocketAddr, payload: &[u8]) {
+        let header = Header { checksum: Checksum::Verified, segmentation: None };
+        let mut frame = header.to_bytes().to_vec();
+        let IpAddr::V4(to) = to.ip() else { panic!("{to} is not IPv4") };
+        frame.extend(ip_header(protocol, to, payload.len()));
+        frame.extend(payload);
+        assert_eq!(self.queues[queue].write(&frame).unwrap(), frame.len());
+    }
+
+    /// The next packet to the container on this queue, which must be of this protocol.
+    #[track_caller]
+    fn receive(&mut self, queue: usize, protocol: u8) -> Packet {
+        let mut frame = vec![0; 70_000];
+        let length = self.queues[queue].read(&mut frame).unwrap();
+        let packet = Packet { bytes: frame[HEADER_LEN..length].to_vec() };
+        assert_eq!(packet.bytes[9], protocol);
+        packet
+    }
+}
+
+/// An IPv4 packet without options.
+struct Packet {
+    bytes: Vec<u8>,
+}
+
+impl Packet {
+    fn sequence(&self) -> u32 {
+        u32::from_be_bytes(self.bytes[24..28].try_into().unwrap())
+    }
+
+    fn flags(&self) -> u8 {
+        self.bytes[33] & (SYN | RST | ACK)
+    }
+}
+
+/// RFC 791, 3.1.
+fn ip_header(protocol: u8, to: Ipv4Addr, payload: usize) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[0] = 0x45;
+    header[2..4].copy_from_slice(&u16::try_from(20 + payload).unwrap().to_be_bytes());
+    (header[8], header[9]) = (64, protocol);
+    header[12..16].copy_from_slice(&SOURCE.0.octets());
+    header[16..].copy_from_slice(&to.octets());
+    let words = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
+    let sum = words.sum::<u32>();
+    let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    header[10..12].copy_from_slice(&(!folded).to_be_bytes());
+    header
+}
+
+/// RFC 9293, 3.1, without options.
+fn segment(to: SocketAddr, sequence: u32, acknowledgment: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = [SOURCE.1.to_be_bytes(), to.port().to_be_bytes()].concat();
+    segment.extend(sequence.to_be_bytes());
+    segment.extend(acknowledgment.to_be_bytes());
+    segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    segment.extend(payload);
+    segment
+}
+
+/// RFC 768.
+fn datagram(to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).unwrap();
+    let mut datagram = [SOURCE.1, to.port(), length, 0].map(u16::to_be_bytes).concat();
+    datagram.extend(payload);
+    datagram
+}

@@ -4,7 +4,7 @@
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
 //! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`, all of it on several
-//! `queues` (and `queue_frames`); then `udp`, `fragments`, `dns`, `dialers`; then programs: `tools`, `rootless_shell`,
+//! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `dns`, `dialers`; then programs: `tools`, `rootless_shell`,
 //! `custom_dialer`.
 
 #![allow(
@@ -22,6 +22,7 @@ mod handshake;
 mod queue_frames;
 mod queues;
 mod rootless_shell;
+mod scale;
 mod tcp_close;
 mod tcp_open;
 mod tools;

@@ -79,7 +79,7 @@ impl Flow {
         let now = clock.now();
         let mut stack = self.stack.borrow_mut();
         self.heard.set(now);
-        if !self.rings.borrow_mut().admit(&stack, segment) {
+        if !self.rings.borrow_mut().admit(stack.occupancy(), segment.sequence + segment.length) {
             // Lost, and sent again.
             return;
         }
@@ -129,7 +129,8 @@ impl Flow {
     /// Gives the memory of the rings back if the container has been silent since `limit`. Returns whether there is none
     /// left.
     pub(super) fn reclaim(&self, limit: Instant) -> bool {
-        let is_cold = self.heard.get() <= limit && self.rings.borrow_mut().reclaim(&self.stack.borrow());
+        let is_cold =
+            self.heard.get() <= limit && self.rings.borrow_mut().reclaim(self.stack.borrow().occupancy());
         self.is_warm.set(!is_cold);
         is_cold
     }

@@ -263,7 +263,7 @@ impl Relay<'_> {
                 return false;
             }
         }
-        let limit = self.flow.rings.borrow_mut().send_space(stack);
+        let limit = self.flow.rings.borrow_mut().send_space(stack.occupancy());
         let Ok(stream) = self.stream() else { return false };
         // With no room in memory, the container's acknowledgment is waited for.
         let read = if limit == 0 {

@@ -15,8 +15,6 @@ use std::rc::Rc;
 use smoltcp::wire::TcpSeqNumber;
 
 use super::sockets::RING;
-use super::stack::TcpStack;
-use crate::packet::Segment;
 use crate::sys::Pages;
 
 /// What a ring may use whatever the others do, in bytes: a stream of a slow path needs no more, and a fast one has half
@@ -36,6 +34,17 @@ impl Budget {
     fn left(&self) -> usize {
         BUDGET.saturating_sub(self.used.get())
     }
+}
+
+/// What the rings of a connection hold.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Occupancy {
+    /// Bytes of the container's stream that have arrived in order, modulo 2³².
+    pub(crate) received: u32,
+    /// Those of them that wait to be read.
+    pub(crate) receive_queue: usize,
+    /// Bytes that wait for the container's acknowledgment.
+    pub(crate) send_queue: usize,
 }
 
 /// The memory of the two rings of a connection.
@@ -59,8 +68,8 @@ struct Received {
 
 impl Received {
     /// What comes next in order.
-    fn expected(&self, stack: &TcpStack) -> TcpSeqNumber {
-        TcpSeqNumber(self.first.0.wrapping_add(stack.received().cast_signed()))
+    fn expected(&self, state: Occupancy) -> TcpSeqNumber {
+        TcpSeqNumber(self.first.0.wrapping_add(state.received.cast_signed()))
     }
 }
 
@@ -79,24 +88,24 @@ impl Rings {
         Self { pages: Some(pages), budget, receive, send: Queued::default() }
     }
 
-    /// Whether there is memory for what a segment carries; counts it if so.
-    pub(super) fn admit(&mut self, stack: &TcpStack, segment: &Segment) -> bool {
-        let expected = self.receive.expected(stack);
-        let ahead = distance(expected, segment.sequence + segment.length);
+    /// Whether there is memory for what a segment carries that ends at `end`; counts it if so.
+    pub(super) fn admit(&mut self, state: Occupancy, end: TcpSeqNumber) -> bool {
+        let expected = self.receive.expected(state);
+        let ahead = distance(expected, end);
         if ahead <= 0 {
             return true;
         }
         // What exceeds the window is not taken in.
-        let ahead = usize::try_from(ahead).unwrap_or(0).min(RING - stack.receive_queue());
+        let ahead = usize::try_from(ahead).unwrap_or(0).min(RING - state.receive_queue);
         if self.extend_receive(expected + ahead) {
             return true;
         }
-        self.discard_receive(stack) && self.extend_receive(expected + ahead)
+        self.discard_receive(state) && self.extend_receive(expected + ahead)
     }
 
     /// How many bytes may be queued for the container.
-    pub(super) fn send_space(&mut self, stack: &TcpStack) -> usize {
-        if stack.send_queue() == 0 {
+    pub(super) fn send_space(&mut self, state: Occupancy) -> usize {
+        if state.send_queue == 0 {
             self.send.run = 0;
         }
         let extent = SHARE.max(self.send.extent + self.budget.left()).min(RING);
@@ -112,9 +121,9 @@ impl Rings {
     }
 
     /// Gives the memory of empty rings back. Returns whether that is all of it.
-    pub(super) fn reclaim(&mut self, stack: &TcpStack) -> bool {
-        let received = self.discard_receive(stack);
-        let sent = stack.send_queue() == 0;
+    pub(super) fn reclaim(&mut self, state: Occupancy) -> bool {
+        let received = self.discard_receive(state);
+        let sent = state.send_queue == 0;
         if sent && self.send.extent > 0 {
             self.release(self.send.extent, RING);
             self.send = Queued::default();
@@ -157,9 +166,9 @@ impl Rings {
     }
 
     /// Gives the receive ring's memory back if nothing is in there, neither in order nor ahead of it.
-    fn discard_receive(&mut self, stack: &TcpStack) -> bool {
-        let expected = self.receive.expected(stack);
-        if stack.receive_queue() > 0 || distance(expected, self.receive.end) > 0 {
+    fn discard_receive(&mut self, state: Occupancy) -> bool {
+        let expected = self.receive.expected(state);
+        if state.receive_queue > 0 || distance(expected, self.receive.end) > 0 {
             return false;
         }
         if self.receive.extent > 0 {
@@ -187,4 +196,98 @@ impl Drop for Rings {
 /// From one sequence number to another, negative if it is behind (RFC 9293, 3.4).
 fn distance(from: TcpSeqNumber, to: TcpSeqNumber) -> i32 {
     to.0.wrapping_sub(from.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: TcpSeqNumber = TcpSeqNumber(i32::MAX - 10);
+
+    fn rings(budget: &Rc<Budget>) -> Rings {
+        Rings::new(Pages::map(2 * RING).unwrap(), FIRST, Rc::clone(budget))
+    }
+
+    /// A budget of which only so much is left.
+    fn left(bytes: usize) -> Rc<Budget> {
+        Rc::new(Budget { used: Cell::new(BUDGET - bytes) })
+    }
+
+    fn used(budget: &Budget) -> usize {
+        budget.used.get()
+    }
+
+    /// After this many bytes, all of which have been read.
+    fn drained(received: usize) -> Occupancy {
+        Occupancy { received: u32::try_from(received).unwrap(), ..Occupancy::default() }
+    }
+
+    #[test]
+    fn a_stream_is_counted_up_to_the_ring_and_given_back_when_silent() {
+        let budget = Rc::default();
+        let mut rings = rings(&budget);
+        let mut received = 0;
+        while received < 5 * RING {
+            assert!(rings.admit(drained(received), FIRST + received + 1000));
+            received += 1000;
+            assert_eq!(used(&budget), received.min(RING));
+        }
+        assert!(rings.reclaim(drained(received)));
+        assert_eq!(used(&budget), 0);
+        assert!(rings.admit(drained(received), FIRST + received + 1000));
+        assert_eq!(used(&budget), 1000);
+        drop(rings);
+        assert_eq!(used(&budget), 0);
+    }
+
+    #[test]
+    fn what_is_out_of_order_or_unread_is_not_given_back() {
+        let budget = Rc::default();
+        let mut rings = rings(&budget);
+        assert!(rings.admit(drained(0), FIRST + 3000));
+        assert!(!rings.reclaim(drained(1000)));
+        let unread = Occupancy { receive_queue: 1, ..drained(3000) };
+        assert!(!rings.reclaim(unread));
+        assert_eq!(used(&budget), 3000);
+        assert!(rings.reclaim(drained(3000)));
+    }
+
+    #[test]
+    fn an_old_segment_costs_nothing() {
+        let budget = Rc::default();
+        let mut rings = rings(&budget);
+        assert!(rings.admit(drained(5000), FIRST + 5000));
+        assert_eq!(used(&budget), 0);
+    }
+
+    #[test]
+    fn beyond_the_share_memory_is_for_whoever_comes_first() {
+        let budget = left(0);
+        let mut rings = rings(&budget);
+        assert!(rings.admit(drained(0), FIRST + SHARE));
+        let full = Occupancy { receive_queue: SHARE, ..drained(SHARE) };
+        assert!(!rings.admit(full, FIRST + SHARE + 1));
+        // Empty again, its memory is given back and used anew.
+        assert!(rings.admit(drained(SHARE), FIRST + SHARE + 1));
+        assert_eq!(used(&budget), BUDGET + 1);
+    }
+
+    #[test]
+    fn the_send_ring_is_filled_as_far_as_there_is_memory() {
+        let budget = left(1000);
+        let mut rings = rings(&budget);
+        assert_eq!(rings.send_space(Occupancy::default()), SHARE);
+        rings.queued(SHARE);
+        let queued = |send_queue| Occupancy { send_queue, ..Occupancy::default() };
+        assert_eq!(rings.send_space(queued(SHARE)), 0);
+        // Acknowledged in part: the ring goes on behind, and there is no memory.
+        assert_eq!(rings.send_space(queued(1)), 0);
+        assert_eq!(rings.send_space(queued(0)), SHARE);
+        // Another connection has ended.
+        budget.used.set(used(&budget) - RING);
+        assert_eq!(rings.send_space(queued(0)), RING);
+        rings.queued(RING);
+        assert!(rings.reclaim(queued(0)));
+        assert_eq!(used(&budget), BUDGET - 1000 - RING);
+    }
 }

@@ -16,6 +16,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
 
+use super::rings::Occupancy;
 use crate::packet::FlowKey;
 
 /// Where a stack's packets go.
@@ -156,14 +157,14 @@ impl TcpStack {
         result.unwrap_or_default()
     }
 
-    /// Bytes of the container's stream that have arrived in order, modulo 2³².
-    pub(crate) fn received(&self) -> u32 {
-        self.read.wrapping_add(u32::try_from(self.receive_queue()).unwrap_or(0))
-    }
-
-    /// Bytes that have arrived in order and wait to be read.
-    pub(crate) fn receive_queue(&self) -> usize {
-        self.socket().recv_queue()
+    /// What the socket's rings hold.
+    pub(crate) fn occupancy(&self) -> Occupancy {
+        let receive_queue = self.socket().recv_queue();
+        Occupancy {
+            received: self.read.wrapping_add(u32::try_from(receive_queue).unwrap_or(0)),
+            receive_queue,
+            send_queue: self.send_queue(),
+        }
     }
 
     /// Bytes that wait for the container's acknowledgment.

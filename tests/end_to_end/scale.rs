@@ -1,0 +1,123 @@
+//! Many of everything: networks in one process, connections through one of them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use nsnet::host::Network;
+use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
+
+use crate::world::{PATIENCE, SERVER, World, accept, eventually, in_both_carriages, once, resident_memory};
+
+in_both_carriages! {
+    silent_connections_give_their_memory_back [120],
+    bytes_after_a_silence_are_the_right_ones [120],
+}
+
+once! {
+    networks_share_threads_and_sleep,
+}
+
+/// Each has carried a quarter of a megabyte both ways.
+fn silent_connections_give_their_memory_back(world: &World) {
+    const CONNECTIONS: usize = 300;
+    const LENGTH: usize = 256 << 10;
+    let container = world.container();
+    let listener = world.listen(SERVER[0]);
+    let server = listener.local_addr().unwrap();
+    let both_ways = |connections: &[(TcpStream, TcpStream)]| {
+        let bytes = vec![7; LENGTH];
+        for (client, served) in connections {
+            carry(client, served, &bytes);
+            carry(served, client, &bytes);
+        }
+    };
+    let open = || (container.connect(server).unwrap(), accept(&listener));
+    // What is made once, made before it is measured.
+    let warm = [open()];
+    both_ways(&warm);
+    let before = resident_memory();
+    let connections: Vec<_> = (0..CONNECTIONS).map(|_| open()).collect();
+    both_ways(&connections);
+    eventually("the rings are given back", || {
+        let each = resident_memory().saturating_sub(before) / u64::try_from(CONNECTIONS).unwrap();
+        each <= 8 << 10
+    });
+    both_ways(&connections);
+}
+
+/// The memory of the rings is gone meanwhile.
+fn bytes_after_a_silence_are_the_right_ones(world: &World) {
+    let container = world.container();
+    let listener = world.listen(SERVER[0]);
+    let client = container.connect(listener.local_addr().unwrap()).unwrap();
+    let served = accept(&listener);
+    for round in 0..2u8 {
+        let sent: Vec<u8> = (0..100_000u32).map(|byte| byte.to_le_bytes()[0] ^ round).collect();
+        carry(&client, &served, &sent);
+        carry(&served, &client, &sent);
+        // Longer than the silence after which a connection's memory goes.
+        thread::sleep(Duration::from_secs(4));
+    }
+}
+
+fn networks_share_threads_and_sleep(_: &World) {
+    const NETWORKS: usize = 1000;
+    let cores = thread::available_parallelism().unwrap().get();
+    let attached = || {
+        let network = Network::builder().build().unwrap();
+        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let channel = Channel::from_fd(fd).unwrap();
+        channel.receive::<Setup>().unwrap();
+        let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: 1 };
+        channel.send(&Report::Ready(ready), &[]).unwrap();
+        attachment.wait_ready(PATIENCE).unwrap();
+        (network, attachment, channel)
+    };
+    let first = attached();
+    let before = resident_memory();
+    let networks: Vec<_> = (0..NETWORKS).map(|_| attached()).collect();
+    let each = resident_memory().saturating_sub(before) / u64::try_from(NETWORKS).unwrap();
+    assert!(each <= 200 << 10, "{each} bytes");
+
+    let threads = engine_threads();
+    assert!((1..=cores).contains(&threads.len()), "{threads:?}");
+    let switches = || threads.iter().map(|thread| context_switches(thread)).sum::<u64>();
+    // What was under way may end.
+    thread::sleep(Duration::from_millis(500));
+    let slept = switches();
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(switches(), slept, "idle networks were woken");
+
+    drop((first, networks));
+    eventually("the threads end with the last network", || engine_threads().is_empty());
+}
+
+/// Fails unless what is written at one end is read at the other.
+#[track_caller]
+fn carry(mut from: &TcpStream, mut to: &TcpStream, bytes: &[u8]) {
+    let mut received = vec![0; bytes.len()];
+    thread::scope(|scope| {
+        scope.spawn(|| from.write_all(bytes).unwrap());
+        to.read_exact(&mut received).unwrap();
+    });
+    assert!(received == bytes);
+}
+
+/// The engine's threads, as paths below /proc.
+fn engine_threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    let path = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().path().to_str().unwrap().to_owned();
+    let is_engine =
+        |path: &String| fs::read_to_string(format!("{path}/comm")).is_ok_and(|name| name.trim() == "nsnet");
+    tasks.map(path).filter(is_engine).collect()
+}
+
+/// How often a thread was put on a processor (proc_pid_status(5)).
+fn context_switches(thread: &str) -> u64 {
+    let status = fs::read_to_string(format!("{thread}/status")).unwrap();
+    let of = |line: &str| line.rsplit('\t').next().unwrap().trim().parse::<u64>().unwrap();
+    status.lines().filter(|line| line.contains("ctxt_switches")).map(of).sum()
+}

@@ -39,8 +39,8 @@ const BATCH: usize = 32;
 /// to the streams. Four of the largest frames; with sixty-four, a single stream had little more than half the speed.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// More frames than a TUN device queues (`txqueuelen`, 500).
-const MAX_FRAMES_QUEUED: usize = 1024;
+/// More batches than a TUN device queues, whatever its packets.
+const MAX_BATCHES_QUEUED: usize = 4096;
 
 /// What bounds a container's use of the host.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +166,7 @@ impl Gateway {
     async fn delivered(self: &Rc<Self>) {
         loop {
             // What lies in the link counts; its being closed does not matter here.
-            for _ in 0..MAX_FRAMES_QUEUED {
+            for _ in 0..MAX_BATCHES_QUEUED {
                 let Ok(Batch::Full) = self.read_batch() else { break };
                 tokio::task::yield_now().await;
             }

@@ -22,10 +22,7 @@ use nix::unistd::read;
 use super::{Ends, FRAME_MAX, Trouble, device_error, socket_trouble};
 use crate::Error;
 use crate::clock::Deadline;
-
-/// More than the device's queue holds: 500 (`TUN_READQ_SIZE` in drivers/net/tun.c), unless somebody has raised
-/// it.
-const DRAIN_FRAMES: usize = 4096;
+use crate::configure;
 
 /// How long the host may take to receive what is drained.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -96,7 +93,8 @@ fn copy_until_stopped(ends: &Ends, frame: &mut [u8]) -> Result<End, Error> {
 
 fn drain(ends: &Ends, frame: &mut [u8], mut unsent: Option<usize>) -> Result<(), Error> {
     let patience = Patience::Until(Deadline::after(DRAIN_TIME));
-    for _ in 0..DRAIN_FRAMES {
+    // No more than the device's queue holds, unless somebody has raised that.
+    for _ in 0..configure::QUEUE {
         let len = match unsent.take() {
             Some(len) => len,
             None => match read_frame(ends, frame)? {

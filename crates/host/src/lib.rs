@@ -24,6 +24,9 @@ mod gateway;
 mod icmp;
 mod link;
 mod local;
+#[cfg(feature = "micro")]
+#[doc(hidden)]
+pub mod micro;
 mod network;
 mod packet;
 mod queues;

@@ -26,6 +26,8 @@
 
 mod bare;
 mod flow;
+#[cfg(feature = "micro")]
+pub(crate) mod micro;
 mod relay;
 mod resting;
 mod rings;

@@ -351,6 +351,10 @@ pub(crate) fn header_length(address: IpAddr) -> usize {
     crate::wire::ip_header_len(address) + smoltcp::wire::TCP_HEADER_LEN
 }
 
+#[cfg(any(test, feature = "micro"))]
+#[path = "client.rs"]
+pub(super) mod client;
+
 #[cfg(test)]
 #[path = "stack_tests.rs"]
 mod tests;

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use proptest::prelude::*;
-use smoltcp::wire::{IpAddress, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{TcpPacket, TcpSeqNumber};
 
+use super::client::Client;
 use super::*;
 
 /// What the wire does to packets, in per cent.
@@ -57,14 +58,6 @@ impl Transmit for Wire {
     }
 }
 
-/// The container's end: an ordinary smoltcp client.
-struct Client {
-    interface: Interface,
-    sockets: SocketSet<'static>,
-    handle: SocketHandle,
-    capabilities: Capabilities,
-}
-
 struct World {
     now: Instant,
     client: Client,
@@ -92,24 +85,11 @@ impl World {
             source: source.parse::<SocketAddr>().unwrap(),
             destination: destination.parse::<SocketAddr>().unwrap(),
         };
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed ^ 0x5555;
-        let mut device = Port::<Nowhere> { capabilities: PLAIN, received: None, out: None };
-        let mut interface = Interface::new(config, &mut device, Instant::ZERO);
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(key.source.ip().into(), 0)).unwrap();
-        });
-        let mut sockets = SocketSet::new(Vec::new());
-        let handle = sockets.add(socket(64 << 10));
-        let remote: (IpAddress, u16) = (key.destination.ip().into(), key.destination.port());
-        sockets
-            .get_mut::<tcp::Socket<'_>>(handle)
-            .connect(interface.context(), remote, key.source.port())
-            .unwrap();
+        let client = Client::connect(key, socket(64 << 10), PLAIN, seed ^ 0x5555, Instant::ZERO);
         let wire = |random| Wire { faults, random, ..Wire::default() };
         Self {
             now: Instant::ZERO,
-            client: Client { interface, sockets, handle, capabilities: PLAIN },
+            client,
             stack: None,
             key,
             to_stack: wire(seed | 1),
@@ -127,7 +107,7 @@ impl World {
     }
 
     fn client(&mut self) -> &mut tcp::Socket<'static> {
-        self.client.sockets.get_mut(self.client.handle)
+        self.client.socket()
     }
 
     #[track_caller]
@@ -137,12 +117,8 @@ impl World {
 
     /// Delivers and sends once; returns whether anything happened.
     fn step(&mut self) -> bool {
-        let mut busy = false;
-        let (client, now) = (&mut self.client, self.now);
-        let mut port =
-            Port { capabilities: client.capabilities, received: None, out: Some(&mut self.to_stack) };
-        busy |= client.interface.poll_egress(now, &mut port, &mut client.sockets)
-            == PollResult::SocketStateChanged;
+        let now = self.now;
+        let mut busy = self.client.poll_transmit(now, &mut self.to_stack);
         if let Some(packet) = self.to_stack.packets.pop_front() {
             busy = true;
             let stack = self.stack.get_or_insert_with(|| {
@@ -155,13 +131,7 @@ impl World {
         }
         if let Some(packet) = self.to_client.packets.pop_front() {
             busy = true;
-            let client = &mut self.client;
-            let mut port = Port {
-                capabilities: client.capabilities,
-                received: Some(&packet),
-                out: Some(&mut self.to_stack),
-            };
-            client.interface.poll_ingress_single(now, &mut port, &mut client.sockets);
+            self.client.handle_packet(now, &packet, &mut self.to_stack);
         }
         busy
     }
@@ -173,7 +143,7 @@ impl World {
 
     /// Jumps to the next timer. Returns whether there was one.
     fn advance(&mut self) -> bool {
-        let client = self.client.interface.poll_at(self.now, &self.client.sockets);
+        let client = self.client.poll_at(self.now);
         let stack = self.stack.as_mut().and_then(|stack| stack.poll_at(self.now));
         let Some(next) = [client, stack].into_iter().flatten().min() else { return false };
         self.now = next.max(self.now + Duration::from_millis(1));
@@ -185,7 +155,7 @@ impl World {
         let (mut unsent_up, mut unsent_down) = (up, down);
         let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
         for _ in 0..200_000 {
-            let client = self.client.sockets.get_mut::<tcp::Socket<'_>>(self.client.handle);
+            let client = self.client.socket();
             if client.can_send() {
                 unsent_up = &unsent_up[client.send_slice(unsent_up).unwrap()..];
                 if unsent_up.is_empty() {
@@ -302,10 +272,7 @@ impl World {
 
     fn step_up(&mut self) -> bool {
         let now = self.now;
-        let client = &mut self.client;
-        let mut port =
-            Port { capabilities: client.capabilities, received: None, out: Some(&mut self.to_stack) };
-        client.interface.poll_egress(now, &mut port, &mut client.sockets);
+        self.client.poll_transmit(now, &mut self.to_stack);
         let Some(packet) = self.to_stack.packets.pop_front() else { return false };
         let stack = self.stack.get_or_insert_with(|| {
             TcpStack::listen(self.key, socket(64 << 10), self.capabilities, self.seed, now)

@@ -45,14 +45,14 @@ pub(crate) struct Table {
 }
 
 /// A tuple in use.
-struct Entry {
+pub(super) struct Entry {
     /// Tells this use of the tuple from an earlier one whose task has yet to end.
-    id: u64,
-    task: Option<AbortHandle>,
-    state: State,
+    pub(super) id: u64,
+    pub(super) task: Option<AbortHandle>,
+    pub(super) state: State,
 }
 
-enum State {
+pub(super) enum State {
     /// The Dialer is at work; the SYN is held.
     Dialing {
         syn: Segment,
@@ -61,13 +61,21 @@ enum State {
     Open(Rc<Flow>),
 }
 
+/// The open connection of a tuple.
+pub(super) fn find_open<S: BuildHasher>(
+    entries: &HashMap<FlowKey, Entry, S>,
+    key: &FlowKey,
+) -> Option<Rc<Flow>> {
+    match entries.get(key).map(|entry| &entry.state) {
+        Some(State::Open(flow)) => Some(Rc::clone(flow)),
+        Some(State::Dialing { .. }) | None => None,
+    }
+}
+
 impl Table {
     /// Takes in a segment from the container.
     pub(crate) fn handle(&self, gateway: &Rc<Gateway>, key: FlowKey, segment: &Segment, packet: &[u8]) {
-        let open = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
-            Some(State::Open(flow)) => Some(Rc::clone(flow)),
-            Some(State::Dialing { .. }) | None => None,
-        };
+        let open = find_open(&self.entries.borrow(), &key);
         match open {
             // The container is done with this connection, while its stream is still owed bytes, and opens another.
             Some(flow) if segment.control == Control::Open && flow.is_over() => {

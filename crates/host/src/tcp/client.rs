@@ -1,0 +1,61 @@
+//! The container's end of a connection, in memory: an ordinary smoltcp client, for tests and micro-benchmarks.
+
+use smoltcp::wire::IpAddress;
+
+use super::*;
+
+pub(crate) struct Client {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+    capabilities: Capabilities,
+}
+
+impl Client {
+    /// A client that is about to send its SYN.
+    pub(crate) fn connect(
+        key: FlowKey,
+        socket: tcp::Socket<'static>,
+        capabilities: Capabilities,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = seed;
+        let mut device = Port::<Nowhere> { capabilities, received: None, out: None };
+        let mut interface = Interface::new(config, &mut device, now);
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(key.source.ip().into(), 0)).expect("one address fits");
+        });
+        let mut sockets = SocketSet::new(Vec::with_capacity(1));
+        let handle = sockets.add(socket);
+        let mut client = Self { interface, sockets, handle, capabilities };
+        let remote: (IpAddress, u16) = (key.destination.ip().into(), key.destination.port());
+        let socket = client.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        socket
+            .connect(client.interface.context(), remote, key.source.port())
+            .expect("the socket is closed and the ports are not 0");
+        client
+    }
+
+    /// Takes in one packet.
+    pub(crate) fn handle_packet(&mut self, now: Instant, packet: &[u8], out: &mut impl Transmit) {
+        let mut port = Port { capabilities: self.capabilities, received: Some(packet), out: Some(out) };
+        self.interface.poll_ingress_single(now, &mut port, &mut self.sockets);
+    }
+
+    /// Sends one packet if one is due. Returns whether one was.
+    pub(crate) fn poll_transmit(&mut self, now: Instant, out: &mut impl Transmit) -> bool {
+        let mut port = Port { capabilities: self.capabilities, received: None, out: Some(out) };
+        self.interface.poll_egress(now, &mut port, &mut self.sockets) == PollResult::SocketStateChanged
+    }
+
+    /// When [`poll_transmit`](Self::poll_transmit) has something to do next.
+    pub(crate) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        self.interface.poll_at(now, &self.sockets)
+    }
+
+    pub(crate) fn socket(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+}

@@ -5,7 +5,8 @@
 //! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); IPv6 extension
 //! headers are not understood yet.
 
-use std::net::{IpAddr, SocketAddr};
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use nsnet_proto::vnet;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
@@ -13,10 +14,35 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, 
 use crate::dialer::Datagrams;
 
 /// What identifies a flow: the container's address and port, and the ones it talks to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     pub(crate) source: SocketAddr,
     pub(crate) destination: SocketAddr,
+}
+
+/// In few large pieces: a keyed hash costs by the piece. What the derived one adds, the family and the scope of an
+/// address, is the same for all packets of a container, or follows from the rest.
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                state.write_u64(u64::from(source.to_bits()) << 32 | u64::from(destination.to_bits()));
+            }
+            (source, destination) => {
+                for address in [source, destination] {
+                    state.write_u128(to_ipv6(address).to_bits());
+                }
+            }
+        }
+        state.write_u32(u32::from(self.source.port()) << 16 | u32::from(self.destination.port()));
+    }
+}
+
+fn to_ipv6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
 }
 
 /// Why a packet went no further.

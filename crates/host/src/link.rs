@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 use nsnet_proto::vnet::SegmentKind;
 use nsnet_proto::{Carriage, Offload, vnet};
-use smoltcp::wire::{IPV6_HEADER_LEN, UDP_HEADER_LEN};
+use smoltcp::wire::UDP_HEADER_LEN;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -201,11 +201,15 @@ impl Link {
     }
 
     /// What of these datagrams can go in one frame, frame by frame.
-    pub(crate) fn frames<'d>(&self, datagrams: Datagrams<'d>) -> impl Iterator<Item = Datagrams<'d>> {
+    pub(crate) fn frames<'d>(
+        &self,
+        source: SocketAddr,
+        datagrams: Datagrams<'d>,
+    ) -> impl Iterator<Item = Datagrams<'d>> {
         let in_one = self.properties.offload.uso
             && datagrams.count() <= udp::MAX_DATAGRAMS
-            && datagrams.bytes().len() <= udp::MAX_BYTES
-            && datagrams.size() + MAX_HEADERS <= self.properties.mtu.into();
+            && datagram::length(source, datagrams.bytes().len()) <= MAX_PACKET
+            && datagram::length(source, datagrams.size()) <= self.properties.mtu.into();
         let whole = in_one.then_some(datagrams);
         let single = (!in_one).then(|| datagrams.iter().map(Datagrams::one));
         whole.into_iter().chain(single.into_iter().flatten())
@@ -338,9 +342,6 @@ impl Link {
     }
 }
 
-/// The longest headers of a datagram: IPv6 and UDP.
-const MAX_HEADERS: usize = IPV6_HEADER_LEN + UDP_HEADER_LEN;
-
 /// Offset of the checksum field in a UDP header (RFC 768).
 const UDP_CHECKSUM_OFFSET: u16 = 6;
 
@@ -465,6 +466,35 @@ mod tests {
             let Transport::Udp(received) = packet.transport else { panic!("not UDP") };
             assert!(received == Datagrams::one(&payload));
             assert!(packet.key.source.is_ipv6() || packet.bytes[6] & 0x40 == 0, "DF is set");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_cut_into_frames_that_can_carry_it() {
+        let (link, far) = link(Offload::ALL);
+        setsockopt(&link.io, sockopt::SndBuf, &(4 << 20)).unwrap();
+        link.writable().await.unwrap();
+        let bytes = vec![7; 65_507];
+        for (source, destination, whole, single) in [
+            ("10.99.0.2:53", "10.0.2.100:4000", 1472, 1473),
+            ("[fd99::2]:53", "[fd00::100]:4000", 1452, 1453),
+        ] {
+            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
+            let frames = |size, length| {
+                link.frames(source, Datagrams::of_size(size, &bytes[..length]))
+                    .map(Datagrams::count)
+                    .collect()
+            };
+            let together: Vec<usize> = frames(whole, 10 * whole);
+            assert_eq!(together, [10]);
+            let apart: Vec<usize> = frames(single, 10 * single);
+            assert_eq!(apart, [1; 10]);
+            // As much as there ever is: more than an IPv6 packet holds.
+            for datagrams in link.frames(source, Datagrams::of_size(1450, &bytes)) {
+                assert!(matches!(link.send_datagrams(source, destination, datagrams), Sent::Done));
+                let received = socket::recv(far.as_raw_fd(), &mut [0; MAX_FRAME], MsgFlags::empty()).unwrap();
+                assert!(received > datagrams.bytes().len());
+            }
         }
     }
 }

@@ -10,7 +10,8 @@ use super::Unreachable;
 /// Carries the datagrams of one container address and port, to and from any number of peers.
 ///
 /// The engine calls [`try_send`](Self::try_send) as datagrams arrive from the container, and
-/// [`try_receive`](Self::try_receive) until it would block, then waits for [`readable`](Self::readable).
+/// [`try_receive`](Self::try_receive) until it would block or others must have their turn, and then waits for
+/// [`readable`](Self::readable), which resolves at once as long as there is something left.
 #[async_trait]
 pub trait DatagramSocket: Send + Sync {
     /// Waits until [`try_receive`](Self::try_receive) has something.
@@ -22,13 +23,13 @@ pub trait DatagramSocket: Send + Sync {
     /// An error ends the mapping; the container's next datagram opens a new one.
     async fn readable(&self) -> io::Result<()>;
 
-    /// Takes the next datagrams or error without waiting. `buffer` holds the largest datagram.
+    /// Takes the next datagrams or error without waiting. `buffer` holds the largest datagram, and 64 KiB.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing; any other error ends the mapping.
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received>;
 
-    /// Sends datagrams to one peer without waiting.
+    /// Sends datagrams to one peer without waiting: at most 128, and 64 KiB.
     ///
     /// # Errors
     /// An error loses the datagrams, as any network may. An unreachable peer (`ENETUNREACH` and the like) is

@@ -7,6 +7,8 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use async_trait::async_trait;
 use nix::libc;
@@ -23,6 +25,8 @@ use super::{DatagramSocket, Datagrams, Received, Unreachable};
 #[derive(Debug)]
 pub struct UdpDatagrams {
     socket: UdpSocket,
+    /// The kernel has no `UDP_SEGMENT` for this socket or its way out.
+    refuses_bursts: AtomicBool,
 }
 
 impl UdpDatagrams {
@@ -38,15 +42,15 @@ impl UdpDatagrams {
         }
         // Linux before 5.0 does not know it: datagrams then come one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
-        Ok(Self { socket })
+        Ok(Self { socket, refuses_bursts: AtomicBool::new(false) })
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = [0; CONTROL];
+        let mut control = Control([0; 64]);
         let fd = self.socket.as_raw_fd();
         let message =
-            socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
+            socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
         let source = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
         let size = message.cmsgs()?.find_map(|entry| {
             let ControlMessageOwned::UdpGroSegments(size) = entry else { return None };
@@ -77,10 +81,8 @@ impl UdpDatagrams {
         let destination = SockaddrStorage::from(destination);
         let (iov, control) = ([IoSlice::new(datagrams.bytes())], [ControlMessage::UdpGsoSegments(&size)]);
         let fd = self.socket.as_raw_fd();
-        retried(|| {
-            socket::sendmsg(fd, &iov, &control, MsgFlags::MSG_DONTWAIT, Some(&destination))?;
-            Ok(())
-        })
+        socket::sendmsg(fd, &iov, &control, MsgFlags::MSG_DONTWAIT, Some(&destination))?;
+        Ok(())
     }
 }
 
@@ -105,27 +107,43 @@ impl DatagramSocket for UdpDatagrams {
     }
 
     fn try_send(&self, datagrams: Datagrams<'_>, destination: SocketAddr) -> io::Result<()> {
-        let size = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1);
-        match size.map(|size| self.send_segments(datagrams, size, destination)) {
-            Some(Ok(())) => Ok(()),
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-            // Too many, too large for the path, or a kernel or device that cannot do it. Whatever it was, each alone
-            // will tell.
-            Some(Err(_)) | None => {
-                datagrams.iter().try_for_each(|datagram| self.send_one(datagram, destination))
+        let is_burst = datagrams.count() > 1 && !self.refuses_bursts.load(Relaxed);
+        if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| is_burst) {
+            match self.send_segments(datagrams, size, destination) {
+                Ok(()) => return Ok(()),
+                Err(error) if is_full(&error) => return Err(error),
+                // Too many, too large for the path, or the pending error of an earlier datagram: each alone will tell.
+                Err(error) => {
+                    let is_incapable = matches!(error.raw_os_error(), Some(libc::EIO | libc::EOPNOTSUPP));
+                    self.refuses_bursts.fetch_or(is_incapable, Relaxed);
+                }
             }
         }
+        let mut outcome = Ok(());
+        for datagram in datagrams.iter() {
+            match self.send_one(datagram, destination) {
+                Err(error) if is_full(&error) => return outcome.and(Err(error)),
+                sent => outcome = outcome.and(sent),
+            }
+        }
+        outcome
     }
 }
 
-/// Room for a `UDP_GRO` control message, and more.
-const CONTROL: usize = 64;
+/// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Room for a `UDP_GRO` control message, and more, placed as a `struct cmsghdr` must be.
+#[repr(align(8))]
+struct Control([u8; 64]);
 
 /// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
 /// another peer, udp(7).
 fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     match send() {
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => send(),
+        Err(error) if !is_full(&error) => send(),
         result => result,
     }
 }

@@ -20,7 +20,7 @@ use crate::udp::MAX_DATAGRAMS;
 /// Datagrams held for a peer that is being decided on: a whole burst.
 const HELD: usize = MAX_DATAGRAMS;
 
-/// Bytes held for all such peers of a container.
+/// Bytes held for all such peers of a container, and for a link that is full.
 const HELD_BYTES: usize = 1 << 20;
 
 /// How often an idle mapping looks whether the Dialer has decided.
@@ -88,12 +88,14 @@ pub(crate) enum Verdict {
 }
 
 /// How a batch of datagrams ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Batch {
     /// The socket holds no more.
     Drained,
     /// The socket may hold more.
     Full,
+    /// The socket is of no use any more.
+    Failed(io::Error),
 }
 
 /// What the link did not take of a batch.
@@ -101,6 +103,32 @@ struct Backlog {
     frame: HeldFrame,
     /// What follows: sender, size and bytes of the datagrams of each frame.
     rest: Vec<(SocketAddr, usize, Box<[u8]>)>,
+    _charge: Charge,
+}
+
+/// Bytes of datagrams, counted against the budget of the container while it exists.
+struct Charge {
+    bytes: usize,
+    total: Rc<Cell<usize>>,
+}
+
+impl Charge {
+    /// Counts more bytes, if there is room for them.
+    fn add(&mut self, bytes: usize) -> bool {
+        let total = self.total.get() + bytes;
+        let fits = total <= HELD_BYTES;
+        if fits {
+            self.bytes += bytes;
+            self.total.set(total);
+        }
+        fits
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.total.set(self.total.get() - self.bytes);
+    }
 }
 
 impl Mapping {
@@ -221,8 +249,10 @@ impl Mapping {
     async fn receive(&self, gateway: &Gateway) -> io::Result<Infallible> {
         loop {
             self.readable().await?;
-            if self.deliver(gateway).await? == Batch::Full {
-                tokio::task::yield_now().await;
+            match self.deliver(gateway).await? {
+                Batch::Drained => {}
+                Batch::Full => tokio::task::yield_now().await,
+                Batch::Failed(error) => return Err(error),
             }
         }
     }
@@ -259,23 +289,23 @@ impl Mapping {
 
     /// Delivers at most a batch of what the socket holds.
     async fn deliver(&self, gateway: &Gateway) -> io::Result<Batch> {
-        let (batch, backlog) = self.deliver_now(gateway)?;
+        let (batch, backlog) = self.deliver_now(gateway);
         let Some(backlog) = backlog else { return Ok(batch) };
         let mut sent = Sent::Held(backlog.frame);
-        let mut rest = backlog.rest.into_iter();
+        let mut rest = backlog.rest.iter();
         loop {
             while let Sent::Held(frame) = sent {
                 gateway.link.writable().await?;
                 sent = gateway.link.resend(frame);
             }
             let Some((peer, size, bytes)) = rest.next() else { return Ok(batch) };
-            sent = gateway.link.send_datagrams(peer, self.source, Datagrams::of_size(size, &bytes));
+            sent = gateway.link.send_datagrams(*peer, self.source, Datagrams::of_size(*size, bytes));
         }
     }
 
     /// Delivers what the link takes at the moment of a batch.
-    fn deliver_now(&self, gateway: &Gateway) -> io::Result<(Batch, Option<Backlog>)> {
-        let Some(socket) = self.socket.get() else { return Ok((Batch::Drained, None)) };
+    fn deliver_now(&self, gateway: &Gateway) -> (Batch, Option<Backlog>) {
+        let Some(socket) = self.socket.get() else { return (Batch::Drained, None) };
         let mut inbox = gateway.commons.inbox();
         inbox.clear();
         let batch = loop {
@@ -288,21 +318,29 @@ impl Mapping {
                     self.report(gateway, gateway.addressing.as_seen_inside(destination), reason);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Batch::Drained,
-                Err(error) => return Err(error),
+                // What came before it is delivered still.
+                Err(error) => break Batch::Failed(error),
             }
         };
         let mut frames = inbox
             .runs()
             .map(|(source, datagrams)| (gateway.addressing.as_seen_inside(source), datagrams))
             .filter(|(peer, datagrams)| self.is_wanted(gateway, *peer, *datagrams))
-            .flat_map(|(peer, datagrams)| gateway.link.frames(datagrams).map(move |frame| (peer, frame)));
+            .flat_map(|(peer, datagrams)| {
+                gateway.link.frames(peer, datagrams).map(move |frame| (peer, frame))
+            });
         while let Some((peer, datagrams)) = frames.next() {
             if let Sent::Held(frame) = gateway.link.send_datagrams(peer, self.source, datagrams) {
-                let rest = frames.map(|(peer, datagrams)| (peer, datagrams.size(), datagrams.bytes().into()));
-                return Ok((batch, Some(Backlog { frame, rest: rest.collect() })));
+                // What there is no room for is lost, as in any full queue.
+                let mut charge = Charge { bytes: 0, total: Rc::clone(&self.held) };
+                let rest = frames
+                    .filter(|(_, datagrams)| charge.add(datagrams.bytes().len()))
+                    .map(|(peer, datagrams)| (peer, datagrams.size(), datagrams.bytes().into()))
+                    .collect();
+                return (batch, Some(Backlog { frame, rest, _charge: charge }));
             }
         }
-        Ok((batch, None))
+        (batch, None)
     }
 
     /// Whether the container has written to this peer.

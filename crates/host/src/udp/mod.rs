@@ -32,5 +32,5 @@ mod run;
 mod table;
 
 pub(crate) use inbox::Inbox;
-pub(crate) use run::{MAX_BYTES, MAX_DATAGRAMS};
+pub(crate) use run::MAX_DATAGRAMS;
 pub(crate) use table::Table;

@@ -5,8 +5,8 @@ use crate::dialer::Datagrams;
 /// The kernel takes no more in one call (`UDP_MAX_SEGMENTS`, include/linux/udp.h, before Linux 6.9).
 pub(crate) const MAX_DATAGRAMS: usize = 64;
 
-/// Largest UDP payload over IPv4 (RFC 791, RFC 768); IPv6 has room for 20 bytes more.
-pub(crate) const MAX_BYTES: usize = 65_507;
+/// What fits in a packet of 65 535 bytes with the headers of IPv6 and UDP.
+const MAX_BYTES: usize = 65_487;
 
 /// The shape of [`Datagrams`] to which more may be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

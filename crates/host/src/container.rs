@@ -203,5 +203,9 @@ async fn serve(gateway: &Rc<Gateway>, mut ending: watch::Receiver<()>, shutdown:
 
 /// The limits of one of so many queues: what is not on the first queue only is divided, rounded up.
 fn share(limits: Limits, queues: usize) -> Limits {
-    Limits { tcp_flows: limits.tcp_flows.div_ceil(queues), ..limits }
+    Limits {
+        tcp_flows: limits.tcp_flows.div_ceil(queues),
+        ring_memory: limits.ring_memory.div_ceil(queues),
+        ..limits
+    }
 }

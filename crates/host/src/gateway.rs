@@ -46,6 +46,8 @@ const MAX_BATCHES_QUEUED: usize = 4096;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) tcp_flows: usize,
+    /// Bytes of memory in the rings of TCP connections, beyond what each may always use.
+    pub(crate) ring_memory: usize,
     pub(crate) udp_mappings: usize,
     pub(crate) udp_peers: usize,
     pub(crate) udp_idle_timeout: Duration,
@@ -102,7 +104,7 @@ impl Gateway {
             clock,
             counters,
             resolver,
-            tcp: tcp::Table::default(),
+            tcp: tcp::Table::new(limits.ring_memory),
             udp: udp::Table::default(),
             commons,
             siblings,

@@ -189,6 +189,7 @@ impl Default for NetworkBuilder {
             dns: DnsSource::System,
             limits: Limits {
                 tcp_flows: 16_384,
+                ring_memory: 256 << 20,
                 udp_mappings: 4_096,
                 udp_peers: 16_384,
                 udp_idle_timeout: Duration::from_secs(180),
@@ -278,6 +279,9 @@ impl NetworkBuilder {
     /// own, so that one container can use more than one core. For machines with cores to spare and containers with
     /// many busy TCP connections: one connection stays on one queue, and so do all datagrams. The Dialer is asked on
     /// all of these threads at the same time.
+    ///
+    /// The container's limits are divided between the queues; packets that are passed from one to another take up to
+    /// 16 MiB for each.
     ///
     /// There are never more than cores, nor than 16, and one where the kernel knows no more; how many a container
     /// got is in [`Ready::queues`](crate::Ready::queues). Default: 1.

@@ -86,6 +86,8 @@ pub(crate) struct Segment {
     pub(crate) acknowledgment: Option<TcpSeqNumber>,
     /// Sequence numbers the segment occupies, SYN and FIN included.
     pub(crate) length: usize,
+    /// Bytes of payload.
+    pub(crate) payload: usize,
     /// The MSS option of a SYN.
     pub(crate) max_segment_size: Option<u16>,
 }
@@ -196,6 +198,7 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
         sequence: packet.seq_number(),
         acknowledgment: packet.ack().then(|| packet.ack_number()),
         length: packet.segment_len(),
+        payload: packet.payload().len(),
         max_segment_size: max_segment_size(&packet),
     };
     Ok((ports, Transport::Tcp(segment)))

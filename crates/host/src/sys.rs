@@ -51,6 +51,9 @@ impl Pages {
         // SAFETY: mmap without MAP_FIXED touches no mapping that exists.
         let start =
             unsafe { mmap_anonymous(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        // A huge page would be two megabytes of memory for the first byte. A kernel without them refuses.
+        // SAFETY: MADV_NOHUGEPAGE changes no byte, and the range is the mapping just made.
+        let _ = unsafe { madvise(start, length.get(), MmapAdvise::MADV_NOHUGEPAGE) };
         Ok(Self { start, length })
     }
 
@@ -69,9 +72,8 @@ impl Pages {
         let start = unsafe { self.start.byte_add(part.start) };
         // SAFETY: MADV_DONTNEED on a private anonymous mapping of our own, all of whose bytes stay readable and writable.
         // Bytes do change under the borrower, as the caller wants: it holds none there that it will read again.
-        let discarded = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
-        // Fails only for a range that is none.
-        debug_assert!(discarded.is_ok(), "{discarded:?}");
+        // It fails for memory that the embedder has locked, mlockall(2), which then stays.
+        let _ = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
     }
 }
 

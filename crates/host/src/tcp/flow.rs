@@ -16,7 +16,7 @@ use super::stack::{Standing, TcpStack, Transmit, header_length};
 use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::link::{HeldFrame, Link, Sent};
-use crate::packet::{FlowKey, Segment};
+use crate::packet::{Control, FlowKey, Segment};
 use crate::wire;
 
 /// MSS of a container that names none (RFC 9293, 3.7.1).
@@ -79,7 +79,11 @@ impl Flow {
         let now = clock.now();
         let mut stack = self.stack.borrow_mut();
         self.heard.set(now);
-        if !self.rings.borrow_mut().admit(stack.occupancy(), segment.sequence + segment.length) {
+        // An acknowledgment or a reset needs no memory.
+        let needs_memory = segment.payload > 0 && segment.control == Control::Other;
+        if needs_memory
+            && !self.rings.borrow_mut().admit(stack.occupancy(), segment.sequence, segment.payload)
+        {
             // Lost, and sent again.
             return;
         }

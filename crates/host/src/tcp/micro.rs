@@ -218,9 +218,10 @@ fn flow() -> Flow {
         sequence: TcpSeqNumber(0),
         acknowledgment: None,
         length: 1,
+        payload: 0,
         max_segment_size: Some(1460),
     };
-    let rings = Rings::new(pages, TcpSeqNumber(1), Rc::new(Budget::default()));
+    let rings = Rings::new(pages, TcpSeqNumber(1), Rc::new(Budget::new(1 << 20)));
     let commons = Commons::new(LocalRoutes::new().expect("a netlink socket"));
     Flow::new(key, &syn, stack, rings, Rc::new(commons), Clock::start().now())
 }

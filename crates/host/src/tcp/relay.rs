@@ -264,21 +264,20 @@ impl Relay<'_> {
             }
         }
         let limit = self.flow.rings.borrow_mut().send_space(stack.occupancy());
+        if limit == 0 {
+            // No memory: the container's acknowledgment is waited for.
+            return false;
+        }
         let Ok(stream) = self.stream() else { return false };
-        // With no room in memory, the container's acknowledgment is waited for.
-        let read = if limit == 0 {
-            None
-        } else {
-            stack.send(|space| {
-                let length = space.len().min(limit);
-                let mut space = ReadBuf::new(&mut space[..length]);
-                match stream.poll_read(cx, &mut space) {
-                    Poll::Ready(Ok(())) => (space.filled().len(), Some(Ok(space.filled().len()))),
-                    Poll::Ready(Err(error)) => (0, Some(Err(error))),
-                    Poll::Pending => (0, None),
-                }
-            })
-        };
+        let read = stack.send(|space| {
+            let length = space.len().min(limit);
+            let mut space = ReadBuf::new(&mut space[..length]);
+            match stream.poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) => (space.filled().len(), Some(Ok(space.filled().len()))),
+                Poll::Ready(Err(error)) => (0, Some(Err(error))),
+                Poll::Pending => (0, None),
+            }
+        });
         if let Some(Ok(read)) = read {
             self.flow.rings.borrow_mut().queued(read);
         }
@@ -336,7 +335,8 @@ impl Relay<'_> {
             Some(due) => Some(self.clock.instant(due)),
             None => None,
         };
-        let last_words = self.last_words.filter(|_| self.to_container == ToContainer::Relaying);
+        let last_words =
+            self.last_words.filter(|_| self.to_container == ToContainer::Relaying && stack.can_send());
         let silence = stack.awaits_container().then(|| self.flow.heard.get() + SILENCE);
         // What was due before now has just been tried: a deadline in the past would spin.
         [due, last_words, silence].into_iter().flatten().min().map(|deadline| deadline.max(now + TICK))

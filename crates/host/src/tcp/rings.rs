@@ -1,8 +1,8 @@
 //! The memory of a connection's rings: how much of it is in use, how much may be.
 //!
 //! A ring is a megabyte of address space. A page of it becomes memory when a byte is written to it and stays memory when
-//! the byte is gone, and the receive ring starts anew at its beginning never: a connection that has carried a megabyte
-//! would hold one for good. So the extent that was written to is kept account of, all connections of a container share a
+//! the byte is gone; and the receive ring goes round and round, also when it is empty: a connection that has carried a
+//! megabyte would hold one for good. So the extent that was written to is kept account of, all connections of a container share a
 //! [`Budget`], and the memory of empty rings goes back to the kernel when a connection falls silent.
 //!
 //! Each ring always has a [`SHARE`]. Beyond it and with the budget spent, the send ring is filled no further, which
@@ -21,18 +21,21 @@ use crate::sys::Pages;
 /// its speed with it.
 const SHARE: usize = 64 << 10;
 
-/// What all rings of a container may use, in bytes, and their shares on top.
-const BUDGET: usize = 256 << 20;
-
-/// What the rings of one container use.
-#[derive(Debug, Default)]
+/// What the rings of one container, or of one of its queues, use.
+#[derive(Debug)]
 pub(crate) struct Budget {
+    /// What they may use together, in bytes, and their shares on top.
+    total: usize,
     used: Cell<usize>,
 }
 
 impl Budget {
+    pub(super) fn new(total: usize) -> Self {
+        Self { total, used: Cell::new(0) }
+    }
+
     fn left(&self) -> usize {
-        BUDGET.saturating_sub(self.used.get())
+        self.total.saturating_sub(self.used.get())
     }
 }
 
@@ -76,7 +79,8 @@ impl Received {
 /// The extent of the send ring.
 #[derive(Default)]
 struct Queued {
-    /// Bytes queued since the ring was last empty, and so began at its beginning.
+    /// Where the next byte goes, at most the length of the ring: bytes queued since the ring was last empty, and so began
+    /// at its beginning.
     run: usize,
     extent: usize,
 }
@@ -88,15 +92,17 @@ impl Rings {
         Self { pages: Some(pages), budget, receive, send: Queued::default() }
     }
 
-    /// Whether there is memory for what a segment carries that ends at `end`; counts it if so.
-    pub(super) fn admit(&mut self, state: Occupancy, end: TcpSeqNumber) -> bool {
+    /// Whether there is memory for the payload of a segment that begins at `sequence`; counts it if so.
+    pub(super) fn admit(&mut self, state: Occupancy, sequence: TcpSeqNumber, payload: usize) -> bool {
         let expected = self.receive.expected(state);
-        let ahead = distance(expected, end);
-        if ahead <= 0 {
+        let window = RING - state.receive_queue;
+        let offset = distance(expected, sequence);
+        let Ok(ahead) = usize::try_from(distance(expected, sequence + payload)) else { return true };
+        // What is old or exceeds the window is not taken in.
+        if ahead == 0 || usize::try_from(offset).is_ok_and(|offset| offset >= window) {
             return true;
         }
-        // What exceeds the window is not taken in.
-        let ahead = usize::try_from(ahead).unwrap_or(0).min(RING - state.receive_queue);
+        let ahead = ahead.min(window);
         if self.extend_receive(expected + ahead) {
             return true;
         }
@@ -107,6 +113,10 @@ impl Rings {
     pub(super) fn send_space(&mut self, state: Occupancy) -> usize {
         if state.send_queue == 0 {
             self.send.run = 0;
+        }
+        // All of it is counted, wherever in it the next byte goes.
+        if self.send.extent == RING {
+            return RING;
         }
         let extent = SHARE.max(self.send.extent + self.budget.left()).min(RING);
         extent.saturating_sub(self.send.run)
@@ -135,7 +145,9 @@ impl Rings {
     pub(super) fn take_pages(&mut self) -> Option<Pages> {
         let pages = self.pages.take()?;
         self.budget.used.set(self.budget.used.get() - self.receive.extent - self.send.extent);
-        if self.receive.extent > SHARE {
+        // After a reclaim the extent is anywhere in the ring: the next connection would add its own at the beginning.
+        let is_elsewhere = self.receive.start != self.receive.first;
+        if self.receive.extent > SHARE || self.receive.extent > 0 && is_elsewhere {
             pages.discard(0..RING);
         }
         if self.send.extent > SHARE {
@@ -202,6 +214,7 @@ fn distance(from: TcpSeqNumber, to: TcpSeqNumber) -> i32 {
 mod tests {
     use super::*;
 
+    const BUDGET: usize = 256 << 20;
     const FIRST: TcpSeqNumber = TcpSeqNumber(i32::MAX - 10);
 
     fn rings(budget: &Rc<Budget>) -> Rings {
@@ -210,7 +223,7 @@ mod tests {
 
     /// A budget of which only so much is left.
     fn left(bytes: usize) -> Rc<Budget> {
-        Rc::new(Budget { used: Cell::new(BUDGET - bytes) })
+        Rc::new(Budget { total: BUDGET, used: Cell::new(BUDGET - bytes) })
     }
 
     fn used(budget: &Budget) -> usize {
@@ -224,17 +237,17 @@ mod tests {
 
     #[test]
     fn a_stream_is_counted_up_to_the_ring_and_given_back_when_silent() {
-        let budget = Rc::default();
+        let budget = left(BUDGET);
         let mut rings = rings(&budget);
         let mut received = 0;
         while received < 5 * RING {
-            assert!(rings.admit(drained(received), FIRST + received + 1000));
+            assert!(rings.admit(drained(received), FIRST + received, 1000));
             received += 1000;
             assert_eq!(used(&budget), received.min(RING));
         }
         assert!(rings.reclaim(drained(received)));
         assert_eq!(used(&budget), 0);
-        assert!(rings.admit(drained(received), FIRST + received + 1000));
+        assert!(rings.admit(drained(received), FIRST + received, 1000));
         assert_eq!(used(&budget), 1000);
         drop(rings);
         assert_eq!(used(&budget), 0);
@@ -242,9 +255,9 @@ mod tests {
 
     #[test]
     fn what_is_out_of_order_or_unread_is_not_given_back() {
-        let budget = Rc::default();
+        let budget = left(BUDGET);
         let mut rings = rings(&budget);
-        assert!(rings.admit(drained(0), FIRST + 3000));
+        assert!(rings.admit(drained(0), FIRST, 3000));
         assert!(!rings.reclaim(drained(1000)));
         let unread = Occupancy { receive_queue: 1, ..drained(3000) };
         assert!(!rings.reclaim(unread));
@@ -254,21 +267,42 @@ mod tests {
 
     #[test]
     fn an_old_segment_costs_nothing() {
-        let budget = Rc::default();
+        let budget = left(BUDGET);
         let mut rings = rings(&budget);
-        assert!(rings.admit(drained(5000), FIRST + 5000));
+        assert!(rings.admit(drained(5000), FIRST + 4000, 1000));
         assert_eq!(used(&budget), 0);
+    }
+
+    #[test]
+    fn what_lies_beyond_the_window_is_not_counted() {
+        let budget = left(BUDGET);
+        let mut rings = rings(&budget);
+        assert!(rings.admit(drained(0), FIRST + (1 << 30), 1000));
+        assert_eq!(used(&budget), 0);
+        assert!(rings.reclaim(drained(0)));
+    }
+
+    #[test]
+    fn a_send_ring_that_is_never_empty_goes_round() {
+        let budget = left(BUDGET);
+        let mut rings = rings(&budget);
+        let half = Occupancy { send_queue: RING / 2, ..Occupancy::default() };
+        for _ in 0..5 {
+            assert!(rings.send_space(half) >= RING / 2);
+            rings.queued(RING / 2);
+        }
+        assert_eq!(used(&budget), RING);
     }
 
     #[test]
     fn beyond_the_share_memory_is_for_whoever_comes_first() {
         let budget = left(0);
         let mut rings = rings(&budget);
-        assert!(rings.admit(drained(0), FIRST + SHARE));
+        assert!(rings.admit(drained(0), FIRST, SHARE));
         let full = Occupancy { receive_queue: SHARE, ..drained(SHARE) };
-        assert!(!rings.admit(full, FIRST + SHARE + 1));
+        assert!(!rings.admit(full, FIRST + SHARE, 1));
         // Empty again, its memory is given back and used anew.
-        assert!(rings.admit(drained(SHARE), FIRST + SHARE + 1));
+        assert!(rings.admit(drained(SHARE), FIRST + SHARE, 1));
         assert_eq!(used(&budget), BUDGET + 1);
     }
 

@@ -29,7 +29,6 @@ const RESET_PATIENCE: Duration = Duration::from_millis(500);
 /// Longest packet with a SYN that is dialled for, in bytes: every option there is, twice over.
 const MAX_SYN: usize = 256;
 
-#[derive(Default)]
 pub(crate) struct Table {
     entries: RefCell<HashMap<FlowKey, Entry>>,
     resting: RefCell<Resting>,
@@ -73,6 +72,20 @@ pub(super) fn find_open<S: BuildHasher>(
 }
 
 impl Table {
+    /// For a container, or one of its queues, whose rings may use `ring_memory` bytes together.
+    pub(crate) fn new(ring_memory: usize) -> Self {
+        Self {
+            entries: RefCell::default(),
+            resting: RefCell::default(),
+            replaced: RefCell::default(),
+            budget: Rc::new(Budget::new(ring_memory)),
+            warm: RefCell::default(),
+            is_reclaiming: Cell::new(false),
+            seeds: RandomState::new(),
+            opened: Cell::new(0),
+        }
+    }
+
     /// Takes in a segment from the container.
     pub(crate) fn handle(&self, gateway: &Rc<Gateway>, key: FlowKey, segment: &Segment, packet: &[u8]) {
         let open = find_open(&self.entries.borrow(), &key);

@@ -16,8 +16,10 @@ use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
 use std::process;
 use std::rc::Rc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use nsnet_proto::NamespaceId;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
@@ -30,9 +32,16 @@ use crate::local::LocalRoutes;
 pub(crate) struct Seat(Arc<EngineThread>);
 
 struct EngineThread {
-    tasks: mpsc::UnboundedSender<Task>,
+    /// Closed to end the thread.
+    tasks: Option<mpsc::UnboundedSender<Task>>,
+    handle: Option<thread::JoinHandle<()>>,
     id: ThreadId,
+    /// Disconnects when the thread is past all that could block it. The mutex makes this `Sync`.
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
 }
+
+/// How long the last to leave a thread waits for its end. It takes no time, unless a Dialer blocks it.
+const JOIN: Duration = Duration::from_secs(1);
 
 type Task = Box<dyn FnOnce(Rc<Commons>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -43,6 +52,7 @@ struct Home {
     process: u32,
     network: NamespaceId,
     mounts: NamespaceId,
+    users: NamespaceId,
 }
 
 /// All threads of this process that may be running.
@@ -62,8 +72,12 @@ impl Seats {
     /// If the namespaces of the calling thread cannot be told, or a new thread has not what it needs: usually
     /// `EMFILE`.
     pub(crate) fn take(wanted: usize) -> io::Result<Self> {
-        let home =
-            Home { process: process::id(), network: own_namespace("net")?, mounts: own_namespace("mnt")? };
+        let home = Home {
+            process: process::id(),
+            network: own_namespace("net")?,
+            mounts: own_namespace("mnt")?,
+            users: own_namespace("user")?,
+        };
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|(_, thread)| thread.strong_count() > 0);
@@ -76,11 +90,17 @@ impl Seats {
         let wanted = wanted.clamp(1, cores);
         let mut seats = Vec::with_capacity(wanted);
         for _ in 0..wanted.min(cores.saturating_sub(own.len())) {
-            let thread = Arc::new(EngineThread::start()?);
+            let thread = match EngineThread::start() {
+                Ok(thread) => Arc::new(thread),
+                // Short of file descriptors, say: those that run can take one more network.
+                Err(_) if !own.is_empty() || !seats.is_empty() => break,
+                Err(error) => return Err(error),
+            };
             threads.push((home, Arc::downgrade(&thread)));
             seats.push(Seat(thread));
         }
-        seats.extend(own.into_iter().map(Seat).take(wanted - seats.len()));
+        let missing = wanted - seats.len();
+        seats.extend(own.into_iter().map(Seat).take(missing));
         let first = seats.remove(0);
         Ok(Self { first, further: seats })
     }
@@ -94,7 +114,8 @@ impl Seat {
         F: Future<Output = ()> + 'static,
     {
         // The thread is there as long as the seat is.
-        let _ = self.0.tasks.send(Box::new(|commons| Box::pin(task(commons))));
+        let task: Task = Box::new(|commons| Box::pin(task(commons)));
+        let _ = self.0.tasks.as_ref().map(|tasks| tasks.send(task));
     }
 
     /// Whether the caller is on this thread.
@@ -108,7 +129,9 @@ impl EngineThread {
         let routes = LocalRoutes::new()?;
         let (tasks, incoming) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::channel();
+        let (alive, ended) = std::sync::mpsc::channel();
         let handle = thread::Builder::new().name("nsnet".into()).spawn(move || {
+            let _alive: std::sync::mpsc::Sender<()> = alive;
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => {
@@ -119,7 +142,25 @@ impl EngineThread {
             }
         })?;
         outcome.recv().map_err(io::Error::other)??;
-        Ok(Self { tasks, id: handle.thread().id() })
+        let id = handle.thread().id();
+        Ok(Self { tasks: Some(tasks), handle: Some(handle), id, ended: Mutex::new(ended) })
+    }
+}
+
+impl Drop for EngineThread {
+    /// Waits for the thread, so that an embedder that has no network has no thread of ours either.
+    fn drop(&mut self) {
+        self.tasks = None;
+        if self.id == thread::current().id() {
+            return;
+        }
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(JOIN) == Err(RecvTimeoutError::Disconnected)
+            && let Some(handle) = self.handle.take()
+        {
+            // Its panics have been reported by the panic hook.
+            let _ = handle.join();
+        }
     }
 }
 

@@ -43,17 +43,20 @@ fn apply(setup: &Setup) -> Result<(), Error> {
     let mut request = |step, message, flags| {
         netlink.request(message, flags).map(drop).map_err(|refusal| refused(step, refusal))
     };
-    request("bring loopback up".into(), link_up(loopback, None), 0)?;
-    if setup.addresses.iter().any(|of| of.address.is_ipv6()) {
-        let step = format!("keep {} from IPv6 addresses of its own", setup.device);
-        request(step, no_generated_address(device), 0)?;
+    request("bring loopback up".into(), link_up(loopback), 0)?;
+    request(format!("set the MTU of {} to {}", setup.device, setup.mtu), dimensions(device, setup.mtu), 0)?;
+    match netlink.request(no_generated_address(device), 0) {
+        // Without IPv6 in the kernel or the namespace there is nothing to keep quiet.
+        Err(refusal) if refusal.error.raw_os_error() != Some(libc::EAFNOSUPPORT) => {
+            return Err(refused(format!("keep {} from IPv6 addresses of its own", setup.device), refusal));
+        }
+        Ok(_) | Err(_) => {}
     }
+    let mut request = |step, message, flags| {
+        netlink.request(message, flags).map(drop).map_err(|refusal| refused(step, refusal))
+    };
     // Before its addresses: the on-link routes, which the default routes need, then come with them at once.
-    request(
-        format!("bring {} up with MTU {}", setup.device, setup.mtu),
-        link_up(device, Some(setup.mtu)),
-        0,
-    )?;
+    request(format!("bring {} up", setup.device), link_up(device), 0)?;
     for of in &setup.addresses {
         let step = format!("add the address {}/{} to {}", of.address, of.prefix_len, setup.device);
         request(step, address(device, of), NLM_F_CREATE | NLM_F_REPLACE)?;
@@ -73,14 +76,18 @@ fn index(interface: &str) -> Result<u32, Error> {
     })
 }
 
-pub(crate) fn link_up(index: u32, mtu: Option<u16>) -> RouteNetlinkMessage {
+pub(crate) fn link_up(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    if let Some(mtu) = mtu {
-        message.attributes = vec![LinkAttribute::Mtu(mtu.into()), LinkAttribute::TxQueueLen(QUEUE)];
-    }
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn dimensions(index: u32, mtu: u16) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::Mtu(mtu.into()), LinkAttribute::TxQueueLen(QUEUE)];
     RouteNetlinkMessage::SetLink(message)
 }
 

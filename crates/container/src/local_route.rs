@@ -153,7 +153,7 @@ mod tests {
         let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         let flags = sys::DeviceFlags { vnet_header: true, multi_queue: false, exclusive: true };
         sys::create_device(tun.as_fd(), "tun0", flags).unwrap();
-        netlink.request(link_up(sys::interface_index("tun0").unwrap(), None), 0).unwrap();
+        netlink.request(link_up(sys::interface_index("tun0").unwrap()), 0).unwrap();
         tun
     }
 

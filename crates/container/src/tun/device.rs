@@ -53,7 +53,8 @@ impl Device {
                     let device = Self::of(file.into(), flags.vnet_header, setup.offload)?;
                     return Ok(device.with_queues(setup, DeviceFlags { exclusive: false, ..flags }));
                 }
-                // If the name is taken, the next attempt says so, or adopts the device of nobody that has it.
+                // If the name is taken, the next attempt says so, or adopts the device of nobody that has it; not one
+                // that was made with several queues and left behind, which takes no other kind.
                 Err(errno @ (Errno::EINVAL | Errno::EBUSY)) => {
                     tracing::debug!(%errno, "no device with IFF_MULTI_QUEUE: going on with one queue");
                 }
@@ -186,7 +187,8 @@ fn refused_device(error: io::Error, name: &str) -> Error {
                 .into()
         }
         Some(libc::EBUSY | libc::EINVAL) => {
-            format!("the name {name:?} may be taken: one network per network namespace and device name").into()
+            format!("the name {name:?} may be taken: one network per network namespace and device name; \
+                     a device that was made beforehand with several queues (multi_queue) must be deleted").into()
         }
         _ => std::borrow::Cow::Borrowed(""),
     };

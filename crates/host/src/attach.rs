@@ -49,8 +49,9 @@ pub struct Ready {
     pub carriage: Carriage,
     /// The offloads in effect.
     pub offload: Offload,
-    /// How many queues the device has, and so on how many threads its TCP connections are; see
-    /// [`queues`](crate::NetworkBuilder::queues).
+    /// How many queues the device has, and thus how many threads serve its TCP connections; see
+    /// [`queues`](crate::NetworkBuilder::queues). Fewer than asked for if the container's kernel or its limit of open
+    /// files gave no more; the container side's log says which.
     pub queues: usize,
 }
 
@@ -155,6 +156,11 @@ pub enum SetupError {
         "the file descriptor the container side handed over is not a TUN device (IFF_TUN, IFF_NO_PI): {0}"
     )]
     NotTun(#[source] io::Error),
+    /// The file descriptors that were handed over are no queues of one device.
+    #[error(
+        "the file descriptors the container side handed over differ in their framing: they are no queues of one device"
+    )]
+    QueuesDiffer,
     /// The container side has not got ready in time. It may still do.
     #[error("the container side was not ready after {0:?}")]
     TimedOut(Duration),
@@ -243,7 +249,7 @@ pub(crate) async fn handshake(
     }
     let (fds, framing) = match granted.carriage {
         Carriage::HandedOver => {
-            let framing = adopt_all(&fds).map_err(SetupError::NotTun)?;
+            let framing = adopt_all(&fds)?;
             (fds, framing)
         }
         Carriage::Shuttled => {
@@ -268,11 +274,12 @@ pub(crate) async fn handshake(
 /// Makes sure that every fd from the container is what it should be, see [`adopt`], and how the frames of all look.
 ///
 /// Whether they are queues of one device is not asked: the container decides anyway what comes in on each.
-fn adopt_all(devices: &[OwnedFd]) -> io::Result<Framing> {
-    let framings = devices.iter().map(adopt).collect::<io::Result<Vec<_>>>()?;
+fn adopt_all(devices: &[OwnedFd]) -> Result<Framing, SetupError> {
+    let framings: Vec<Framing> =
+        devices.iter().map(adopt).collect::<io::Result<_>>().map_err(SetupError::NotTun)?;
     match framings[..] {
         [first, ref others @ ..] if others.iter().all(|other| *other == first) => Ok(first),
-        _ => Err(io::Error::other("its queues differ in their framing")),
+        _ => Err(SetupError::QueuesDiffer),
     }
 }
 

@@ -154,9 +154,11 @@ impl Siblings {
         if self.index == FIRST {
             return;
         }
-        if !self.has_reported.replace(true) {
+        if !self.has_reported.get() {
             // Fails only if the first has ended, and then so does this.
             let _ = self.all[FIRST].send(Message::Delivered).await;
+            // Not before: whoever waits here may be dropped and begin anew.
+            self.has_reported.set(true);
         }
         future::pending().await
     }

@@ -13,7 +13,7 @@
 //! complete at once and meets no other (RFC 6946).
 //!
 //! The sender is hostile. A datagram has a buffer and a bit for each block of 8 bytes, so a fragment costs its own
-//! length and no more, in whatever order and however small they come:
+//! length, in whatever order and however small they come, and at most once per datagram the clearing of its 64 KiB:
 //!
 //! - A fragment that repeats bytes that are there already is ignored; one that overlaps in any other way abandons
 //!   the datagram, and what still comes of it is dropped (RFC 5722, 4).

@@ -47,6 +47,10 @@ impl Reassembler {
     pub(crate) fn add(&mut self, now: Instant, fragment: &Fragment<'_>) -> Option<Whole> {
         self.expire(now);
         let at = if fragment.is_whole() { None } else { self.position(fragment.key) };
+        // One that is whole leaves at once, and needs no room.
+        if at.is_none() && !fragment.is_whole() && self.under_way.len() == MAX_DATAGRAMS {
+            self.drop_oldest();
+        }
         let at = at.unwrap_or_else(|| self.begin(now, fragment.key));
         match self.under_way[at].add(fragment) {
             Outcome::Incomplete { dropped } => {
@@ -86,9 +90,6 @@ impl Reassembler {
 
     /// Makes room for a new datagram and says where.
     fn begin(&mut self, now: Instant, key: Key) -> usize {
-        if self.under_way.len() == MAX_DATAGRAMS {
-            self.drop_oldest();
-        }
         let buffer = mem::take(&mut self.spare);
         self.under_way.push_back(Box::new(Partial::new(key, now + TIMEOUT, buffer)));
         self.under_way.len() - 1

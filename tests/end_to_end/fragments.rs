@@ -110,7 +110,7 @@ fn what_lacks_pieces_is_given_up(world: &World) {
     let fragments = raw.fragments(1, &[1; 3000]);
     let dropped = || container.network().statistics().discarded.fragments;
     raw.send(&fragments[..2]);
-    thread::sleep(Duration::from_secs(29));
+    thread::sleep(Duration::from_secs(25));
     assert_eq!(dropped(), 0);
     eventually("both fragments are dropped", || dropped() == 2);
     raw.send(&fragments[2..]);

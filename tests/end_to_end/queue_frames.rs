@@ -2,13 +2,15 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use nix::errno::Errno;
 use nsnet::host::{Attachment, Network};
 use nsnet_proto::vnet::{Checksum, HEADER_LEN, Header};
 use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
 
-use crate::world::{OTHER_SERVER, PATIENCE, SERVER, World, accept, eventually, once};
+use crate::world::{OTHER_SERVER, PATIENCE, SERVER, World, accept, assert_errno, eventually, once};
 
 once! {
     segment_finds_its_flow_from_any_queue,
@@ -54,7 +56,7 @@ fn segment_finds_its_flow_from_any_queue(world: &World) {
         assert_eq!(data.sequence(), expected);
         // A reset finds it as well.
         container.send(1 - syn_on, TCP, to, &segment(to, 1013, 0, RST, b""));
-        served.read(&mut [0; 1]).expect_err("it has not ended, it is cut off");
+        assert_errno(served.read(&mut [0; 1]), Errno::ECONNRESET);
     }
 }
 
@@ -92,17 +94,20 @@ fn one_queue_that_closes_ends_the_others(world: &World) {
         container.send(1 - closed, TCP, to, &segment(to, 1000, 0, SYN, b""));
         container.receive(1 - closed, TCP);
         let mut served = accept(&listener);
-        container.queues.remove(closed);
-        served.read(&mut [0; 1]).expect_err("it has not ended, it is cut off");
+        let others = container.close(closed);
+        assert_errno(served.read(&mut [0; 1]), Errno::ECONNRESET);
         eventually("no flow is left", || container.network.statistics().tcp.active == 0);
-        let end = || matches!((&container.queues[0]).read(&mut [0; 2048]), Ok(0) | Err(_));
-        eventually("the other link is closed", end);
+        for mut other in others {
+            let end = || matches!(other.read(&mut [0; 2048]), Ok(0) | Err(_));
+            eventually("the other link is closed", end);
+        }
     }
 }
 
 /// A container side whose device is the test. Where there is one core, both queues are the same.
 struct FrameContainer {
     queues: Vec<File>,
+    granted: usize,
     network: Network,
     _attachment: Attachment,
 }
@@ -120,7 +125,8 @@ impl FrameContainer {
         assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, setup.queues.into());
         let first = File::from(channel.into_fd());
         let second = further.into_iter().next().map_or_else(|| first.try_clone().unwrap(), File::from);
-        Self { queues: vec![first, second], network, _attachment: attachment }
+        let granted = setup.queues.into();
+        Self { queues: vec![first, second], granted, network, _attachment: attachment }
     }
 
     /// Sends a packet of the container; its transport's checksum need not be right.
@@ -141,6 +147,14 @@ impl FrameContainer {
         let packet = Packet { bytes: frame[HEADER_LEN..length].to_vec() };
         assert_eq!(packet.bytes[9], protocol);
         packet
+    }
+
+    /// Closes a queue. What is left are the others, and none where there is but one.
+    fn close(&mut self, queue: usize) -> Vec<File> {
+        let mut others = mem::take(&mut self.queues);
+        drop(others.remove(queue));
+        others.truncate(self.granted - 1);
+        others
     }
 }
 

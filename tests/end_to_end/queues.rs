@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -220,7 +220,7 @@ fn deleted_device_ends_all_connections(world: &World) {
     eventually("no connection is left", || container.network().statistics().tcp.active == 0);
 }
 
-/// More than the buffers on the way hold, to a server that has yet to read when the network begins to finish.
+/// To a server that reads only after a while, when most is written and little delivered.
 fn finished_network_has_delivered_what_every_queue_took(world: &World) {
     const LENGTH: u64 = 1 << 20;
     let mut container = world.container_of(of(2));
@@ -248,7 +248,8 @@ fn finished_network_has_delivered_what_every_queue_took(world: &World) {
         let socket = container.udp(sink.local_addr().unwrap());
         socket.send(&[number]).unwrap();
     }
-    container.finish(PATIENCE);
+    // As soon as everything is delivered, not when the grace is over.
+    within(PATIENCE / 3, || container.finish(PATIENCE));
     for (sent, reader) in sent.into_iter().zip(reading) {
         assert_eq!(reader.join().unwrap(), sent);
     }
@@ -256,22 +257,36 @@ fn finished_network_has_delivered_what_every_queue_took(world: &World) {
     assert_eq!(numbers, (0..10).collect());
 }
 
-/// The last handle to a network may be dropped by its own Dialer, on whatever thread that is asked.
+/// The last handle to a network may be dropped by its own Dialer, on whatever thread that is asked: that of the
+/// first queue, where datagrams are asked about, or another.
 fn dialer_may_drop_its_own_network_on_any_thread(world: &World) {
-    for _ in 0..4 {
+    let listener = world.listen(SERVER[0]);
+    let peer = world.udp(SERVER[0]);
+    for on_the_first in [true, false].into_iter().take(granted(2)) {
         let handle = Arc::<Mutex<Option<Arc<Network>>>>::default();
         let theirs = Arc::clone(&handle);
-        let dialer = FilterDialer::new(DirectDialer::new(), move |_: &Flow| {
-            drop(theirs.lock().unwrap().take());
+        let first = OnceLock::new();
+        let dialer = FilterDialer::new(DirectDialer::new(), move |flow: &Flow| {
+            let here = thread::current().id();
+            if flow.protocol == Protocol::Udp {
+                first.set(here).expect("one datagram is sent");
+            } else if (first.get() == Some(&here)) == on_the_first {
+                drop(theirs.lock().unwrap().take());
+            }
             Ok(())
         });
         let network = Arc::new(of(2).dialer(dialer).build().unwrap());
         *handle.lock().unwrap() = Some(Arc::clone(&network));
         let mut container = Container::new(network, world.carriage());
         container.drop_network();
-        let address = world.listen(SERVER[0]).local_addr().unwrap();
-        within(Duration::from_secs(4), || container.connect_within(address, Duration::from_secs(3)))
-            .expect_err("the network has ended");
+        container.udp(peer.local_addr().unwrap()).send(b"which thread?").unwrap();
+        peer.recv(&mut [0; 16]).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = || container.connect_within(address, Duration::from_secs(3));
+        // Until one comes in on the thread that is meant.
+        let fails = (0..MANY).any(|_| within(Duration::from_secs(4), connect).is_err());
+        assert!(fails, "the network serves on");
+        assert!(handle.lock().unwrap().is_none(), "the network was not dropped");
     }
 }
 

@@ -50,17 +50,21 @@ fn silent_connections_give_their_memory_back(world: &World) {
 
 /// The memory of the rings is gone meanwhile.
 fn bytes_after_a_silence_are_the_right_ones(world: &World) {
+    /// More than a ring holds: all of its memory is used.
+    const LENGTH: u32 = 2 << 20;
     let container = world.container();
     let listener = world.listen(SERVER[0]);
     let client = container.connect(listener.local_addr().unwrap()).unwrap();
     let served = accept(&listener);
-    for round in 0..2u8 {
-        let sent: Vec<u8> = (0..100_000u32).map(|byte| byte.to_le_bytes()[0] ^ round).collect();
+    let both_ways = |round: u8| {
+        let sent: Vec<u8> = (0..LENGTH).map(|byte| byte.to_le_bytes()[0] ^ round).collect();
         carry(&client, &served, &sent);
         carry(&served, &client, &sent);
-        // Longer than the silence after which a connection's memory goes.
-        thread::sleep(Duration::from_secs(4));
-    }
+    };
+    both_ways(0);
+    let used = resident_memory();
+    eventually("the rings are given back", || resident_memory() + (512 << 10) <= used);
+    both_ways(1);
 }
 
 fn networks_share_threads_and_sleep(_: &World) {

@@ -68,7 +68,9 @@ fn bursts_stay_bursts_where_the_link_can_carry_them(world: &World) {
     const SIZE: usize = 1200;
     for offload in [Offload::ALL, Offload::NONE] {
         let container = world.container_of(Network::builder().mtu(1500).offload(offload));
-        assert_eq!(container.ready().offload, offload);
+        let granted = container.ready().offload;
+        // Of all, a kernel may know a part only: USO came with Linux 6.2.
+        assert!(offload == Offload::ALL || granted == Offload::NONE, "{granted:?}");
         for address in SERVER {
             let burst = Noise::new(1).bytes(40 * SIZE + 7);
             let server = world.udp(address);
@@ -89,8 +91,8 @@ fn bursts_stay_bursts_where_the_link_can_carry_them(world: &World) {
             }
         }
         let statistics = container.network().statistics();
-        assert_eq!(statistics.packets_from_container < 40, offload.uso, "{statistics:?}");
-        assert_eq!(statistics.packets_to_container < 40, offload.uso, "{statistics:?}");
+        assert_eq!(statistics.packets_from_container < 40, granted.uso, "{statistics:?}");
+        assert_eq!(statistics.packets_to_container < 40, granted.uso, "{statistics:?}");
     }
 }
 

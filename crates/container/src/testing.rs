@@ -112,7 +112,7 @@ pub(crate) fn datagram_goes_out_and_back(
     let frame = loop {
         let frame = receive();
         let packet = &frame[HEADER_LEN..];
-        // The kernel has packets of its own to send: router solicitations, multicast reports.
+        // The kernel has packets of its own to send, multicast reports for example.
         if packet[0] == 0x45 && packet[9] == 17 {
             break frame;
         }

@@ -44,7 +44,7 @@ fn datagram(host: &OwnedFd) -> Vec<u8> {
     datagram_goes_out_and_back(|| receive_frame(host), |frame| send_frame(host, frame))
 }
 
-/// Sends more than the socketpair holds, less than the device's queue of 500 packets: the rest waits there.
+/// Sends more than the socketpair holds, less than the device's queue has room for: the rest waits there.
 #[track_caller]
 fn hundred_large_datagrams_on_the_way() -> (OwnedFd, Shuttle) {
     let (host, device) = configured(Offload::NONE);
@@ -96,6 +96,16 @@ fn wait(shuttle: Shuttle) -> Result<(), Error> {
     let (done, ended) = channel();
     thread::spawn(move || done.send(shuttle.wait()));
     ended.recv_timeout(Duration::from_secs(10)).unwrap()
+}
+
+/// Looks until `condition` holds, for what nobody announces.
+#[track_caller]
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Deadline::after(Duration::from_secs(10));
+    while !condition() {
+        assert!(deadline.left() > Duration::ZERO, "{what}: not within ten seconds");
+        thread::yield_now();
+    }
 }
 
 #[test]
@@ -226,9 +236,7 @@ fn one_queue_that_ends_leaves_the_interface_to_the_other() {
         let ([first, second], shuttle) = two_queues();
         drop(second);
         // Its threads have ended, its fd has not closed: the flows of the first do not move.
-        while !shuttle.has_ended() {
-            thread::yield_now();
-        }
+        eventually("the second queue has ended", || shuttle.has_ended());
         assert!(ip("link show tun0").0.success());
         drop(first);
         wait(shuttle).unwrap();
@@ -335,9 +343,7 @@ fn finish_waits_for_a_connection_attempt_until_grace_is_over() {
     if inside(NAMESPACES, module_path!(), "finish_waits_for_a_connection_attempt_until_grace_is_over") {
         let (_host, shuttle) = shuttled(Offload::NONE);
         thread::spawn(|| TcpStream::connect("[fd00::2]:9"));
-        while !unacknowledged::any().unwrap() {
-            thread::yield_now();
-        }
+        eventually("a connection attempt is under way", || unacknowledged::any().unwrap());
         assert_eq!(left_after_finish(shuttle, Duration::from_millis(100)), Duration::ZERO);
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Report {
     /// Bytes, requests, connections or datagrams.
     pub(crate) amount: u64,
     pub(crate) seconds: f64,
+    /// Like `amount`, but since the beginning, before the seconds were counted.
+    pub(crate) total: u64,
     /// Of a round trip, in microseconds, where there are round trips.
     pub(crate) p50: f64,
     pub(crate) p99: f64,

@@ -59,6 +59,11 @@ fn main() -> ExitCode {
 
 /// The part that the user has started.
 fn run() -> Result<ExitCode> {
+    // cargo test --benches starts it as well, which is no time for twenty minutes of measuring.
+    if !options::is_bench() {
+        io::stdout().write_all(b"compare: nothing measured; cargo bench --bench compare does that\n")?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(request) = options::parse()? else {
         io::stdout().write_all(options::HELP.as_bytes())?;
         return Ok(ExitCode::SUCCESS);

@@ -28,6 +28,12 @@ Options:
       --chart-from FILE Measure nothing, show what --json has written
   -h, --help            Print this help
 
+Modes of nsnet:
+  nsnet                 The TUN device handed over to the host side, with every offload
+  nsnet-plain           Handed over, without offload
+  nsnet-shuttled        The container side copies frames between device and host, with every offload
+  nsnet-shuttled-plain  Copied, without offload
+
 slirp4netns and pasta are taken from $PATH. What is measured is described in ARCHITECTURE.md.
 
 Exit status: 0 if nsnet was measured in full, whatever the figures are.
@@ -64,6 +70,11 @@ impl Plan {
     pub(crate) fn wants(&self, metric: Metric) -> bool {
         self.metrics.contains(&metric)
     }
+}
+
+/// Whether it was started to measure, by `cargo bench`, rather than by `cargo test`.
+pub(crate) fn is_bench() -> bool {
+    std::env::args_os().any(|argument| argument == "--bench")
 }
 
 /// `None` if it is help that is wanted.

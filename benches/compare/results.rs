@@ -62,9 +62,26 @@ impl Results {
     }
 }
 
+impl Environment {
+    /// What the figures are of.
+    pub(crate) fn rounds(&self) -> String {
+        match self.rounds {
+            1 => format!("1 round of {} s", self.seconds),
+            rounds => format!("medians of {rounds} rounds of {} s", self.seconds),
+        }
+    }
+}
+
 impl Measured {
     pub(crate) fn median(&self, subject: Subject) -> Option<f64> {
         self.cells.get(&subject)?.median
+    }
+
+    /// Which of these failed how often; empty if none did. A ratio of what is left says less than it seems to.
+    pub(crate) fn failed(&self, subjects: &[Subject]) -> String {
+        let of = |subject: &Subject| Some((*subject, self.cells.get(subject)?.failed()?));
+        let failed = subjects.iter().filter_map(of);
+        failed.map(|(subject, how_often)| format!(", {} {how_often}", subject.name())).collect()
     }
 
     /// The figure of one subject over that of another. `None` also for percentages, of which it would tell nothing.
@@ -89,11 +106,19 @@ impl Cell {
         let highest = self.samples.iter().copied().reduce(f64::max)?;
         Some((lowest, highest))
     }
+
+    /// How often it failed, if it did.
+    pub(crate) fn failed(&self) -> Option<String> {
+        let (failed, all) = (self.failures.len(), self.failures.len() + self.samples.len());
+        (failed > 0).then(|| format!("failed {failed} of {all}"))
+    }
 }
 
-/// Of an even number, the lower of the two in the middle.
+/// Of an even number, the mean of the two in the middle.
 pub(crate) fn median(samples: &[f64]) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len().checked_sub(1)? / 2).copied()
+    let lower = sorted.get(sorted.len().checked_sub(1)? / 2)?;
+    let upper = sorted.get(sorted.len() / 2)?;
+    Some(f64::midpoint(*lower, *upper))
 }

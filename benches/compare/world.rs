@@ -4,10 +4,12 @@
 //! MTU 1500 and the kernel's own offloads. The veth subject passes through a router namespace of its own, so that the
 //! connection tracking which its NAT needs does not slow the others down.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -32,7 +34,9 @@ pub(crate) struct World {
     pub(crate) server: Place,
     router: std::result::Result<Place, String>,
     _probe: Actor,
+    /// The first to be tried for the next network.
     number: Cell<u8>,
+    in_use: Rc<RefCell<BTreeSet<u8>>>,
 }
 
 impl World {
@@ -57,7 +61,7 @@ impl World {
         let probe = Actor::start(&Role::Server(Server { namespace: server.pid, traffic: Traffic::Probe }))?;
         probe.ready(PATIENCE).context("start the probe's server")?;
         let router = router(&server).map_err(|error| error.to_string());
-        Ok(Self { server, router, _probe: probe, number: Cell::new(2) })
+        Ok(Self { server, router, _probe: probe, number: Cell::new(FIRST_NUMBER), in_use: Rc::default() })
     }
 
     pub(crate) fn router(&self) -> Result<&Place> {
@@ -65,10 +69,31 @@ impl World {
     }
 
     /// A number for a new network, 10.99.number.0/24.
-    pub(crate) fn next_number(&self) -> u8 {
-        // Networks end: by the time it comes round, the number is free again.
-        let next = self.number.get().checked_add(1).unwrap_or(3);
-        self.number.replace(next)
+    pub(crate) fn next_number(&self) -> Result<Number> {
+        // In turns, so that the network that had it before has had time to end.
+        let in_turn = (FIRST_NUMBER..=u8::MAX).cycle().skip_while(|number| *number != self.number.get());
+        let mut in_use = self.in_use.borrow_mut();
+        let every_one = usize::from(u8::MAX - FIRST_NUMBER) + 1;
+        let free = in_turn.take(every_one).find(|number| in_use.insert(*number));
+        let value = free.ok_or("every network number of the benchmark is in use")?;
+        self.number.set(value.checked_add(1).unwrap_or(FIRST_NUMBER));
+        Ok(Number { value, in_use: Rc::clone(&self.in_use) })
+    }
+}
+
+/// After those of the world itself.
+const FIRST_NUMBER: u8 = 2;
+
+/// The number of a network, which another may have when this handle ends.
+#[derive(Debug)]
+pub(crate) struct Number {
+    pub(crate) value: u8,
+    in_use: Rc<RefCell<BTreeSet<u8>>>,
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        self.in_use.borrow_mut().remove(&self.value);
     }
 }
 

@@ -51,7 +51,8 @@ impl Bench<'_> {
         let (machine, process) = (proc::machine_cpu_seconds()?, instance.cpu_seconds()?);
         let report = self.bulk_once(instance, direction, streams)?;
         let (machine_after, process_after) = (proc::machine_cpu_seconds()?, instance.cpu_seconds()?);
-        let gigabytes = report.amount as f64 / 1e9;
+        // The CPU time is that of the whole run, so the bytes are as well.
+        let gigabytes = report.total as f64 / 1e9;
         let process = process.zip(process_after).map(|(before, after)| (after - before) / gigabytes);
         Ok(vec![Some(gigabits(&report)), Some((machine_after - machine) / gigabytes), process])
     }

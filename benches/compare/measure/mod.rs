@@ -29,6 +29,8 @@ pub(crate) fn run(plan: &Plan, world: &World) -> Result<Results> {
         plan.subjects.iter().map(|subject| bench.invite(*subject, &mut instances)).collect();
     let cases = cases(plan);
     let mut rows: Vec<Measured> = cases.iter().flat_map(|case| empty_rows(plan, *case)).collect();
+    let mut order: Vec<Subject> =
+        participants.iter().filter(|entry| entry.left_out.is_none()).map(|entry| entry.subject).collect();
     for round in 1..=plan.rounds {
         for case in &cases {
             let is_last = round == plan.rounds;
@@ -36,14 +38,17 @@ pub(crate) fn run(plan: &Plan, world: &World) -> Result<Results> {
                 continue;
             }
             let start = clock::now();
-            for entry in participants.iter().filter(|entry| entry.left_out.is_none()) {
-                let outcome = bench.measure(*case, entry.subject, &mut instances);
-                record(&mut rows, *case, entry.subject, outcome);
+            for subject in &order {
+                let outcome = bench.measure(*case, *subject, &mut instances);
+                record(&mut rows, *case, *subject, outcome);
                 thread::sleep(SETTLE);
             }
             let seconds = clock::now().duration_since(start).as_secs_f64();
             eprintln!("round {round} of {}: {} ({seconds:.1} s)", plan.rounds, case.title());
         }
+        // Another begins the next round: whom one comes after shall not be the same every time.
+        let next = order.len().min(1);
+        order.rotate_left(next);
     }
     let environment = Environment {
         kernel: proc::kernel()?,

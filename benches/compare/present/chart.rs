@@ -42,6 +42,12 @@ const BOTTOM: f64 = 20.0;
 /// Beyond, bars are cut off: one that is many times veth would leave no room for the others.
 const LONGEST_RATIO: f64 = 2.0;
 
+/// Width of a character of the small font, at most on average.
+const CHARACTER: f64 = 6.5;
+
+/// Opacity of a bar that stands for less than all rounds.
+const PARTLY_FAILED: f64 = 0.4;
+
 const STYLE: &str = "\
 text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #1f2328; }
 .head { font-size: 16px; font-weight: 600; }
@@ -57,7 +63,9 @@ text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #1f232
 
 /// One bar.
 struct Bar<'a> {
-    subject: usize,
+    subject: Subject,
+    /// Its place in [`SUBJECTS`].
+    number: usize,
     row: &'a Measured,
 }
 
@@ -95,7 +103,7 @@ pub(crate) fn chart(results: &Results) -> Result<String> {
         text(&mut out, LEFT - 10.0, middle, "text-anchor=\"end\"", title)?;
         for (place, subject) in subjects.iter().enumerate() {
             let number = SUBJECTS.iter().position(|known| known == subject).unwrap_or_default();
-            bar(&mut out, &Bar { subject: number, row }, top + place as f64 * BAR, scale)?;
+            bar(&mut out, &Bar { subject: *subject, number, row }, top + place as f64 * BAR, scale)?;
         }
     }
     writeln!(out, "</svg>")?;
@@ -114,8 +122,10 @@ fn legend(out: &mut String, results: &Results, subjects: &[Subject]) -> Result<(
     let environment = &results.environment;
     text(out, 12.0, 24.0, "class=\"head\"", "Relative to a veth pair with NAT (longer is better)")?;
     let how = format!(
-        "MTU 1500, Linux {}, {} cores, medians of {} × {} s",
-        environment.kernel, environment.cores, environment.rounds, environment.seconds
+        "MTU 1500, Linux {}, {} cores, {}",
+        environment.kernel,
+        environment.cores,
+        environment.rounds()
     );
     text(out, 12.0, 42.0, "class=\"small\"", &how)?;
     let mut left = LEFT;
@@ -148,15 +158,20 @@ fn grid(out: &mut String, scale: f64, end: f64) -> Result<()> {
 }
 
 fn bar(out: &mut String, bar: &Bar<'_>, top: f64, scale: f64) -> Result<()> {
-    let ratio = SUBJECTS.get(bar.subject).and_then(|subject| goodness(bar.row, *subject));
+    let ratio = goodness(bar.row, bar.subject);
+    let failed = bar.row.failed(&[bar.subject, Subject::Veth]);
     let length = ratio.unwrap_or_default().min(LONGEST_RATIO) * scale;
-    let (number, height) = (bar.subject, BAR - 2.0);
+    let (number, height) = (bar.number, BAR - 2.0);
+    let opacity = if failed.is_empty() { 1.0 } else { PARTLY_FAILED };
     writeln!(
         out,
-        "<rect class=\"s{number}\" x=\"{LEFT}\" y=\"{top}\" width=\"{length:.1}\" height=\"{height}\" rx=\"1.5\"/>"
+        "<rect class=\"s{number}\" x=\"{LEFT}\" y=\"{top}\" width=\"{length:.1}\" height=\"{height}\" rx=\"1.5\" \
+         opacity=\"{opacity}\"/>"
     )?;
-    let label = ratio.map_or_else(|| "failed".into(), |ratio| format!("{ratio:.2}"));
-    text(out, LEFT + length + 4.0, top + height - 0.5, "class=\"small\"", &label)
+    let label = ratio.map_or_else(|| "failed".into(), |ratio| format!("{ratio:.2}{failed}"));
+    // A long word on failures may begin on its bar, which is pale then.
+    let latest = WIDTH - label.len() as f64 * CHARACTER;
+    text(out, (LEFT + length + 4.0).min(latest), top + height - 0.5, "class=\"small\"", &label)
 }
 
 fn text(out: &mut String, x: f64, y: f64, attributes: &str, words: &str) -> Result<()> {

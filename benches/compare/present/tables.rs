@@ -21,8 +21,11 @@ fn heading(out: &mut String, results: &Results) -> Result<()> {
     let environment = &results.environment;
     writeln!(
         out,
-        "Linux {}, {} cores, {CONGESTION_CONTROL}, load {} before; medians of {} rounds of {} s",
-        environment.kernel, environment.cores, environment.load, environment.rounds, environment.seconds
+        "Linux {}, {} cores, {CONGESTION_CONTROL}, load {} before; {}",
+        environment.kernel,
+        environment.cores,
+        environment.load,
+        environment.rounds()
     )?;
     for entry in &results.subjects {
         let of_kernel = if entry.subject == Subject::Veth { "of the kernel" } else { "version unknown" };
@@ -61,14 +64,8 @@ fn figure(row: &Measured, subject: Subject) -> String {
         (None, _) if cell.failures.is_empty() => "–".into(),
         (None, _) => String::new(),
     };
-    if let Some(reason) = cell.failures.last() {
-        let of = cell.failures.len() + cell.samples.len();
-        let how_often = if cell.samples.is_empty() {
-            String::new()
-        } else {
-            format!(" {} of {of}:", cell.failures.len())
-        };
-        let _ = write!(text, " failed:{how_often} {reason}");
+    if let Some((reason, how_often)) = cell.failures.last().zip(cell.failed()) {
+        let _ = write!(text, " {how_often}: {reason}");
     }
     text.trim().replace('|', "/")
 }
@@ -88,11 +85,15 @@ fn ratios(out: &mut String, results: &Results) -> Result<()> {
     let titles: Vec<_> = pairs.iter().map(|(of, to)| format!("{} / {}", of.name(), to.name())).collect();
     head(out, "Ratio", &titles)?;
     for row in &results.rows {
-        let cells: Vec<_> = pairs.iter().map(|(of, to)| row.ratio(*of, *to)).collect();
+        let ratio = |(of, to): &(Subject, Subject)| {
+            let ratio = row.ratio(*of, *to)?;
+            Some(format!("{ratio:.2}x{}", row.failed(&[*of, *to])))
+        };
+        let cells: Vec<_> = pairs.iter().map(ratio).collect();
         if cells.iter().any(Option::is_some) {
             write!(out, "| {} |", row.row.title)?;
             for cell in cells {
-                write!(out, " {} |", cell.map_or_else(|| "–".into(), |ratio| format!("{ratio:.2}x")))?;
+                write!(out, " {} |", cell.unwrap_or_else(|| "–".into()))?;
             }
             writeln!(out)?;
         }

@@ -13,7 +13,7 @@ use crate::actor::Actor;
 use crate::clock;
 use crate::error::{Context, Result};
 use crate::proc;
-use crate::world::World;
+use crate::world::{Number, World};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -99,6 +99,8 @@ pub(crate) struct Instance {
     pub(crate) attach: Duration,
     _program: Option<Program>,
     _actor: Actor,
+    /// Of the network, where it is the world that numbers it. Free after the container has ended.
+    number: Option<Number>,
 }
 
 impl Instance {
@@ -115,7 +117,7 @@ impl Instance {
             format!("no connection to the server: {error}{said}")
         })?;
         let attach = clock::now().duration_since(start);
-        Ok(Self { container, workers, attach, _program: program, _actor: actor })
+        Ok(Self { container, workers, attach, _program: program, _actor: actor, number: None })
     }
 
     pub(crate) fn cpu_seconds(&self) -> Result<Option<f64>> {

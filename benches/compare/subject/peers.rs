@@ -20,7 +20,8 @@ pub(super) fn veth(world: &World, mtu: u16) -> Result<Instance> {
     let start = clock::now();
     let actor = Actor::start(&Role::Container(Container::Guest))?;
     let client = Place::of(entered(&actor)?);
-    let number = world.next_number();
+    let network = world.next_number()?;
+    let number = network.value;
     router.ip(&format!(
         "link add v{number} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}
         addr add 10.99.{number}.1/24 dev v{number}
@@ -33,7 +34,9 @@ pub(super) fn veth(world: &World, mtu: u16) -> Result<Instance> {
         link set eth0 up
         route add default via 10.99.{number}.1"
     ))?;
-    Instance::connected(actor, None, client.pid, Vec::new(), start)
+    let mut instance = Instance::connected(actor, None, client.pid, Vec::new(), start)?;
+    instance.number = Some(network);
+    Ok(instance)
 }
 
 pub(super) fn slirp4netns(mtu: u16) -> Result<Instance> {

@@ -58,12 +58,13 @@ pub(super) fn receive(streams: Vec<TcpStream>, seconds: f64) -> Result<()> {
     }
     let (start, before) = (clock::now(), received.load(Ordering::Relaxed));
     thread::sleep(Duration::from_secs_f64(seconds));
-    let amount = received.load(Ordering::Relaxed) - before;
+    let total = received.load(Ordering::Relaxed);
+    let amount = total - before;
     let seconds = clock::now().duration_since(start).as_secs_f64();
     if amount == 0 {
         return Err(format!("nothing arrived in {seconds:.1} s after the first bytes").into());
     }
-    say(&Say::Report(Report { amount, seconds, ..Report::default() }))
+    say(&Say::Report(Report { amount, seconds, total, ..Report::default() }))
 }
 
 fn count(mut stream: TcpStream, received: &AtomicU64, begun: &mpsc::Sender<()>) {

@@ -114,7 +114,7 @@ pub(super) fn requests(server: SocketAddr, connections: usize, seconds: f64) -> 
         let times = times.take();
         let amount = times.len() as u64;
         let (p50, p99) = percentiles(times);
-        say(&Say::Report(Report { amount, seconds, p50, p99 }))
+        say(&Say::Report(Report { amount, seconds, p50, p99, ..Report::default() }))
     })
 }
 

@@ -88,5 +88,5 @@ fn measure(seconds: f64, mut round_trip: impl FnMut() -> Result<bool>) -> Result
     }
     let amount = times.len() as u64;
     let (p50, p99) = percentiles(times);
-    say(&Say::Report(Report { amount, seconds: elapsed, p50, p99 }))
+    say(&Say::Report(Report { amount, seconds: elapsed, p50, p99, ..Report::default() }))
 }

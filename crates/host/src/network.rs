@@ -27,7 +27,7 @@ use crate::threads::{Seats, own_namespace};
 ///
 /// Runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on a thread that the
 /// library starts and that other networks may share: a process has no more of these than cores, however many
-/// networks. Only networks built in the same network and mount namespace share one, for it is there that sockets are
+/// networks. Only networks built in the same network, mount and user namespaces share one, for it is there that sockets are
 /// opened. Dropping resets all connections, in both directions where bytes are still owed, and
 /// takes the containers' interface away.
 ///

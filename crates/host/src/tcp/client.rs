@@ -20,13 +20,7 @@ impl Client {
         seed: u64,
         now: Instant,
     ) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut device = Port::<Nowhere> { capabilities, received: None, out: None };
-        let mut interface = Interface::new(config, &mut device, now);
-        interface.update_ip_addrs(|addresses| {
-            addresses.push(IpCidr::new(key.source.ip().into(), 0)).expect("one address fits");
-        });
+        let interface = interface(key.source.ip(), capabilities, seed, now);
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         let mut client = Self { interface, sockets, handle, capabilities };

@@ -34,6 +34,7 @@ mod rings;
 mod sockets;
 mod stack;
 mod table;
+mod warm;
 
 pub(crate) use sockets::Sockets;
 pub(crate) use stack::Capabilities;

@@ -81,14 +81,7 @@ impl TcpStack {
         seed: u64,
         now: Instant,
     ) -> Self {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut device = Port::<Nowhere> { capabilities, received: None, out: None };
-        let mut interface = Interface::new(config, &mut device, now);
-        interface.update_ip_addrs(|addresses| {
-            // A prefix of length zero makes every peer a neighbour: no routes are needed. One address fits.
-            let _ = addresses.push(IpCidr::new(key.destination.ip().into(), 0));
-        });
+        let interface = interface(key.destination.ip(), capabilities, seed, now);
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(Some(ACK_DELAY));
         let endpoint =
@@ -266,6 +259,19 @@ impl TcpStack {
     fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
     }
+}
+
+/// An interface with one address, and no routes.
+fn interface(address: IpAddr, capabilities: Capabilities, seed: u64, now: Instant) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut device = Port::<Nowhere> { capabilities, received: None, out: None };
+    let mut interface = Interface::new(config, &mut device, now);
+    interface.update_ip_addrs(|addresses| {
+        // A prefix of length zero makes every peer a neighbour: no routes are needed. One address fits.
+        let _ = addresses.push(IpCidr::new(address.into(), 0));
+    });
+    interface
 }
 
 /// The device smoltcp sees during one call: at most one packet in, any number out.

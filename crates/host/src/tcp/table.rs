@@ -3,10 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::{Rc, Weak};
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
@@ -18,6 +17,7 @@ use super::resting::Resting;
 use super::rings::{Budget, Rings};
 use super::sockets::RingSocket;
 use super::stack::TcpStack;
+use super::warm::Warm;
 use crate::addressing::Destination;
 use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::gateway::Gateway;
@@ -36,8 +36,7 @@ pub(crate) struct Table {
     replaced: RefCell<HashSet<u64>>,
     budget: Rc<Budget>,
     /// Connections whose rings may hold memory.
-    warm: RefCell<Vec<Weak<Flow>>>,
-    is_reclaiming: Cell<bool>,
+    warm: Warm,
     /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
     seeds: RandomState,
     opened: Cell<u64>,
@@ -79,8 +78,7 @@ impl Table {
             resting: RefCell::default(),
             replaced: RefCell::default(),
             budget: Rc::new(Budget::new(ring_memory)),
-            warm: RefCell::default(),
-            is_reclaiming: Cell::new(false),
+            warm: Warm::default(),
             seeds: RandomState::new(),
             opened: Cell::new(0),
         }
@@ -169,13 +167,17 @@ impl Table {
         }
     }
 
+    pub(super) fn warm(&self) -> &Warm {
+        &self.warm
+    }
+
     fn len(&self) -> usize {
         self.entries.borrow().len() + self.replaced.borrow().len()
     }
 
     fn feed(&self, gateway: &Rc<Gateway>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
         if flow.warm() {
-            self.watch(gateway, flow);
+            self.warm.insert(gateway, flow);
         }
         let fed = catch_unwind(AssertUnwindSafe(|| {
             flow.handle_packet(&gateway.clock, &gateway.link, segment, packet);
@@ -186,27 +188,6 @@ impl Table {
             flow.reset(&gateway.clock, &gateway.link);
             self.cancel(gateway, &key);
         }
-    }
-
-    /// Sees to it that the memory of the flow's rings is given back some time.
-    fn watch(&self, gateway: &Rc<Gateway>, flow: &Rc<Flow>) {
-        self.warm.borrow_mut().push(Rc::downgrade(flow));
-        if !self.is_reclaiming.replace(true) {
-            gateway.spawn(reclaim(Rc::clone(gateway)));
-        }
-    }
-
-    /// Gives the memory of silent connections back, among the warm ones in this range. Returns how many are still warm.
-    fn reclaim(&self, limit: Instant, range: Range<usize>) -> usize {
-        let mut warm = self.warm.borrow_mut();
-        let end = range.end.min(warm.len());
-        let still: Vec<Weak<Flow>> = warm
-            .drain(range.start..end)
-            .filter(|flow| flow.upgrade().is_some_and(|flow| !flow.reclaim(limit)))
-            .collect();
-        let count = still.len();
-        warm.splice(range.start..range.start, still);
-        count
     }
 
     fn handle_syn(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
@@ -375,26 +356,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.gateway.tcp.release(&self.gateway, self.key, self.id);
     }
-}
-
-/// How long a connection is silent before the memory of its rings is given back.
-const SILENCE: Duration = Duration::from_secs(2);
-
-/// How many connections are looked at before other tasks get their turn.
-const RECLAIMED_AT_ONCE: usize = 64;
-
-/// Gives the memory of silent connections back, until none is warm.
-async fn reclaim(gateway: Rc<Gateway>) {
-    while !gateway.tcp.warm.borrow().is_empty() {
-        tokio::time::sleep(SILENCE).await;
-        let limit = gateway.clock.now() - SILENCE;
-        let mut looked_at = 0;
-        while looked_at < gateway.tcp.warm.borrow().len() {
-            looked_at += gateway.tcp.reclaim(limit, looked_at..looked_at + RECLAIMED_AT_ONCE);
-            tokio::task::yield_now().await;
-        }
-    }
-    gateway.tcp.is_reclaiming.set(false);
 }
 
 /// The task of a flow: dial, open, relay.

@@ -1,0 +1,65 @@
+//! The connections whose rings may hold memory, and the errand that gives it back once the container is silent on them.
+//! There is none while no connection is warm: an idle network has no timer.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use super::flow::Flow;
+use crate::gateway::Gateway;
+
+/// How long a connection is silent before the memory of its rings is given back.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How many connections are looked at before other tasks get their turn.
+const AT_ONCE: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Warm {
+    flows: RefCell<Vec<Weak<Flow>>>,
+    /// Whether the errand is under way.
+    is_watched: Cell<bool>,
+}
+
+impl Warm {
+    /// Sees to it that the memory of the flow's rings is given back some time. `gateway` is the one this is part of.
+    pub(super) fn insert(&self, gateway: &Rc<Gateway>, flow: &Rc<Flow>) {
+        self.flows.borrow_mut().push(Rc::downgrade(flow));
+        if !self.is_watched.replace(true) {
+            gateway.spawn(watch(Rc::clone(gateway)));
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    /// Gives the memory of silent connections back, among those in this range. Returns how many are still warm.
+    fn reclaim(&self, limit: Instant, range: Range<usize>) -> usize {
+        let mut flows = self.flows.borrow_mut();
+        let end = range.end.min(flows.len());
+        let still: Vec<Weak<Flow>> = flows
+            .drain(range.start..end)
+            .filter(|flow| flow.upgrade().is_some_and(|flow| !flow.reclaim(limit)))
+            .collect();
+        let count = still.len();
+        flows.splice(range.start..range.start, still);
+        count
+    }
+}
+
+/// Gives the memory of silent connections back, until none is warm.
+async fn watch(gateway: Rc<Gateway>) {
+    let warm = gateway.tcp.warm();
+    while warm.len() > 0 {
+        tokio::time::sleep(SILENCE).await;
+        let limit = gateway.clock.now() - SILENCE;
+        let mut looked_at = 0;
+        while looked_at < warm.len() {
+            looked_at += warm.reclaim(limit, looked_at..looked_at + AT_ONCE);
+            tokio::task::yield_now().await;
+        }
+    }
+    warm.is_watched.set(false);
+}

@@ -38,28 +38,62 @@ impl Subnet {
     pub(crate) fn is_consistent(&self) -> bool {
         let hosts = [self.container, self.gateway, self.dns];
         let differ = self.container != self.gateway && self.container != self.dns && self.gateway != self.dns;
-        differ && hosts.iter().all(|host| self.contains(*host) && !self.is_broadcast(*host))
+        differ && hosts.iter().all(|host| self.contains(*host) && !self.is_end(*host))
+    }
+
+    /// The same network for another container.
+    pub(crate) fn with_container(self, container: IpAddr) -> Self {
+        Self { container, ..self }
+    }
+
+    /// Every address of the prefix, the container's first.
+    pub(crate) fn addresses(self) -> impl Iterator<Item = IpAddr> {
+        let (first, hosts) = (to_bits(self.container), self.host_mask());
+        (0..=hosts)
+            .map(move |offset| from_bits(first & !hosts | first.wrapping_add(offset) & hosts, self.container))
     }
 
     fn contains(&self, address: IpAddr) -> bool {
-        match (self.container, address) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let shift = 32 - u32::from(self.prefix_len.min(32));
-                (u64::from(own.to_bits()) >> shift) == (u64::from(other.to_bits()) >> shift)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let shift = 128 - u32::from(self.prefix_len.min(128));
-                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-        }
+        let prefix = |address| to_bits(address) & !self.host_mask();
+        address.is_ipv4() == self.container.is_ipv4() && prefix(address) == prefix(self.container)
+    }
+
+    /// Whether an address stands for more than one host: the first of a prefix for the network (RFC 1122, 3.2.1.3) or
+    /// any of its routers (RFC 4291, 2.6.1), the last of an IPv4 one for all.
+    fn is_end(&self, address: IpAddr) -> bool {
+        self.is_broadcast(address) || (self.contains(address) && to_bits(address) & self.host_mask() == 0)
     }
 
     /// The last IPv4 address of the prefix reaches every host in it (RFC 919); there is only one.
     fn is_broadcast(&self, address: IpAddr) -> bool {
-        let IpAddr::V4(other) = address else { return false };
-        let hosts = u32::MAX.checked_shr(self.prefix_len.into()).unwrap_or(0);
-        self.prefix_len < 31 && self.contains(address) && other.to_bits() & hosts == hosts
+        let hosts = self.host_mask();
+        address.is_ipv4()
+            && self.prefix_len < 31
+            && self.contains(address)
+            && to_bits(address) & hosts == hosts
+    }
+
+    /// The bits that tell the hosts of the prefix apart.
+    fn host_mask(&self) -> u128 {
+        let width: u8 = if self.container.is_ipv4() { 32 } else { 128 };
+        let prefix_len = self.prefix_len.min(width);
+        u128::MAX.checked_shr((128 - width + prefix_len).into()).unwrap_or(0)
+    }
+}
+
+fn to_bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// An address of the family of `like`.
+fn from_bits(bits: u128, like: IpAddr) -> IpAddr {
+    match like {
+        // The upper bits are those of an address, none.
+        IpAddr::V4(_) => Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)).into(),
+        IpAddr::V6(_) => Ipv6Addr::from_bits(bits).into(),
     }
 }
 

@@ -11,12 +11,14 @@ use std::rc::Rc;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
+use crate::addressing::Addressing;
 use crate::attach::{self, Ready, SetupError};
 use crate::commons::Commons;
 use crate::dns::Forwarder;
 use crate::engine::{DnsSource, Request};
 use crate::gateway::{Gateway, Limits, Parts};
 use crate::link::{Link, Port};
+use crate::members::Members;
 use crate::queues::Siblings;
 use crate::threads::Seat;
 
@@ -25,6 +27,7 @@ pub(crate) struct Terms {
     pub(crate) parts: Parts,
     pub(crate) link: attach::Terms,
     pub(crate) dns: DnsSource,
+    pub(crate) members: Rc<Members>,
 }
 
 /// Takes one container from its handshake to its end. `further` are seats for the queues behind the first; `shutdown`
@@ -36,7 +39,7 @@ pub(crate) async fn host(
     further: &[Seat],
     shutdown: watch::Receiver<bool>,
 ) {
-    let Request { channel, further: channels, outcome, close } = request;
+    let Request { channel, further: channels, member, lease, outcome, close } = request;
     let mut dropped = shutdown.clone();
     let end = async {
         tokio::select! {
@@ -48,7 +51,7 @@ pub(crate) async fn host(
     tokio::pin!(end);
     let opening = async {
         let (ports, ready) = attach::handshake(channel, channels, &terms.link).await?;
-        let gateways = Gateways::open(ports, terms, &commons, further, &shutdown).await;
+        let gateways = Gateways::open(ports, terms, lease.addressing(), &commons, further, &shutdown).await;
         Ok((gateways.map_err(SetupError::Host)?, ready))
     };
     let opened: Result<(Gateways, Ready), SetupError> = tokio::select! {
@@ -61,6 +64,7 @@ pub(crate) async fn host(
             tracing::info!(?carriage, ?offload, queues, "container attached");
             // Nobody need wait for the news.
             let _ = outcome.send(Ok(ready));
+            let _presence = terms.members.enter(member, &gateways.first);
             gateways.run(end, shutdown).await;
         }
         Err(error) => {
@@ -101,6 +105,7 @@ impl Gateways {
     async fn open(
         ports: Vec<Port>,
         terms: &Terms,
+        addressing: Addressing,
         commons: &Rc<Commons>,
         further: &[Seat],
         shutdown: &watch::Receiver<bool>,
@@ -112,16 +117,17 @@ impl Gateways {
         let link = Link::new(first, parts.counters.clone(), Rc::clone(commons))?;
         let resolver = Forwarder::new(terms.dns.clone().servers());
         if queues == 1 {
-            let first = Gateway::new(link, resolver, parts, Rc::clone(commons), None);
+            let first = Gateway::new(link, addressing, resolver, parts, Rc::clone(commons), None);
             return Ok(Self { first, others: None });
         }
         let mut siblings = Siblings::new(queues).into_iter();
         let sibling = siblings.next().ok_or(io::ErrorKind::InvalidInput)?;
-        let first = Gateway::new(link, resolver, parts.clone(), Rc::clone(commons), Some(sibling));
+        let first =
+            Gateway::new(link, addressing, resolver, parts.clone(), Rc::clone(commons), Some(sibling));
         let (end, ending) = watch::channel(());
         let mut others = Others { end, ended: JoinSet::new() };
         for ((port, sibling), seat) in ports.zip(siblings).zip(further) {
-            let queue = Queue { port, sibling, parts: parts.clone(), dns: terms.dns.clone() };
+            let queue = Queue { port, sibling, addressing, parts: parts.clone(), dns: terms.dns.clone() };
             others.start(seat, queue, ending.clone(), shutdown.clone()).await?;
         }
         Ok(Self { first, others: Some(others) })
@@ -180,6 +186,7 @@ impl Others {
 struct Queue {
     port: Port,
     sibling: Siblings,
+    addressing: Addressing,
     parts: Parts,
     dns: DnsSource,
 }
@@ -188,7 +195,7 @@ impl Queue {
     fn open(self, commons: Rc<Commons>) -> io::Result<Rc<Gateway>> {
         let link = Link::new(self.port, self.parts.counters.clone(), Rc::clone(&commons))?;
         let resolver = Forwarder::new(self.dns.servers());
-        Ok(Gateway::new(link, resolver, self.parts, commons, Some(self.sibling)))
+        Ok(Gateway::new(link, self.addressing, resolver, self.parts, commons, Some(self.sibling)))
     }
 }
 

@@ -14,7 +14,6 @@ use nsnet_proto::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::addressing::Addressing;
 use crate::attach::{self, Ready, SetupError};
 use crate::clock::Clock;
 use crate::commons::Commons;
@@ -22,6 +21,7 @@ use crate::container::{self, Terms};
 use crate::dialer::Dialer;
 use crate::dns::Servers;
 use crate::gateway::{Limits, Parts};
+use crate::leases::{Lease, Member};
 use crate::statistics::Counters;
 use crate::threads::{Seat, Seats};
 
@@ -31,7 +31,6 @@ const JOIN: Duration = Duration::from_secs(5);
 
 /// Everything the engine needs to know.
 pub(crate) struct Config {
-    pub(crate) addressing: Addressing,
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) limits: Limits,
     pub(crate) dns: DnsSource,
@@ -70,6 +69,8 @@ pub(crate) struct Request {
     pub(crate) channel: Channel,
     /// What carries the queues behind the first, should they be shuttled.
     pub(crate) further: Vec<Channel>,
+    pub(crate) member: Member,
+    pub(crate) lease: Lease,
     pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
     /// Resolves when the embedder closes the attachment.
     pub(crate) close: oneshot::Receiver<()>,
@@ -143,9 +144,9 @@ async fn serve(
     further: Arc<[Seat]>,
     mut requests: mpsc::UnboundedReceiver<Message>,
 ) {
-    let Config { addressing, dialer, limits, dns, link } = config;
-    let parts = Parts { addressing, dialer, limits, clock: Clock::start(), counters };
-    let terms = Rc::new(Terms { parts, link, dns });
+    let Config { dialer, limits, dns, link } = config;
+    let parts = Parts { dialer, limits, clock: Clock::start(), counters };
+    let terms = Rc::new(Terms { parts, link, dns, members: Rc::default() });
     // Dropped to end the containers' networks at once, set to end them in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();

@@ -80,7 +80,6 @@ pub(crate) struct Gateway {
 /// What a gateway is made of besides the link.
 #[derive(Clone)]
 pub(crate) struct Parts {
-    pub(crate) addressing: Addressing,
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
@@ -90,12 +89,13 @@ pub(crate) struct Parts {
 impl Gateway {
     pub(crate) fn new(
         link: Link,
+        addressing: Addressing,
         resolver: Forwarder,
         parts: Parts,
         commons: Rc<Commons>,
         siblings: Option<Siblings>,
     ) -> Rc<Self> {
-        let Parts { addressing, dialer, limits, clock, counters } = parts;
+        let Parts { dialer, limits, clock, counters } = parts;
         Rc::new(Self {
             link,
             addressing,

@@ -22,8 +22,10 @@ mod engine;
 mod fragments;
 mod gateway;
 mod icmp;
+mod leases;
 mod link;
 mod local;
+mod members;
 #[cfg(feature = "micro")]
 #[doc(hidden)]
 pub mod micro;
@@ -45,6 +47,7 @@ pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow,
     Protocol, Received, Service, Source, Stream, UdpDatagrams, Unreachable,
 };
+pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
 pub use statistics::{DiscardStatistics, FlowStatistics, Statistics};

@@ -1,165 +1,21 @@
-//! What an embedder touches: [`Network`] and its builder.
+//! Everything about a network that can be chosen, with its defaults.
 
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nsnet_proto::{
-    Channel, ChannelError, DEVICE_NAME_MAX, FD_VARIABLE, InterfaceAddress, MAX_QUEUES, Offload, Setup,
-};
-use tokio::sync::oneshot;
+use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 
+use super::{BuildError, Network};
 use crate::addressing::{Addressing, Subnet};
-use crate::attach::{self, Attachment, Inherited};
+use crate::attach;
 use crate::dialer::{Dialer, DirectDialer};
-use crate::engine::{Config, DnsSource, Engine, Request};
+use crate::engine::{Config, DnsSource, Engine};
 use crate::gateway::Limits;
-use crate::statistics::{Counters, Statistics};
-use crate::sys;
+use crate::leases::Pool;
+use crate::statistics::Counters;
 use crate::threads::{Seats, own_namespace};
-
-/// A network for containers: terminates their TCP and UDP and dials again from this process.
-///
-/// Runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on a thread that the
-/// library starts and that other networks may share: a process has no more of these than cores, however many
-/// networks. Only networks built in the same network, mount and user namespaces share one, for it is there that sockets are
-/// opened. Dropping resets all connections, in both directions where bytes are still owed, and
-/// takes the containers' interface away.
-///
-/// A network serves one container after another, or several at a time. One whose TUN device was handed over
-/// keeps its namespace alive until [`Attachment::close`] or the end of the network: the kernel does not tell
-/// when the last process in it has ended, the embedder's `wait` for its child does.
-///
-/// # Examples
-/// ```no_run
-/// use std::process::Command;
-/// use std::time::Duration;
-/// use nsnet_host::Network;
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let network = Network::builder().build()?;
-/// let mut command = Command::new("./sandbox-init"); // calls nsnet_container::TunDevice::open()
-/// let mut attachment = network.attach(&mut command)?;
-/// let mut child = command.spawn()?;
-/// attachment.wait_ready(Duration::from_secs(10))?;
-/// child.wait()?;
-/// network.finish(Duration::from_secs(5));
-/// # Ok(())
-/// # }
-/// ```
-pub struct Network {
-    engine: Engine,
-    setup: Setup,
-    counters: Arc<Counters>,
-}
-
-impl Network {
-    /// A network with the defaults: direct connections, IPv4 and IPv6, the host's resolvers.
-    #[must_use]
-    pub fn builder() -> NetworkBuilder {
-        NetworkBuilder::default()
-    }
-
-    /// Lets `command` inherit its end of the link, under the number in the environment variable `NSNET_FD`.
-    ///
-    /// The command is spawned by the caller, once, without clearing its environment, and must call `nsnet_container::TunDevice::open()` in its
-    /// network namespace. For a `tokio::process::Command` pass `command.as_std_mut()`.
-    ///
-    /// Every attachment is a link of its own: containers of one network do not reach each other.
-    ///
-    /// # Errors
-    /// [`AttachError`], in practice for lack of file descriptors.
-    pub fn attach(&self, command: &mut Command) -> Result<Attachment, AttachError> {
-        let (request, container, attachment) = self.prepare()?;
-        let inherited = Inherited::new(container);
-        let number = inherited.number();
-        command.env(FD_VARIABLE, number.load(std::sync::atomic::Ordering::Relaxed).to_string());
-        sys::inherit(command, number);
-        self.engine.attach(request).map_err(|_| AttachError::ShutDown)?;
-        Ok(attachment.keep(inherited))
-    }
-
-    /// Like [`attach`](Self::attach), for callers who bring the fd to the container side by other means
-    /// (`nsnet_container::TunDevice::from_fd`).
-    ///
-    /// # Errors
-    /// See [`attach`](Self::attach).
-    pub fn attach_fd(&self) -> Result<(Attachment, OwnedFd), AttachError> {
-        let (request, container, attachment) = self.prepare()?;
-        self.engine.attach(request).map_err(|_| AttachError::ShutDown)?;
-        Ok((attachment, container))
-    }
-
-    /// Ends the network in good order: serves until the upstream sockets have everything that the containers have
-    /// sent and finished with FIN, for `grace` at the most, and then drops. Blocks the calling thread for that long.
-    ///
-    /// Called after the payload has ended, it loses nothing of what the payload had written before: its
-    /// connections live on in the container's kernel for a while. A connection that some process still
-    /// holds open takes all of `grace`.
-    pub fn finish(self, grace: Duration) {
-        self.engine.finish(grace);
-    }
-
-    /// What the network has carried and refused so far.
-    #[must_use]
-    pub fn statistics(&self) -> Statistics {
-        self.counters.read()
-    }
-
-    /// An attachment and what the engine and the container side get of it.
-    fn prepare(&self) -> Result<(Request, OwnedFd, Attachment), AttachError> {
-        let (host, container) = pair()?;
-        // What carries the queues behind the first, should they be shuttled. Made here rather than by the container
-        // side: with a socket of its choice, this process would write to whoever is behind that.
-        let further = (1..self.setup.queues).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
-        let (further, theirs): (Vec<_>, Vec<_>) = further.into_iter().unzip();
-        let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        host.send(&self.setup, &fds).map_err(AttachError::Setup)?;
-        let (outcome_in, outcome) = oneshot::channel();
-        let (close, close_out) = oneshot::channel();
-        let request = Request { channel: host, further, outcome: outcome_in, close: close_out };
-        Ok((request, container.into_fd(), Attachment::new(outcome, close)))
-    }
-}
-
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Network").field("setup", &self.setup).finish_non_exhaustive()
-    }
-}
-
-/// Bytes that may wait in the socketpair in each direction: some dozens of the largest frames.
-const SOCKET_BUFFER: usize = 4 << 20;
-
-/// Both ends of a link, with room for frames to queue. The kernel cuts what is asked for down to `net.core.wmem_max`
-/// (socket(7)), of which the default holds three of the largest frames: slower, and still right.
-fn pair() -> Result<(Channel, Channel), AttachError> {
-    let (host, container) = Channel::pair().map_err(AttachError::SocketPair)?;
-    for end in [&host, &container] {
-        let _ = socket2::SockRef::from(end).set_send_buffer_size(SOCKET_BUFFER);
-    }
-    Ok((host, container))
-}
-
-/// Why a command could not be attached.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AttachError {
-    /// The kernel has no socketpair for us.
-    #[error("create the socketpair to the container: {0}; if file descriptors ran out, raise RLIMIT_NOFILE")]
-    SocketPair(#[source] io::Error),
-    /// The setup message could not be queued.
-    #[error("queue the setup message for the container: {0}")]
-    Setup(#[source] ChannelError),
-    /// The engine's thread has ended.
-    #[error("the network has been shut down")]
-    ShutDown,
-}
 
 /// Builds a [`Network`]. Everything has a default.
 pub struct NetworkBuilder {
@@ -377,61 +233,18 @@ impl NetworkBuilder {
         let setup = Setup {
             device: self.device,
             mtu,
-            addresses: addressing
-                .subnets()
-                .map(|subnet| InterfaceAddress {
-                    address: subnet.container,
-                    prefix_len: subnet.prefix_len,
-                    gateway: subnet.gateway,
-                })
-                .collect(),
+            addresses: Vec::new(),
             dns: addressing.subnets().map(|subnet| subnet.dns).collect(),
             offload: self.offload,
             queues,
             host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
         };
         let link = attach::Terms { mtu, offload: self.offload, queues };
-        let config = Config { addressing, dialer: self.dialer, limits, dns: self.dns, link };
+        let config = Config { dialer: self.dialer, limits, dns: self.dns, link };
         let counters = Arc::new(Counters::default());
         let engine = Engine::start(config, Arc::clone(&counters), seats);
-        Ok(Network { engine, setup, counters })
+        Ok(Network { engine, setup, addresses: Pool::new(addressing), counters })
     }
-}
-
-/// Why a network could not be built.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// The MTU is too small.
-    #[error("an MTU of {mtu} bytes is too small: at least {least} are needed with these address families")]
-    Mtu {
-        /// What was asked for.
-        mtu: u16,
-        /// What would do.
-        least: u16,
-    },
-    /// No queue at all was asked for.
-    #[error("a network needs a queue: ask for 1 or more")]
-    NoQueue,
-    /// The interface name is empty or too long.
-    #[error("the interface name {0:?} must have 1 to {DEVICE_NAME_MAX} bytes")]
-    DeviceName(String),
-    /// The addresses of one family do not make a network.
-    #[error(
-        "the {family} addresses must be of that family, differ, and lie in one prefix of sane length: {subnet:?}"
-    )]
-    Subnet {
-        /// The family.
-        family: &'static str,
-        /// The addresses.
-        subnet: Subnet,
-    },
-    /// The network namespace of the calling thread has no identity to be found.
-    #[error("find out the own network namespace: {0}; is /proc mounted?")]
-    Namespace(#[source] io::Error),
-    /// The engine's thread or its runtime could not be made.
-    #[error("start the network's thread: {0}")]
-    Thread(#[source] io::Error),
 }
 
 fn check(
@@ -452,13 +265,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_shared_between_threads() {
-        fn shared<T: Send + Sync>() {}
-        shared::<Network>();
-        shared::<Attachment>();
-    }
-
-    #[test]
     fn values_that_cannot_work_are_named() {
         let error = |builder: NetworkBuilder| builder.build().unwrap_err().to_string();
         assert!(error(Network::builder().mtu(1000)).contains("at least 1280"));
@@ -468,33 +274,5 @@ mod tests {
         let swapped = Subnet { gateway: Subnet::IPV4.container, ..Subnet::IPV4 };
         assert!(error(Network::builder().ipv4(swapped)).contains("IPv4"));
         assert!(error(Network::builder().ipv6(Subnet::IPV4)).contains("IPv6"));
-    }
-
-    #[test]
-    fn a_network_without_containers_ends_at_once() {
-        let network = Network::builder().build().unwrap();
-        let (attachment, _fd) = network.attach_fd().unwrap();
-        drop(network);
-        drop(attachment);
-    }
-
-    #[test]
-    fn an_end_that_closes_early_is_reported() {
-        let network = Network::builder().build().unwrap();
-        let (mut attachment, fd) = network.attach_fd().unwrap();
-        let early = attachment.wait_ready(Duration::from_millis(1)).unwrap_err();
-        assert!(matches!(early, crate::SetupError::TimedOut(_)), "{early}");
-        drop(fd);
-        let closed = attachment.wait_ready(Duration::from_secs(10)).unwrap_err();
-        assert!(matches!(closed, crate::SetupError::ClosedEarly), "{closed}");
-    }
-
-    #[test]
-    fn a_network_that_shuts_down_says_so() {
-        let network = Network::builder().build().unwrap();
-        let (mut attachment, _fd) = network.attach_fd().unwrap();
-        drop(network);
-        let error = attachment.wait_ready(Duration::from_secs(10)).unwrap_err();
-        assert!(matches!(error, crate::SetupError::ShutDown), "{error}");
     }
 }

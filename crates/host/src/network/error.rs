@@ -1,0 +1,68 @@
+//! Why a network could not be built, or a command not attached to it.
+
+use std::io;
+use std::net::IpAddr;
+
+use nsnet_proto::{ChannelError, DEVICE_NAME_MAX};
+
+use crate::addressing::Subnet;
+
+/// Why a command could not be attached.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// The kernel has no socketpair for us.
+    #[error("create the socketpair to the container: {0}; if file descriptors ran out, raise RLIMIT_NOFILE")]
+    SocketPair(#[source] io::Error),
+    /// The setup message could not be queued.
+    #[error("queue the setup message for the container: {0}")]
+    Setup(#[source] ChannelError),
+    /// The address asked for is another container's, or none of the network's.
+    #[error("the address {0} is taken or not one for a container of this network")]
+    Address(IpAddr),
+    /// All addresses are taken.
+    #[error(
+        "all addresses of the network are taken; close the attachments of containers that have ended, or build \
+         the network with a shorter prefix"
+    )]
+    NoAddress,
+    /// The engine's thread has ended.
+    #[error("the network has been shut down")]
+    ShutDown,
+}
+
+/// Why a network could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The MTU is too small.
+    #[error("an MTU of {mtu} bytes is too small: at least {least} are needed with these address families")]
+    Mtu {
+        /// What was asked for.
+        mtu: u16,
+        /// What would do.
+        least: u16,
+    },
+    /// No queue at all was asked for.
+    #[error("a network needs a queue: ask for 1 or more")]
+    NoQueue,
+    /// The interface name is empty or too long.
+    #[error("the interface name {0:?} must have 1 to {DEVICE_NAME_MAX} bytes")]
+    DeviceName(String),
+    /// The addresses of one family do not make a network.
+    #[error(
+        "the {family} addresses must be of that family, differ, and lie in one prefix of sane length: {subnet:?}"
+    )]
+    Subnet {
+        /// The family.
+        family: &'static str,
+        /// The addresses.
+        subnet: Subnet,
+    },
+    /// The network namespace of the calling thread has no identity to be found.
+    #[error("find out the own network namespace: {0}; is /proc mounted?")]
+    Namespace(#[source] io::Error),
+    /// The engine's thread or its runtime could not be made.
+    #[error("start the network's thread: {0}")]
+    Thread(#[source] io::Error),
+}

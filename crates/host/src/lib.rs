@@ -44,8 +44,8 @@ pub use addressing::Subnet;
 pub use async_trait::async_trait;
 pub use attach::{Attachment, Ready, SetupError};
 pub use dialer::{
-    ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow,
-    Protocol, Received, Service, Source, Stream, UdpDatagrams, Unreachable,
+    ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
+    FilterDialer, Flow, IcmpError, Protocol, Received, Service, Source, Stream, UdpDatagrams, Unreachable,
 };
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};

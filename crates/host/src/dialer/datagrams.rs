@@ -1,11 +1,11 @@
 //! The upstream end of a UDP mapping.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use async_trait::async_trait;
 
-use super::Unreachable;
+use super::IcmpError;
 
 /// Carries the datagrams of one container address and port, to and from any number of peers.
 ///
@@ -34,7 +34,7 @@ pub trait DatagramSocket: Send + Sync {
     /// # Errors
     /// An error loses the datagrams, as any network may. An unreachable peer (`ENETUNREACH` and the like) is
     /// reported to the container.
-    fn try_send(&self, datagrams: Datagrams<'_>, destination: SocketAddr) -> io::Result<()>;
+    fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()>;
 }
 
 /// Datagrams of one size, back to back in one buffer; the last may be shorter. Usually there is one.
@@ -110,10 +110,35 @@ pub enum Received {
         source: SocketAddr,
     },
     /// An earlier datagram to `destination` did not arrive.
-    Unreachable {
+    Undelivered {
         /// Where it had been sent to.
         destination: SocketAddr,
+        /// Who says so: the destination or a router on the way; `None` if that is not known.
+        sender: Option<IpAddr>,
         /// Why it did not arrive.
-        reason: Unreachable,
+        error: IcmpError,
+        /// Number of bytes of the datagram's start that are now in the buffer, as far as they are known.
+        length: usize,
     },
+}
+
+/// Where datagrams go, and what their IP headers say on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Envelope {
+    /// The peer.
+    pub destination: SocketAddr,
+    /// Routers they may pass (TTL, RFC 791; hop limit, RFC 8200), at least 1.
+    pub hop_limit: u8,
+    /// Whether a router that has no room for them shall say so rather than cut them (IPv4 only: no router cuts an
+    /// IPv6 packet).
+    pub dont_fragment: bool,
+}
+
+impl Envelope {
+    /// For datagrams as most programs send them: 64 hops, to be cut where need be.
+    #[must_use]
+    pub fn new(destination: SocketAddr) -> Self {
+        Self { destination, hop_limit: 64, dont_fragment: false }
+    }
 }

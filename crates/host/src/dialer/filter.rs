@@ -44,6 +44,10 @@ impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> Dialer for 
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         self.inner.bind_udp(source).await
     }
+
+    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        self.inner.bind_echo(source).await
+    }
 }
 
 /// Refuses everything as administratively prohibited, DNS included.

@@ -20,9 +20,9 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 
-pub use datagrams::{DatagramSocket, Datagrams, Received};
+pub use datagrams::{DatagramSocket, Datagrams, Envelope, Received};
 pub use direct::DirectDialer;
-pub use error::{DialError, Unreachable};
+pub use error::{DialError, IcmpError, Unreachable};
 pub use filter::{DenyDialer, FilterDialer};
 pub use stream::{ByteStream, Stream};
 pub use udp_socket::UdpDatagrams;
@@ -64,8 +64,8 @@ pub use udp_socket::UdpDatagrams;
 /// ```
 #[async_trait]
 pub trait Dialer: Send + Sync {
-    /// Asked once for every new flow: a TCP connection, a UDP destination of a container port. The default
-    /// allows.
+    /// Asked once for every new flow: a TCP connection, a UDP destination of a container port, an echo
+    /// destination of an identifier. The default allows.
     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
         let _ = flow;
         Ok(())
@@ -78,6 +78,14 @@ pub trait Dialer: Send + Sync {
     /// Opens the socket that carries all datagrams of one container address and port, whatever their
     /// destinations (endpoint-independent mapping, RFC 4787, 4.1). Asked once its first flow is authorized.
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError>;
+
+    /// Opens the socket that carries all echo requests (ping) of one container address and identifier, whatever their
+    /// destinations. Asked once its first flow is authorized. A datagram of this socket is what follows the identifier
+    /// in the message: the sequence number, two bytes, and the data. The default refuses.
+    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        let _ = source;
+        Err(DialError::Prohibited)
+    }
 }
 
 /// A flow that wants to leave the container.
@@ -125,6 +133,8 @@ pub enum Protocol {
     Tcp,
     /// UDP, RFC 768.
     Udp,
+    /// ICMP echo, RFC 792 and RFC 4443. The port of the source is the identifier; that of the destination is 0.
+    Icmp,
 }
 
 impl fmt::Display for Protocol {
@@ -132,6 +142,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Icmp => "icmp",
         })
     }
 }
@@ -148,11 +159,11 @@ pub enum Service {
     HostLoopback,
 }
 
-/// A container address and port that sends datagrams.
+/// A container address and port, or identifier, that sends datagrams or echo requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Source {
-    /// The container's address and port.
+    /// The container's address, and its port or the identifier of its echo requests.
     pub address: SocketAddr,
 }
 

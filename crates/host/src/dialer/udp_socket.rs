@@ -5,7 +5,7 @@
 //! gathered (`UDP_GRO`) arrive in one call. Unreachable peers are learned of through `IP_RECVERR`, ip(7).
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,7 +19,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::{DatagramSocket, Datagrams, Received, Unreachable};
+use super::{DatagramSocket, Datagrams, Envelope, IcmpError, Received, Unreachable};
 
 /// A [`DatagramSocket`] made of a kernel socket.
 #[derive(Debug)]
@@ -61,9 +61,10 @@ impl UdpDatagrams {
     }
 
     /// The next entry of the error queue that speaks of a destination.
-    fn next_error(&self) -> io::Result<Received> {
+    fn next_error(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
-            let entry = self.socket.try_io(Interest::ERROR, || read_error(self.socket.as_raw_fd()))?;
+            let read = || read_error(self.socket.as_raw_fd(), buffer);
+            let entry = self.socket.try_io(Interest::ERROR, read)?;
             if let Some(received) = entry {
                 return Ok(received);
             }
@@ -93,12 +94,12 @@ impl DatagramSocket for UdpDatagrams {
     }
 
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut receive = || self.socket.try_io(Interest::READABLE, || self.receive(buffer));
-        match receive() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_error(),
+        let receive = |buffer: &mut [u8]| self.socket.try_io(Interest::READABLE, || self.receive(buffer));
+        match receive(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_error(buffer),
             // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
-            Err(pending) => match self.next_error() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive()
+            Err(pending) => match self.next_error(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(buffer)
                     .map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }),
                 result => result,
             },
@@ -106,7 +107,8 @@ impl DatagramSocket for UdpDatagrams {
         }
     }
 
-    fn try_send(&self, datagrams: Datagrams<'_>, destination: SocketAddr) -> io::Result<()> {
+    fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()> {
+        let destination = envelope.destination;
         let is_burst = datagrams.count() > 1 && !self.refuses_bursts.load(Relaxed);
         if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| is_burst) {
             match self.send_segments(datagrams, size, destination) {
@@ -148,26 +150,35 @@ fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Reads one entry of the error queue; `None` for one that says nothing about a destination.
-fn read_error(fd: i32) -> io::Result<Option<Received>> {
-    let mut payload = [0; 0];
-    let mut iov = [IoSliceMut::new(&mut payload)];
+/// Reads one entry of the error queue, and into `buffer` the start of the datagram; `None` for one that says nothing
+/// about a destination.
+fn read_error(fd: i32, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    let mut iov = [IoSliceMut::new(buffer)];
     let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control), flags)?;
+    let length = message.bytes;
     let destination = message.address.as_ref().and_then(socket_address);
-    let reason = message.cmsgs()?.find_map(|entry| {
-        let (ControlMessageOwned::Ipv4RecvErr(error, _) | ControlMessageOwned::Ipv6RecvErr(error, _)) = entry
-        else {
-            return None;
-        };
-        match error.ee_origin {
-            libc::SO_EE_ORIGIN_ICMP => icmp_v4_reason(error.ee_type, error.ee_code),
-            libc::SO_EE_ORIGIN_ICMP6 => icmp_v6_reason(error.ee_type, error.ee_code),
-            _ => None,
+    let report = message.cmsgs()?.find_map(|entry| {
+        if let ControlMessageOwned::Ipv4RecvErr(error, sender) = entry {
+            let sender =
+                sender.map(|sender| IpAddr::from(u32::from_be(sender.sin_addr.s_addr).to_be_bytes()));
+            let is_icmp = error.ee_origin == libc::SO_EE_ORIGIN_ICMP;
+            icmp_v4_reason(error.ee_type, error.ee_code).filter(|_| is_icmp).map(|reason| (reason, sender))
+        } else if let ControlMessageOwned::Ipv6RecvErr(error, sender) = entry {
+            let sender = sender.map(|sender| IpAddr::from(sender.sin6_addr.s6_addr));
+            let is_icmp = error.ee_origin == libc::SO_EE_ORIGIN_ICMP6;
+            icmp_v6_reason(error.ee_type, error.ee_code).filter(|_| is_icmp).map(|reason| (reason, sender))
+        } else {
+            None
         }
     });
-    Ok(destination.zip(reason).map(|(destination, reason)| Received::Unreachable { destination, reason }))
+    Ok(destination.zip(report).map(|(destination, (reason, sender))| Received::Undelivered {
+        destination,
+        sender,
+        error: IcmpError::Unreachable(reason),
+        length,
+    }))
 }
 
 /// RFC 792 and RFC 1812, 5.2.7.1.
@@ -232,12 +243,18 @@ mod tests {
             let destination = closed.local_addr().unwrap();
             drop(closed);
             let socket = bound(host).await;
-            socket.try_send(Datagrams::one(b"x"), destination).unwrap();
-            let reason = Unreachable::Port;
-            assert_eq!(received(&socket, &mut [0; 9]).await, Received::Unreachable { destination, reason });
+            socket.try_send(Datagrams::one(b"x"), &Envelope::new(destination)).unwrap();
+            let mut quoted = [0; 9];
+            let error = Unreachable::Port.into();
+            let sender = Some(destination.ip());
+            let undelivered = Received::Undelivered { destination, sender, error, length: 1 };
+            assert_eq!(received(&socket, &mut quoted).await, undelivered);
+            assert_eq!(quoted[0], b'x');
 
-            socket.try_send(Datagrams::one(b"x"), destination).unwrap();
-            socket.try_send(Datagrams::one(b"after the error"), open.local_addr().unwrap()).unwrap();
+            socket.try_send(Datagrams::one(b"x"), &Envelope::new(destination)).unwrap();
+            socket
+                .try_send(Datagrams::one(b"after the error"), &Envelope::new(open.local_addr().unwrap()))
+                .unwrap();
             let mut buffer = [0; 32];
             let length = open.recv(&mut buffer).await.unwrap();
             assert_eq!(&buffer[..length], b"after the error");
@@ -249,7 +266,7 @@ mod tests {
         for host in ["127.0.0.1:0", "[::1]:0"] {
             let (socket, other) = (bound(host).await, UdpSocket::bind(host).await.unwrap());
             let burst = Datagrams::of_size(1000, &[7; 3500]);
-            socket.try_send(burst, other.local_addr().unwrap()).unwrap();
+            socket.try_send(burst, &Envelope::new(other.local_addr().unwrap())).unwrap();
             let mut buffer = [0; 9000];
             for expected in [1000, 1000, 1000, 500] {
                 assert_eq!(other.recv(&mut buffer).await.unwrap(), expected);
@@ -264,7 +281,7 @@ mod tests {
         // More than the kernel takes in one call.
         let burst = Datagrams::of_size(1, &[7; 200]);
         assert!(socket.send_segments(burst, 1, destination).is_err());
-        socket.try_send(burst, destination).unwrap();
+        socket.try_send(burst, &Envelope::new(destination)).unwrap();
         for _ in 0..200 {
             assert_eq!(other.recv(&mut [0; 9]).await.unwrap(), 1);
         }
@@ -274,7 +291,9 @@ mod tests {
     async fn datagrams_that_the_kernel_gathered_are_told_apart() {
         let (socket, other) = (bound("127.0.0.1:0").await, bound("127.0.0.1:0").await);
         let source = other.socket.local_addr().unwrap();
-        other.try_send(Datagrams::of_size(100, &[1; 250]), socket.socket.local_addr().unwrap()).unwrap();
+        other
+            .try_send(Datagrams::of_size(100, &[1; 250]), &Envelope::new(socket.socket.local_addr().unwrap()))
+            .unwrap();
         let mut buffer = [0; 65_535];
         assert_eq!(
             received(&socket, &mut buffer).await,

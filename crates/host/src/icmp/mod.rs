@@ -7,15 +7,16 @@
 //! Not done yet: echo. What the container sends as ICMP is counted and dropped.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
     Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, IpRepr, UDP_HEADER_LEN,
 };
 
-use crate::Unreachable;
 use crate::udp::datagram::{self, ChecksumMode};
 use crate::wire;
+use crate::{IcmpError, Unreachable};
 
 /// Length of the ICMP header before the quoted packet.
 const HEADER: usize = 8;
@@ -26,9 +27,9 @@ const MAX_V4: usize = 576;
 /// Longest ICMPv6 error, IP header included: the minimum MTU (RFC 4443, 2.4 c).
 const MAX_V6: usize = 1280;
 
-/// A destination-unreachable packet from `sender` to the source of `quoted`, an IP packet that came from the
-/// container. Address families must agree.
-pub(crate) fn unreachable(sender: IpAddr, receiver: IpAddr, reason: Unreachable, quoted: &[u8]) -> Vec<u8> {
+/// An ICMP error from `sender` to `receiver` about `quoted`, an IP packet that came from the container. Address families
+/// must agree.
+pub(crate) fn error(sender: IpAddr, receiver: IpAddr, error: IcmpError, quoted: &[u8]) -> Vec<u8> {
     let (protocol, limit) = match sender {
         IpAddr::V4(_) => (IpProtocol::Icmp, MAX_V4),
         IpAddr::V6(_) => (IpProtocol::Icmpv6, MAX_V6),
@@ -43,15 +44,19 @@ pub(crate) fn unreachable(sender: IpAddr, receiver: IpAddr, reason: Unreachable,
     message[HEADER..].copy_from_slice(quoted);
     match (sender, receiver) {
         (IpAddr::V6(sender), IpAddr::V6(receiver)) => {
+            let (kind, code, parameter) = header_v6(error);
+            message[PARAMETER].copy_from_slice(&parameter.to_be_bytes());
             let mut message = Icmpv6Packet::new_unchecked(message);
-            message.set_msg_type(Icmpv6Message::DstUnreachable);
-            message.set_msg_code(code_v6(reason));
+            message.set_msg_type(kind);
+            message.set_msg_code(code);
             message.fill_checksum(&sender, &receiver);
         }
         (IpAddr::V4(_) | IpAddr::V6(_), _) => {
+            let (kind, code, parameter) = header_v4(error);
+            message[PARAMETER].copy_from_slice(&parameter.to_be_bytes());
             let mut message = Icmpv4Packet::new_unchecked(message);
-            message.set_msg_type(Icmpv4Message::DstUnreachable);
-            message.set_msg_code(code_v4(reason));
+            message.set_msg_type(kind);
+            message.set_msg_code(code);
             message.fill_checksum();
         }
     }
@@ -60,30 +65,46 @@ pub(crate) fn unreachable(sender: IpAddr, receiver: IpAddr, reason: Unreachable,
 
 /// The start of a datagram that the container sent earlier, for an error that comes back later: the headers
 /// are what its kernel looks at.
-pub(crate) fn quote_datagram(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
-    let mut quoted = vec![0; wire::ip_header_len(source.ip()) + UDP_HEADER_LEN];
-    datagram::write(&mut quoted, source, destination, &[], ChecksumMode::Full);
+pub(crate) fn quote_datagram(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let payload = &payload[..payload.len().min(MAX_V6)];
+    let mut quoted = vec![0; wire::ip_header_len(source.ip()) + UDP_HEADER_LEN + payload.len()];
+    datagram::write(&mut quoted, source, destination, payload, ChecksumMode::Full);
     quoted
 }
 
-/// RFC 792 and RFC 1812, 5.2.7.1.
-fn code_v4(reason: Unreachable) -> u8 {
-    match reason {
-        Unreachable::Network => 0,
-        Unreachable::Host => 1,
-        Unreachable::Port => 3,
-        Unreachable::Prohibited => 13,
-    }
+/// Where the header has what only some errors say.
+const PARAMETER: Range<usize> = 4..HEADER;
+
+/// Type, code and parameter (RFC 792; RFC 1812, 5.2.7.1; RFC 1191, 4).
+fn header_v4(error: IcmpError) -> (Icmpv4Message, u8, u32) {
+    let code = match error {
+        IcmpError::TimeExceeded => return (Icmpv4Message::TimeExceeded, 0, 0),
+        // The field has 16 bits, and no IPv4 packet is longer.
+        IcmpError::PacketTooBig { mtu } => {
+            return (Icmpv4Message::DstUnreachable, 4, mtu.min(u16::MAX.into()));
+        }
+        IcmpError::Unreachable(Unreachable::Network) => 0,
+        IcmpError::Unreachable(Unreachable::Host) => 1,
+        IcmpError::Unreachable(Unreachable::Protocol) => 2,
+        IcmpError::Unreachable(Unreachable::Port) => 3,
+        IcmpError::Unreachable(Unreachable::Prohibited) => 13,
+    };
+    (Icmpv4Message::DstUnreachable, code, 0)
 }
 
-/// RFC 4443, 3.1.
-fn code_v6(reason: Unreachable) -> u8 {
-    match reason {
-        Unreachable::Network => 0,
-        Unreachable::Prohibited => 1,
-        Unreachable::Host => 3,
-        Unreachable::Port => 4,
-    }
+/// Type, code and parameter (RFC 4443, 3.1 to 3.4).
+fn header_v6(error: IcmpError) -> (Icmpv6Message, u8, u32) {
+    let code = match error {
+        IcmpError::TimeExceeded => return (Icmpv6Message::TimeExceeded, 0, 0),
+        IcmpError::PacketTooBig { mtu } => return (Icmpv6Message::PktTooBig, 0, mtu),
+        // An unrecognised next header, which is named at this offset of the IPv6 header.
+        IcmpError::Unreachable(Unreachable::Protocol) => return (Icmpv6Message::ParamProblem, 1, 6),
+        IcmpError::Unreachable(Unreachable::Network) => 0,
+        IcmpError::Unreachable(Unreachable::Prohibited) => 1,
+        IcmpError::Unreachable(Unreachable::Host) => 3,
+        IcmpError::Unreachable(Unreachable::Port) => 4,
+    };
+    (Icmpv6Message::DstUnreachable, code, 0)
 }
 
 #[cfg(test)]
@@ -94,10 +115,10 @@ mod tests {
 
     #[test]
     fn a_long_packet_is_quoted_up_to_the_limit() {
-        let packet = unreachable(
+        let packet = error(
             "10.0.2.2".parse().unwrap(),
             "10.0.2.100".parse().unwrap(),
-            Unreachable::Prohibited,
+            Unreachable::Prohibited.into(),
             &[0x45; 9000],
         );
         assert_eq!(packet.len(), MAX_V4);
@@ -111,13 +132,28 @@ mod tests {
     #[test]
     fn a_closed_port_is_reported_in_ipv6() {
         let (source, destination) = ("[fd00::100]:4000", "[fd99::2]:9");
-        let quoted = quote_datagram(source.parse().unwrap(), destination.parse().unwrap());
-        let packet =
-            unreachable("fd99::2".parse().unwrap(), "fd00::100".parse().unwrap(), Unreachable::Port, &quoted);
+        let quoted = quote_datagram(source.parse().unwrap(), destination.parse().unwrap(), &[]);
+        let packet = error(
+            "fd99::2".parse().unwrap(),
+            "fd00::100".parse().unwrap(),
+            Unreachable::Port.into(),
+            &quoted,
+        );
         let ip = Ipv6Packet::new_checked(&packet[..]).unwrap();
         let message = Icmpv6Packet::new_checked(ip.payload()).unwrap();
         assert!(message.verify_checksum(&ip.src_addr(), &ip.dst_addr()));
         assert_eq!((message.msg_type(), message.msg_code()), (Icmpv6Message::DstUnreachable, 4));
         assert_eq!(message.payload(), &quoted[..]);
+    }
+
+    #[test]
+    fn the_mtu_of_a_link_is_told() {
+        let big = IcmpError::PacketTooBig { mtu: 1280 };
+        let packet = error("10.0.2.2".parse().unwrap(), "10.0.2.100".parse().unwrap(), big, &[0x45; 28]);
+        assert_eq!(packet[20..22], [3, 4]);
+        assert_eq!(packet[24..28], [0, 0, 5, 0]);
+        let packet = error("fd00::2".parse().unwrap(), "fd00::100".parse().unwrap(), big, &[0x60; 48]);
+        assert_eq!(packet[40..42], [2, 0]);
+        assert_eq!(packet[44..48], [0, 0, 5, 0]);
     }
 }

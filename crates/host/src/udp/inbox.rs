@@ -1,10 +1,10 @@
 //! What upstream sockets hold, taken out in one go, so that what came together goes on together.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::run::Run;
-use crate::dialer::{DatagramSocket, Datagrams, Received, Unreachable};
+use crate::dialer::{DatagramSocket, Datagrams, IcmpError, Received};
 
 /// Room for the largest datagram, or the largest burst that the kernel gathers (`UDP_GRO`).
 const LARGEST: usize = 1 << 16;
@@ -20,6 +20,16 @@ pub(crate) struct Inbox {
 
 /// Receipts before other tasks get their turn.
 const BATCH: usize = 64;
+
+/// A datagram that did not arrive.
+#[derive(Debug)]
+pub(super) struct Undelivered<'a> {
+    pub(super) destination: SocketAddr,
+    pub(super) sender: Option<IpAddr>,
+    pub(super) error: IcmpError,
+    /// Its start, as far as it is known.
+    pub(super) datagram: &'a [u8],
+}
 
 impl Inbox {
     pub(crate) fn new() -> Self {
@@ -42,14 +52,14 @@ impl Inbox {
     ///
     /// # Errors
     /// See [`DatagramSocket::try_receive`].
-    pub(super) fn receive(
-        &mut self,
-        socket: &dyn DatagramSocket,
-    ) -> io::Result<Option<(SocketAddr, Unreachable)>> {
+    pub(super) fn receive(&mut self, socket: &dyn DatagramSocket) -> io::Result<Option<Undelivered<'_>>> {
         let space = &mut self.buffer[self.filled..];
         self.receipts += 1;
         match socket.try_receive(space)? {
-            Received::Unreachable { destination, reason } => Ok(Some((destination, reason))),
+            Received::Undelivered { destination, sender, error, length } => {
+                let datagram = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;
+                Ok(Some(Undelivered { destination, sender, error, datagram }))
+            }
             Received::Datagrams { length, size, source } => {
                 let received = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;
                 let datagrams = Datagrams::of_size(size, received);
@@ -81,6 +91,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::dialer::Envelope;
 
     /// Holds datagrams, each with its sender's port.
     struct Script(Mutex<VecDeque<(u16, Vec<u8>)>>);
@@ -99,7 +110,7 @@ mod tests {
             Ok(Received::Datagrams { length: bytes.len(), size: bytes.len(), source })
         }
 
-        fn try_send(&self, _: Datagrams<'_>, _: SocketAddr) -> io::Result<()> {
+        fn try_send(&self, _: Datagrams<'_>, _: &Envelope) -> io::Result<()> {
             Ok(())
         }
     }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OnceCell};
 
-use crate::dialer::{DatagramSocket, Datagrams, DialError, Source, Unreachable};
+use super::inbox::Undelivered;
+use crate::dialer::{DatagramSocket, Datagrams, DialError, Envelope, Source};
 use crate::gateway::Gateway;
 use crate::icmp;
 use crate::link::{HeldFrame, Sent};
@@ -212,15 +213,9 @@ impl Mapping {
     }
 
     /// Sends datagrams of the container to the world.
-    pub(crate) fn send(
-        &self,
-        gateway: &Gateway,
-        peer: SocketAddr,
-        target: SocketAddr,
-        datagrams: Datagrams<'_>,
-    ) {
+    pub(crate) fn send(&self, gateway: &Gateway, target: SocketAddr, datagrams: Datagrams<'_>) {
         let Some(socket) = self.socket.get() else { return };
-        match socket.try_send(datagrams, target) {
+        match socket.try_send(datagrams, &Envelope::new(target)) {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -231,7 +226,9 @@ impl Mapping {
                 | DialError::NetworkUnreachable
                 | DialError::Prohibited) => {
                     if let Some(reason) = error.unreachable() {
-                        self.report(gateway, peer, reason);
+                        let (destination, sender) = (target, None);
+                        let (error, datagram) = (reason.into(), datagrams.bytes());
+                        self.report(gateway, &Undelivered { destination, sender, error, datagram });
                     }
                 }
             },
@@ -314,9 +311,7 @@ impl Mapping {
             }
             match inbox.receive(&**socket) {
                 Ok(None) => {}
-                Ok(Some((destination, reason))) => {
-                    self.report(gateway, gateway.addressing.as_seen_inside(destination), reason);
-                }
+                Ok(Some(undelivered)) => self.report(gateway, &undelivered),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Batch::Drained,
                 // What came before it is delivered still.
                 Err(error) => break Batch::Failed(error),
@@ -353,10 +348,12 @@ impl Mapping {
         wanted
     }
 
-    /// Tells the container that `peer` cannot be reached, if it has written to it.
-    fn report(&self, gateway: &Gateway, peer: SocketAddr, reason: Unreachable) {
+    /// Tells the container that a datagram did not arrive, if it has written to that peer.
+    fn report(&self, gateway: &Gateway, undelivered: &Undelivered<'_>) {
+        let peer = gateway.addressing.as_seen_inside(undelivered.destination);
         if self.peers.borrow().contains_key(&peer) {
-            gateway.report_unreachable(self.source, peer, reason, &icmp::quote_datagram(self.source, peer));
+            let quoted = icmp::quote_datagram(self.source, peer, undelivered.datagram);
+            gateway.report(self.source, peer, undelivered.sender, undelivered.error, &quoted);
         }
     }
 }

@@ -76,7 +76,7 @@ impl Table {
             Verdict::Unknown => self.admit(gateway, Some(mapping), key, datagrams, packet),
             Verdict::Wait => {}
             Verdict::Send(target) if datagrams.count() > 1 => {
-                mapping.send(gateway, key.destination, target, datagrams);
+                mapping.send(gateway, target, datagrams);
             }
             Verdict::Send(target) => {
                 let mut burst = gateway.commons.burst();
@@ -93,8 +93,8 @@ impl Table {
 
     /// Sends what waits for the end of the batch.
     pub(crate) fn flush(&self, gateway: &Gateway) {
-        let Some(Waiting { key, mapping, target, run }) = self.waiting.borrow_mut().take() else { return };
-        mapping.send(gateway, key.destination, target, run.datagrams(&gateway.commons.burst()));
+        let Some(Waiting { mapping, target, run, .. }) = self.waiting.borrow_mut().take() else { return };
+        mapping.send(gateway, target, run.datagrams(&gateway.commons.burst()));
     }
 
     /// Whether no datagram waits for a decision.
@@ -242,8 +242,8 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
             gateway.counters.udp.refused();
             gateway.warn_of(&error, key.destination);
             if let Some(reason) = error.unreachable() {
-                let quoted = crate::icmp::quote_datagram(key.source, key.destination);
-                gateway.report_unreachable(key.source, key.destination, reason, &quoted);
+                let quoted = crate::icmp::quote_datagram(key.source, key.destination, &[]);
+                gateway.report(key.source, key.destination, None, reason.into(), &quoted);
             }
         }
         Ok(()) => {
@@ -258,7 +258,7 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
                     Service::World | Service::HostLoopback => {
-                        mapping.send(gateway, key.destination, flow.target, Datagrams::one(payload));
+                        mapping.send(gateway, flow.target, Datagrams::one(payload));
                     }
                 }
             }

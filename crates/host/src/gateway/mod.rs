@@ -4,29 +4,30 @@
 //! one engine thread; flows share the gateway by `Rc` and nothing else. The reader takes at most [`BATCH`] frames before
 //! the flows get their turn.
 
+mod answers;
+mod fragments;
+
 use std::cell::{Cell, RefCell};
 use std::future::{self, Future};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nsnet_proto::vnet;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::dialer::{Datagrams, DialError, Dialer, Service, Unreachable};
+use crate::dialer::{DialError, Dialer, Service};
 use crate::dns::Forwarder;
-use crate::fragments::{Fragment, Reassembler};
-use crate::icmp;
-use crate::link::{Link, Sent};
+use crate::fragments::Reassembler;
+use crate::link::Link;
 use crate::local::Reach;
-use crate::packet::{Discard, FlowKey, Packet, Transport};
+use crate::packet::{Discard, Packet, Transport};
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -221,64 +222,6 @@ impl Gateway {
         }
     }
 
-    /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
-    pub(crate) fn send(&self, packet: &[u8]) {
-        let (Sent::Done | Sent::Held(_)) = self.link.send(packet);
-    }
-
-    /// Sends a datagram of the gateway's own, if it fits the MTU.
-    pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
-        let length = udp::datagram::length(source, payload.len());
-        if length <= self.link.mtu().into() {
-            let datagram = Datagrams::one(payload);
-            let (Sent::Done | Sent::Held(_)) = self.link.send_datagrams(source, destination, datagram);
-        }
-    }
-
-    /// Says in the log what keeps the host from connecting; not more often than once a second, for it is the
-    /// container that decides how often.
-    pub(crate) fn warn_of(&self, error: &DialError, destination: SocketAddr) {
-        let DialError::Other(error) = error else { return };
-        let now = self.clock.now();
-        if self.warned.get().is_none_or(|last| now.duration_since(last) >= Duration::from_secs(1)) {
-            self.warned.set(Some(now));
-            tracing::warn!(%destination, %error, "could not connect");
-        }
-    }
-
-    /// Answers a packet of the container with the ICMP error that fits `error`, or with silence.
-    pub(crate) fn send_unreachable(&self, key: FlowKey, error: &DialError, packet: &[u8]) {
-        self.warn_of(error, key.destination);
-        if let Some(reason) = error.unreachable() {
-            self.report_unreachable(key.source, key.destination, reason, packet);
-        }
-    }
-
-    /// Tells the container's socket at `source` that `destination` cannot be reached; `quoted` is the packet
-    /// that could not be delivered, or its start.
-    pub(crate) fn report_unreachable(
-        &self,
-        source: SocketAddr,
-        destination: SocketAddr,
-        reason: Unreachable,
-        quoted: &[u8],
-    ) {
-        // A closed port is the destination's own word, everything else the router's.
-        let sender = match reason {
-            Unreachable::Port => Some(destination.ip()),
-            Unreachable::Network | Unreachable::Host | Unreachable::Prohibited => {
-                self.gateway_address(source.ip())
-            }
-        };
-        if let Some(sender) = sender {
-            self.send(&icmp::unreachable(sender, source.ip(), reason, quoted));
-        }
-    }
-
-    fn gateway_address(&self, container: IpAddr) -> Option<IpAddr> {
-        self.addressing.subnet_of_container(container).map(|subnet| subnet.gateway)
-    }
-
     /// Reads until the link is gone, or that of another queue has been gone for a while.
     async fn read_while_linked(self: &Rc<Self>) -> io::Result<()> {
         let Some(siblings) = &self.siblings else { return self.read().await };
@@ -338,39 +281,6 @@ impl Gateway {
         match Packet::parse(&header, bytes) {
             Err(Discard::Fragment) => self.reassemble(bytes),
             packet => self.handle_packet(&packet?),
-        }
-    }
-
-    /// Takes in a fragment. What it completes is handled as if it had come whole.
-    fn reassemble(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
-        let fragment = Fragment::parse(bytes)?;
-        if self.addressing.subnet_of_container(fragment.source()).is_none() {
-            return Err(Discard::ForeignSource);
-        }
-        let whole = self.fragments.borrow_mut().add(self.clock.now(), &fragment);
-        self.after_fragments();
-        let Some(whole) = whole else { return Ok(()) };
-        // The default header: nothing of a fragment is left for a device to complete.
-        let result = Packet::parse(&vnet::Header::default(), whole.packet())
-            .and_then(|packet| self.handle_packet(&packet));
-        self.fragments.borrow_mut().recycle(whole);
-        result
-    }
-
-    /// Counts the fragments that were dropped, and sees to it that those under way do not stay for ever.
-    fn after_fragments(self: &Rc<Self>) {
-        let mut fragments = self.fragments.borrow_mut();
-        self.counters.dropped_fragments(fragments.take_dropped());
-        if let Some(deadline) = fragments.deadline()
-            && !self.expires_fragments.replace(true)
-        {
-            let gateway = Rc::clone(self);
-            self.spawn(async move {
-                tokio::time::sleep_until(deadline.into()).await;
-                gateway.expires_fragments.set(false);
-                gateway.fragments.borrow_mut().expire(gateway.clock.now());
-                gateway.after_fragments();
-            });
         }
     }
 

@@ -1,0 +1,44 @@
+//! Fragments from the container, put together before they are handled.
+
+use std::rc::Rc;
+
+use nsnet_proto::vnet;
+
+use super::Gateway;
+use crate::fragments::Fragment;
+use crate::packet::{Discard, Packet};
+
+impl Gateway {
+    /// Takes in a fragment. What it completes is handled as if it had come whole.
+    pub(super) fn reassemble(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
+        let fragment = Fragment::parse(bytes)?;
+        if self.addressing.subnet_of_container(fragment.source()).is_none() {
+            return Err(Discard::ForeignSource);
+        }
+        let whole = self.fragments.borrow_mut().add(self.clock.now(), &fragment);
+        self.after_fragments();
+        let Some(whole) = whole else { return Ok(()) };
+        // The default header: nothing of a fragment is left for a device to complete.
+        let result = Packet::parse(&vnet::Header::default(), whole.packet())
+            .and_then(|packet| self.handle_packet(&packet));
+        self.fragments.borrow_mut().recycle(whole);
+        result
+    }
+
+    /// Counts the fragments that were dropped, and sees to it that those under way do not stay for ever.
+    fn after_fragments(self: &Rc<Self>) {
+        let mut fragments = self.fragments.borrow_mut();
+        self.counters.dropped_fragments(fragments.take_dropped());
+        if let Some(deadline) = fragments.deadline()
+            && !self.expires_fragments.replace(true)
+        {
+            let gateway = Rc::clone(self);
+            self.spawn(async move {
+                tokio::time::sleep_until(deadline.into()).await;
+                gateway.expires_fragments.set(false);
+                gateway.fragments.borrow_mut().expire(gateway.clock.now());
+                gateway.after_fragments();
+            });
+        }
+    }
+}

@@ -5,7 +5,8 @@
 //! The steps come in this order, each a call of its own, so that a container engine can put its own work in
 //! between:
 //!
-//! 1. [`namespace`]: new namespaces, unless the embedder makes them itself.
+//! 1. [`namespace`]: new namespaces, unless the embedder makes them itself, or [`mod@join`]: those that somebody else
+//!    has made, of a container that runs already.
 //! 2. [`TunDevice::open`]: before pivot_root(2), while `/dev/net/tun` and `/proc` are still there.
 //! 3. [`resolv_conf`]: tells the resolver library about the DNS address.
 //! 4. [`TunDevice::configure`]: addresses, MTU, routes.
@@ -35,6 +36,7 @@ mod clock;
 mod configure;
 mod error;
 mod handover;
+pub mod join;
 mod local_route;
 pub mod namespace;
 mod netlink;
@@ -49,6 +51,7 @@ mod tun;
 mod unacknowledged;
 
 pub use error::Error;
+pub use join::join;
 pub use namespace::Namespaces;
 pub use nsnet_proto::{Carriage, InterfaceAddress, Offload, Ready, Setup};
 pub use shuttle::Shuttle;

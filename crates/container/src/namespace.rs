@@ -73,13 +73,10 @@ impl Namespaces {
     /// If the process has several threads, or the kernel refuses. A process in which this has failed may be in
     /// some of the namespaces: let it end.
     pub fn enter(self) -> Result<(), Error> {
-        let alone = sys::single_threaded().map_err(|error| {
-            Error::new("count the threads in /proc/self/task", error).with_remedy("mount /proc first")
-        })?;
-        if !alone {
-            return Err(Error::refused(EntryStep::Unshare.name(), "the process has several threads")
-                .with_remedy("enter before starting threads, or use Namespaces::enter_on_exec"));
-        }
+        refuse_threads(
+            EntryStep::Unshare.name(),
+            "enter before starting threads, or use Namespaces::enter_on_exec",
+        )?;
         sys::enter(&self.plan())
             .map_err(|(step, errno)| Error::new(step.name(), errno).with_remedy(remedy(errno, read_sysctl)))
     }
@@ -128,6 +125,18 @@ pub fn mount_proc() -> Result<(), Error> {
         };
         Error::new("mount /proc", errno).with_remedy(remedy)
     })
+}
+
+/// Only a process with one thread can change its user namespace.
+pub(crate) fn refuse_threads(step: &'static str, remedy: &'static str) -> Result<(), Error> {
+    let alone = sys::single_threaded().map_err(|error| {
+        Error::new("count the threads in /proc/self/task", error).with_remedy("mount /proc first")
+    })?;
+    if alone {
+        Ok(())
+    } else {
+        Err(Error::refused(step, "the process has several threads").with_remedy(remedy))
+    }
 }
 
 /// What to write to make the caller root in a new user namespace; user_namespaces(7) asks for this order.

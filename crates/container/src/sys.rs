@@ -152,7 +152,7 @@ pub(crate) fn die_with_parent_on_exec(command: &mut Command) {
     let parent = std::process::id();
     // Watching the parent also works where getppid(2) cannot tell: in a new pid namespace it says 0 before and
     // after the parent's death. `None` on kernels without pidfd_open(2), older than 5.3.
-    let watch = pidfd_open(parent);
+    let watch = pidfd_open(parent).ok();
     // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: this
     // one makes async-signal-safe system calls on values it owns and does not allocate.
     unsafe {
@@ -173,12 +173,34 @@ fn parent_is_gone(parent: u32, watch: Option<&OwnedFd>) -> bool {
     now != 0 && u32::try_from(now) != Ok(parent)
 }
 
-fn pidfd_open(pid: u32) -> Option<OwnedFd> {
+/// pidfd_open(2): a handle of a process, which no later process with the same number is taken for.
+pub(crate) fn pidfd_open(pid: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) };
-    let fd = RawFd::try_from(fd).ok().filter(|&fd| fd >= 0)?;
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
     // SAFETY: `from_raw_fd` wants an open fd that nobody else owns: the kernel has just made this one.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// NS_GET_NSTYPE, ioctl_ns(2): which kind of namespace a file stands for.
+///
+/// # Errors
+/// `ENOTTY` for a file that is no namespace.
+pub(crate) fn namespace_kind(file: BorrowedFd<'_>) -> Result<CloneFlags, Errno> {
+    // SAFETY: NS_GET_NSTYPE takes no argument and touches no memory of ours; the fd is open.
+    let kind = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) })?;
+    Ok(CloneFlags::from_bits_truncate(kind))
+}
+
+/// NS_GET_USERNS, ioctl_ns(2): the user namespace that owns a namespace.
+///
+/// # Errors
+/// `EPERM` if it is neither that of the caller nor below it.
+pub(crate) fn owner_of_namespace(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: NS_GET_USERNS takes no argument and touches no memory of ours; the fd is open.
+    let fd = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_USERNS) })?;
+    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns: the kernel has just made this one.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Has `command` start in new namespaces; see [`enter`].

@@ -1,0 +1,231 @@
+//! Joining namespaces that somebody else has made, so that a container that is there already gets a network.
+//!
+//! Only the network namespace matters, and the user namespace that *owns* it, for it is there that one must have the
+//! capability to make a device. The kernel tells which it is (`NS_GET_USERNS` of ioctl_ns(2), Linux 4.9), so that
+//! nobody has to name it. It need not be the user namespace that the container's processes are in.
+//!
+//! It is done by a helper process of the embedder's, which has a single thread, ends once the device has been handed
+//! over, and stays outside in every other respect: in the host's pid and mount namespaces, where `/dev/net/tun` and
+//! `/proc` are. So a `resolv.conf` for the container is written to where its root file system is on the host
+//! ([`resolv_conf::write`](crate::resolv_conf::write())), or to a file that is mounted into it.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), nsnet_container::Error> {
+//! use nsnet_container::join::Target;
+//! use nsnet_container::{TunDevice, join};
+//!
+//! // Started as a command that was given to `Network::attach` on the host side.
+//! join(&Target::process(4711)?)?;
+//! let mut device = TunDevice::open()?;
+//! device.configure()?;
+//! device.hand_over()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! There is no variant that lets a command start in there, as
+//! [`Namespaces::enter_on_exec`](crate::Namespaces::enter_on_exec) does: execve(2) takes all capabilities from a user
+//! who is not root in the user namespace, and hands the process to those who are (see [`join()`]).
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
+
+use crate::namespace::refuse_threads;
+use crate::{Error, sys};
+
+/// A network namespace to join. Keeps it alive, whoever else leaves it.
+#[derive(Debug)]
+pub struct Target {
+    network: File,
+    process: Option<OwnedFd>,
+}
+
+impl Target {
+    /// The network namespace of a process, which is found by its number in the caller's pid namespace.
+    ///
+    /// That number can come to mean another process only before this call. Needs Linux 5.3.
+    ///
+    /// # Errors
+    /// If there is no such process, or it belongs to another user.
+    pub fn process(pid: u32) -> Result<Self, Error> {
+        let process = sys::pidfd_open(pid).map_err(|errno| {
+            Error::new(format!("find process {pid}"), errno).with_remedy(no_process(errno))
+        })?;
+        let number = number_in_proc(&process, pid)?;
+        let step = || format!("open the network namespace of process {pid}");
+        let network = open(Path::new(&format!("/proc/{number}/ns/net")))
+            .map_err(|error| Error::new(step(), error))
+            .and_then(|file| check(file, &step()));
+        // As long as the process is there, nobody else has its number: what was opened is its own.
+        if has_ended(&process) {
+            return Err(Error::new(step(), Errno::ESRCH).with_remedy("the process has ended"));
+        }
+        let network = network.map_err(|error| {
+            let denied = matches!(error.errno(), Some(libc::EACCES | libc::EPERM));
+            if denied { error.with_remedy(OTHER_USER) } else { error }
+        })?;
+        Ok(Self { network, process: Some(process) })
+    }
+
+    /// The network namespace that a file stands for: `/proc/PID/ns/net`, or what is bind-mounted, as by
+    /// `ip netns add`.
+    ///
+    /// # Errors
+    /// If the file cannot be opened or is no network namespace.
+    pub fn path(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let step = format!("open the network namespace {}", path.display());
+        let file = open(path).map_err(|error| {
+            let remedy = if error.raw_os_error() == Some(libc::EACCES) { OTHER_USER } else { "" };
+            Error::new(step.clone(), error).with_remedy(remedy)
+        })?;
+        Ok(Self { network: check(file, &step)?, process: None })
+    }
+
+    /// The network namespace that an open file stands for, for example one that the caller was started with: see
+    /// [`as_fd`](Self::as_fd).
+    ///
+    /// # Errors
+    /// If it is no network namespace.
+    pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Self, Error> {
+        let file = File::from(fd.into());
+        let step = format!("take the file descriptor {} for a network namespace", file.as_raw_fd());
+        Ok(Self { network: check(file, &step)?, process: None })
+    }
+
+    /// A handle of the process that [`process`](Self::process) was called with, pidfd_open(2). poll(2) says that
+    /// it is readable when the process has ended, which is the time to take the network away.
+    #[must_use]
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.process.as_ref().map(AsFd::as_fd)
+    }
+}
+
+impl AsFd for Target {
+    /// The network namespace. A process that finds the namespace by a number passes this on to the one that joins it,
+    /// so that both mean the same: as its standard input, for example.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.network.as_fd()
+    }
+}
+
+/// Moves the calling process into a network namespace that somebody else has made, and before that into the user
+/// namespace that owns it, unless the process is in that already.
+///
+/// A process that changes its user namespace is within reach of those who are root in there, if they see it: they
+/// could trace it, and it may still have files open, or be a user, of the world outside. So it is made undumpable first
+/// (`PR_SET_DUMPABLE` of prctl(2)), which keeps them off, until it calls execve(2). Do not do that: make the device,
+/// hand it over, and end.
+///
+/// # Errors
+/// If the process has several threads, or may not join: the namespace has to be the caller's own user's work, or the
+/// caller root where it was made. A process in which this has failed may be in the user namespace: let it end.
+pub fn join(target: &Target) -> Result<(), Error> {
+    refuse_threads(JOIN, "join in a process that you start for it")?;
+    let owner = sys::owner_of_namespace(target.as_fd())
+        .map_err(|errno| Error::new(OWNER, errno).with_remedy(unknown_owner(errno)))?;
+    if !is_own(&owner).map_err(|error| Error::new(OWN, error).with_remedy("mount /proc first"))? {
+        nix::sys::prctl::set_dumpable(false).map_err(|errno| Error::new(CLOSE, errno))?;
+        setns(&owner, CloneFlags::CLONE_NEWUSER).map_err(|errno| refused(JOIN_USER, errno))?;
+    }
+    setns(target, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(JOIN, errno))
+}
+
+const JOIN: &str = "join the network namespace";
+const JOIN_USER: &str = "join the user namespace that owns the network namespace";
+const OWNER: &str = "find the user namespace that owns the network namespace";
+const OWN: &str = "stat /proc/thread-self/ns/user";
+const CLOSE: &str = "make this process undumpable";
+
+const OTHER_USER: &str = "it belongs to another user: do this as the user who has started that process, outside of \
+                          its user namespace, or as root";
+
+fn refused(step: &'static str, errno: Errno) -> Error {
+    let remedy = if errno == Errno::EPERM {
+        "the namespace belongs to another user: join it as the user who has made it, or as root"
+    } else {
+        ""
+    };
+    Error::new(step, errno).with_remedy(remedy)
+}
+
+fn no_process(errno: Errno) -> &'static str {
+    match errno as i32 {
+        libc::ESRCH => "it may have ended, or its number be one of another pid namespace",
+        // Both for a thread that is not its process's first, as of one kernel or another.
+        libc::EINVAL | libc::ENOENT => "this is no number of a process",
+        libc::ENOSYS | libc::EPERM => {
+            "this needs pidfd_open(2), of Linux 5.3, which a seccomp profile may forbid: name the namespace by its \
+             path instead, /proc/PID/ns/net"
+        }
+        _ => "",
+    }
+}
+
+fn unknown_owner(errno: Errno) -> &'static str {
+    match errno as i32 {
+        libc::EPERM => {
+            "it was made outside of this process's user namespace: join it from there, on the host's side of the \
+             container"
+        }
+        libc::ENOTTY => "this needs NS_GET_USERNS of ioctl_ns(2), of Linux 4.9",
+        _ => "",
+    }
+}
+
+/// A FIFO, if that is what the path leads to, must not make this wait for its other end.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+/// Makes sure that a file stands for a network namespace.
+fn check(file: File, step: &str) -> Result<File, Error> {
+    match sys::namespace_kind(file.as_fd()) {
+        Ok(CloneFlags::CLONE_NEWNET) => Ok(file),
+        Ok(other) => {
+            let cause = io::Error::other(format!("this is a namespace of another kind, {other:?}"));
+            Err(Error::new(step.to_owned(), cause).with_remedy("name the file called net"))
+        }
+        Err(errno) => Err(Error::new(step.to_owned(), errno).with_remedy(
+            "this is no namespace: name /proc/PID/ns/net, or a file over which one is mounted (and still is)",
+        )),
+    }
+}
+
+/// Whether a user namespace is the caller's. setns(2) refuses that one, with an error that has other causes too.
+fn is_own(user: &OwnedFd) -> io::Result<bool> {
+    let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let theirs = File::from(user.try_clone()?).metadata()?;
+    Ok(identity(fs::metadata("/proc/thread-self/ns/user")?) == identity(theirs))
+}
+
+/// The number of a process in the pid namespace that `/proc` shows, which need not be the caller's.
+fn number_in_proc(process: &OwnedFd, pid: u32) -> Result<u32, Error> {
+    let step = || format!("find process {pid} in /proc");
+    let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
+    let description = fs::read_to_string(path)
+        .map_err(|error| Error::new(step(), error).with_remedy("mount the /proc of this pid namespace"))?;
+    let number = description.lines().find_map(|line| line.strip_prefix("Pid:"));
+    match number.map(|number| number.trim().parse::<u32>()) {
+        Some(Ok(0)) => Err(Error::new(step(), Errno::ESRCH)
+            .with_remedy("/proc is that of another pid namespace: mount the one of this")),
+        Some(Ok(number)) => Ok(number),
+        // −1
+        Some(Err(_)) => Err(Error::new(step(), Errno::ESRCH).with_remedy("the process has ended")),
+        None => Err(Error::new(step(), Errno::ENOTSUP)),
+    }
+}
+
+fn has_ended(process: &OwnedFd) -> bool {
+    poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(1)
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //!
 //! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`, all of it on several
 //! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `dns`, `dialers`; then programs: `tools`, `rootless_shell`,
-//! `custom_dialer`.
+//! `custom_dialer`, `join` and `oci` (the example `oci-hook`).
 
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +19,8 @@ mod dialers;
 mod dns;
 mod fragments;
 mod handshake;
+mod join;
+mod oci;
 mod queue_frames;
 mod queues;
 mod rootless_shell;

@@ -119,10 +119,10 @@ impl FrameContainer {
         let (mut attachment, fd) = network.attach_fd().unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         let (setup, further) = channel.receive::<Setup>().unwrap();
-        assert_eq!(further.len() + 1, setup.queues.into());
+        assert_eq!(further.len() + 1, usize::from(setup.queues));
         let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: setup.queues };
         channel.send(&Report::Ready(ready), &[]).unwrap();
-        assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, setup.queues.into());
+        assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, usize::from(setup.queues));
         let first = File::from(channel.into_fd());
         let second = further.into_iter().next().map_or_else(|| first.try_clone().unwrap(), File::from);
         let granted = setup.queues.into();

@@ -1,6 +1,5 @@
 //! The example `rootless-shell` as its users see it.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -13,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::world::{
-    Carriage, GATEWAY, SERVER, World, accept, dns_sockets, eventually, example, in_both_carriages, once,
-    output, server, within,
+    Carriage, GATEWAY, SERVER, Traces, World, accept, dns_sockets, example, in_both_carriages, once, output,
+    server, within,
 };
 
 in_both_carriages! {
@@ -221,46 +220,4 @@ fn spawn_ready(command: &mut Command) -> Child {
 
 fn pid(child: &Child) -> Pid {
     Pid::from_raw(i32::try_from(child.id()).unwrap())
-}
-
-/// What a program can leave behind.
-#[derive(Debug, PartialEq, Eq)]
-struct Traces {
-    mounts: String,
-    processes: BTreeSet<String>,
-    links: String,
-    temporary: BTreeSet<String>,
-}
-
-impl Traces {
-    /// What there is in this world. Its pid namespace holds nothing but the test.
-    fn now() -> Self {
-        let alive = |pid: &String| {
-            pid.parse::<u32>().is_ok()
-                && fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-        };
-        Self {
-            mounts: fs::read_to_string("/proc/self/mountinfo").unwrap(),
-            processes: names("/proc").into_iter().filter(alive).collect(),
-            links: fs::read_to_string("/proc/net/dev").unwrap().lines().map(first_word).collect(),
-            temporary: names(std::env::temp_dir())
-                .into_iter()
-                .filter(|name| name.contains("nsnet"))
-                .collect(),
-        }
-    }
-
-    #[track_caller]
-    fn assert_same(&self) {
-        eventually("everything is as it was", || Self::now() == *self);
-    }
-}
-
-fn names(directory: impl AsRef<std::path::Path>) -> BTreeSet<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
-}
-
-fn first_word(line: &str) -> String {
-    line.split_whitespace().next().unwrap_or_default().to_owned()
 }

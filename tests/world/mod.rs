@@ -19,6 +19,7 @@ mod noise;
 mod rerun;
 pub(crate) mod server;
 mod sys;
+mod traces;
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -37,6 +38,7 @@ pub(crate) use container::{Container, ContainerProcess};
 pub(crate) use namespace::Namespace;
 pub(crate) use noise::{Digest, Noise};
 pub(crate) use rerun::{in_both_carriages, once, run, test};
+pub(crate) use traces::Traces;
 
 /// The host's addresses on its link to the server.
 pub(crate) const HOST: [IpAddr; 2] = [v4(10, 99, 0, 1), v6(0xfd99, 1)];

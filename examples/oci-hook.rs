@@ -22,6 +22,8 @@
 //! "namespaces": [ { "type": "user", "path": "/proc/PID/ns/user" }, { "type": "network", "path": "/proc/PID/ns/net" }, … ]
 //! ```
 //!
+//! runc wants `uidMappings` and `gidMappings` nonetheless: those of that user namespace.
+//!
 //! The container's resolver has to ask the network's DNS address: let the bundle bind a file that says
 //! `nameserver 10.0.2.3` over `/etc/resolv.conf`.
 //!

@@ -14,10 +14,12 @@ once! {
     second_network_in_one_namespace_is_refused,
     obstacles_are_named_and_leave_nothing,
     kill_at_any_time_leaves_nothing [120],
+    help_says_what_there_is,
 }
 
+/// Also where nobody is root inside, and in a namespace of the user namespace outside.
 fn page_is_fetched_and_the_interface_is_as_always(world: &World) {
-    for options in [&["-Urn"][..], &["-n"]] {
+    for options in [&["-Urn"][..], &["-Un"], &["-n"]] {
         let other = Other::start(options);
         assert_success(&hook(other.pid(), &[]));
         for address in SERVER {
@@ -108,6 +110,13 @@ fn kill_at_any_time_leaves_nothing(_: &World) {
     hook.kill().unwrap();
     hook.wait().unwrap();
     before.assert_same();
+}
+
+fn help_says_what_there_is(_: &World) {
+    let help = output(Command::new(example("oci-hook")).arg("--help"));
+    for expected in ["createRuntime", "STATE", "--host-loopback", "--log"] {
+        assert!(help.contains(expected), "{expected} is not in\n{help}");
+    }
 }
 
 /// A process in namespaces that unshare(1) has made for it.

@@ -2,6 +2,7 @@
 //! beforehand into namespaces that the bundle names by path. They see the machine's own programs, read-only.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use crate::join::{Other, assert_failure, assert_success, hook};
-use crate::world::{SERVER, Traces, World, example, once, server};
+use crate::world::{SERVER, Traces, World, accept, example, once, server};
 
 once! {
     network_by_hook,
@@ -112,12 +113,18 @@ fn container_that_never_starts_leaves_nothing(world: &World) {
     }
 }
 
+/// With a connection open: its server sees the end.
 fn killed_container_leaves_nothing(world: &World) {
     for oci in RUNTIMES.into_iter().map(|runtime| Oci::new(world, runtime)) {
         let before = oci.traces();
-        let bundle = oci.bundle("killed", own_namespaces(), by_hook(&[]), "exec sleep 600");
+        let listener = world.listen(SERVER[0]);
+        let script = format!("exec curl -sS http://{}/", listener.local_addr().unwrap());
+        let bundle = oci.bundle("killed", own_namespaces(), by_hook(&[]), &script);
         assert!(oci.detached(&["run", "--detach"], &bundle));
+        let mut connection = accept(&listener);
         oci.delete(&bundle);
+        let mut request = Vec::new();
+        assert!(connection.read_to_end(&mut request).is_ok() && request.starts_with(b"GET / "));
         oci.assert_same(&before);
     }
 }
@@ -156,8 +163,9 @@ impl Oci {
         let directory = world.scratch();
         if runtime == "crun" {
             // It gives up where both versions of cgroups are mounted, also if told to leave them alone.
-            mount::<_, _, _, str>(Some("none"), "/sys/fs/cgroup", Some("tmpfs"), MsFlags::empty(), None)
-                .unwrap();
+            mount::<_, _, _, str>(Some("none"), CGROUPS, Some("tmpfs"), MsFlags::empty(), None).unwrap();
+        } else {
+            protect_cgroups();
         }
         Self { runtime, directory }
     }
@@ -222,6 +230,31 @@ impl Oci {
     fn assert_same(&self, before: &(Traces, Vec<PathBuf>)) {
         before.0.assert_same();
         assert_eq!(files(&self.directory), before.1);
+    }
+}
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Makes the machine's cgroups read-only in this world. runc goes on without any then, as it does for users who cannot
+/// write there; run by root it would make some, which would be left if a test failed.
+#[track_caller]
+fn protect_cgroups() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for mounted in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
+        let (path, options) = (mounted[4], mounted[5]);
+        if path.starts_with(CGROUPS) {
+            // A user namespace cannot take away the flags of a mount it has inherited.
+            let kept = options.split(',').map(|option| match option {
+                "nosuid" => MsFlags::MS_NOSUID,
+                "nodev" => MsFlags::MS_NODEV,
+                "noexec" => MsFlags::MS_NOEXEC,
+                "noatime" => MsFlags::MS_NOATIME,
+                "relatime" => MsFlags::MS_RELATIME,
+                _ => MsFlags::empty(),
+            });
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | kept.collect();
+            mount::<str, _, str, str>(None, path, None, flags, None).unwrap();
+        }
     }
 }
 

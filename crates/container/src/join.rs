@@ -131,9 +131,14 @@ pub fn join(target: &Target) -> Result<(), Error> {
     refuse_threads(JOIN, "join in a process that you start for it")?;
     let owner = sys::owner_of_namespace(target.as_fd())
         .map_err(|errno| Error::new(OWNER, errno).with_remedy(unknown_owner(errno)))?;
-    if !is_own(&owner).map_err(|error| Error::new(OWN, error).with_remedy("mount /proc first"))? {
+    if !is_own("user", owner.as_fd())? {
         nix::sys::prctl::set_dumpable(false).map_err(|errno| Error::new(CLOSE, errno))?;
         setns(&owner, CloneFlags::CLONE_NEWUSER).map_err(|errno| refused(JOIN_USER, errno))?;
+    }
+    // The kernel would refuse the host's own to a user without privileges. To be in it is no mistake yet: making a
+    // device there is, and the error of that says so.
+    if is_own("net", target.as_fd())? {
+        return Ok(());
     }
     setns(target, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(JOIN, errno))
 }
@@ -141,7 +146,6 @@ pub fn join(target: &Target) -> Result<(), Error> {
 const JOIN: &str = "join the network namespace";
 const JOIN_USER: &str = "join the user namespace that owns the network namespace";
 const OWNER: &str = "find the user namespace that owns the network namespace";
-const OWN: &str = "stat /proc/thread-self/ns/user";
 const CLOSE: &str = "make this process undumpable";
 
 const OTHER_USER: &str = "it belongs to another user: do this as the user who has started that process, outside of \
@@ -199,11 +203,16 @@ fn check(file: File, step: &str) -> Result<File, Error> {
     }
 }
 
-/// Whether a user namespace is the caller's. setns(2) refuses that one, with an error that has other causes too.
-fn is_own(user: &OwnedFd) -> io::Result<bool> {
+/// Whether the caller is in a namespace already. setns(2) refuses its own user namespace, with an error that has other
+/// causes too.
+fn is_own(kind: &str, namespace: BorrowedFd<'_>) -> Result<bool, Error> {
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
-    let theirs = File::from(user.try_clone()?).metadata()?;
-    Ok(identity(fs::metadata("/proc/thread-self/ns/user")?) == identity(theirs))
+    let path = format!("/proc/thread-self/ns/{kind}");
+    let own = fs::metadata(&path)
+        .map_err(|error| Error::new(format!("stat {path}"), error).with_remedy("mount /proc first"))?;
+    let theirs = namespace.try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    let theirs = theirs.map_err(|error| Error::new("stat the namespace to join", error))?;
+    Ok(identity(own) == identity(theirs))
 }
 
 /// The number of a process in the pid namespace that `/proc` shows, which need not be the caller's.

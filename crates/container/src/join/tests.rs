@@ -231,6 +231,18 @@ fn process_with_threads_is_refused() {
     assert_says(join(&Target::path("/proc/thread-self/ns/net").unwrap()), &["several threads"]);
 }
 
+/// With or without privileges: that it is the host's own, if it is, the device has the words for.
+#[test]
+fn callers_own_namespace_is_joined_already() {
+    if inside(Namespaces::new(), module_path!(), "callers_own_namespace_is_joined_already") {
+        alone(|| {
+            let before = [own("user"), own("net")];
+            join(&Target::path("/proc/thread-self/ns/net").unwrap()).unwrap();
+            assert_eq!([own("user"), own("net")], before);
+        });
+    }
+}
+
 /// The network namespace outside belongs to the user namespace outside.
 #[test]
 fn namespace_of_the_world_outside_cannot_be_joined() {

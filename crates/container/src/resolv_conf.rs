@@ -22,11 +22,17 @@ const MODE: u32 = 0o644;
 /// The file's content.
 #[must_use]
 pub fn render(setup: &Setup) -> String {
-    setup.dns.iter().fold(String::from("# made by nsnet\n"), |mut text, address| {
+    let mut text = String::from("# made by nsnet\n");
+    for address in &setup.dns {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "nameserver {address}");
-        text
-    })
+    }
+    for (keyword, words) in [("search", &setup.search), ("options", &setup.dns_options)] {
+        if !words.is_empty() {
+            let _ = writeln!(text, "{keyword} {}", words.join(" "));
+        }
+    }
+    text
 }
 
 /// Writes the file at `path`, for example below the root that is about to be pivoted to.
@@ -136,6 +142,16 @@ mod tests {
     #[test]
     fn every_dns_address_is_a_nameserver() {
         assert_eq!(render(&setup(Offload::NONE)), CONTENT);
+    }
+
+    #[test]
+    fn search_domains_and_options_have_a_line_each() {
+        let setup = Setup {
+            search: vec!["corp.test".into(), "test".into()],
+            dns_options: vec!["ndots:2".into()],
+            ..setup(Offload::NONE)
+        };
+        assert_eq!(render(&setup), format!("{CONTENT}search corp.test test\noptions ndots:2\n"));
     }
 
     #[test]

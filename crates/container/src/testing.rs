@@ -60,6 +60,8 @@ pub(crate) fn setup(offload: Offload) -> Setup {
         mtu: 1500,
         addresses: vec![address("10.99.2.100", 24, "10.99.2.2"), address("fd00::100", 64, "fd00::2")],
         dns: vec!["10.99.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
+        search: Vec::new(),
+        dns_options: Vec::new(),
         offload,
         queues: 1,
         host_namespace: NamespaceId { device: 0, inode: 0 },

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::{DialError, Service};
+use crate::host_ports::OpenHost;
+use crate::{DialError, Protocol, Service};
 
 /// The addresses of one family on the container's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,12 +99,12 @@ fn from_bits(bits: u128, like: IpAddr) -> IpAddr {
 }
 
 /// The addresses of a container's network; at least one family.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Addressing {
     pub(crate) v4: Option<Subnet>,
     pub(crate) v6: Option<Subnet>,
-    /// Whether the gateway's address leads to the host's loopback.
-    pub(crate) host_loopback: bool,
+    /// What of the host may be reached.
+    pub(crate) host: OpenHost,
 }
 
 /// Where a new flow leads.
@@ -128,15 +129,16 @@ impl Addressing {
     }
 
     /// What stands behind `destination`, as far as the container's own network decides it.
-    pub(crate) fn resolve(&self, destination: SocketAddr) -> Destination {
+    pub(crate) fn resolve(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let address = destination.ip();
         let Some(subnet) = self.subnets().find(|subnet| subnet.contains(address)) else {
             return Destination::Forward { target: destination, service: Service::World };
         };
         if address == subnet.dns && destination.port() == DNS_PORT {
             Destination::Forward { target: destination, service: Service::Resolver }
-        } else if address == subnet.gateway && self.host_loopback {
-            let target = SocketAddr::new(loopback_for(address), destination.port());
+        } else if address == subnet.gateway
+            && let Some(target) = self.host.behind_gateway(protocol, destination)
+        {
             Destination::Forward { target, service: Service::HostLoopback }
         } else if address == subnet.gateway || address == subnet.dns {
             Destination::Refuse(DialError::Refused)
@@ -154,7 +156,7 @@ impl Addressing {
             IpAddr::V6(_) => self.v6,
         };
         match gateway {
-            Some(subnet) if self.host_loopback && peer.ip() == loopback_for(peer.ip()) => {
+            Some(subnet) if self.host.opens_loopback(peer.ip()) => {
                 SocketAddr::new(subnet.gateway, peer.port())
             }
             // A scope or flow label of the host's socket means nothing inside.
@@ -166,23 +168,18 @@ impl Addressing {
 /// RFC 1035, 4.2.
 const DNS_PORT: u16 = 53;
 
-fn loopback_for(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::HostPorts;
 
     fn addressing(host_loopback: bool) -> Addressing {
-        Addressing { v4: Some(Subnet::IPV4), v6: Some(Subnet::IPV6), host_loopback }
+        let host = if host_loopback { [HostPorts::loopback()].into() } else { OpenHost::default() };
+        Addressing { v4: Some(Subnet::IPV4), v6: Some(Subnet::IPV6), host }
     }
 
     fn resolved(host_loopback: bool, destination: &str) -> String {
-        format!("{:?}", addressing(host_loopback).resolve(destination.parse().unwrap()))
+        format!("{:?}", addressing(host_loopback).resolve(Protocol::Tcp, destination.parse().unwrap()))
     }
 
     #[test]

@@ -7,15 +7,16 @@ use std::future::{self, Future};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
 use crate::attach::{self, Ready, SetupError};
 use crate::commons::Commons;
-use crate::dns::Forwarder;
-use crate::engine::{DnsSource, Request};
+use crate::dns;
+use crate::engine::Request;
 use crate::gateway::{Gateway, Limits, Parts};
 use crate::link::{Link, Port};
 use crate::members::Members;
@@ -26,7 +27,7 @@ use crate::threads::Seat;
 pub(crate) struct Terms {
     pub(crate) parts: Parts,
     pub(crate) link: attach::Terms,
-    pub(crate) dns: DnsSource,
+    pub(crate) dns: dns::Terms,
     pub(crate) members: Rc<Members>,
 }
 
@@ -115,19 +116,33 @@ impl Gateways {
         let mut ports = ports.into_iter();
         let first = ports.next().ok_or(io::ErrorKind::InvalidInput)?;
         let link = Link::new(first, parts.counters.clone(), Rc::clone(commons))?;
-        let resolver = Forwarder::new(terms.dns.clone().servers());
+        let places = dns::places();
+        let resolver = terms.dns.server(Arc::clone(&places));
         if queues == 1 {
             let first = Gateway::new(link, addressing, resolver, parts, Rc::clone(commons), None);
             return Ok(Self { first, others: None });
         }
         let mut siblings = Siblings::new(queues).into_iter();
         let sibling = siblings.next().ok_or(io::ErrorKind::InvalidInput)?;
-        let first =
-            Gateway::new(link, addressing, resolver, parts.clone(), Rc::clone(commons), Some(sibling));
+        let first = Gateway::new(
+            link,
+            addressing.clone(),
+            resolver,
+            parts.clone(),
+            Rc::clone(commons),
+            Some(sibling),
+        );
         let (end, ending) = watch::channel(());
         let mut others = Others { end, ended: JoinSet::new() };
         for ((port, sibling), seat) in ports.zip(siblings).zip(further) {
-            let queue = Queue { port, sibling, addressing, parts: parts.clone(), dns: terms.dns.clone() };
+            let queue = Queue {
+                port,
+                sibling,
+                addressing: addressing.clone(),
+                parts: parts.clone(),
+                dns: terms.dns.clone(),
+                places: Arc::clone(&places),
+            };
             others.start(seat, queue, ending.clone(), shutdown.clone()).await?;
         }
         Ok(Self { first, others: Some(others) })
@@ -188,13 +203,14 @@ struct Queue {
     sibling: Siblings,
     addressing: Addressing,
     parts: Parts,
-    dns: DnsSource,
+    dns: dns::Terms,
+    places: Arc<Semaphore>,
 }
 
 impl Queue {
     fn open(self, commons: Rc<Commons>) -> io::Result<Rc<Gateway>> {
         let link = Link::new(self.port, self.parts.counters.clone(), Rc::clone(&commons))?;
-        let resolver = Forwarder::new(self.dns.servers());
+        let resolver = self.dns.server(self.places);
         Ok(Gateway::new(link, self.addressing, resolver, self.parts, commons, Some(self.sibling)))
     }
 }

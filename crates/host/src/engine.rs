@@ -3,8 +3,6 @@
 //!
 //! Dropping it resets all connections, closes all links and waits until that is done.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +17,7 @@ use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::container::{self, Terms};
 use crate::dialer::Dialer;
-use crate::dns::Servers;
+use crate::dns;
 use crate::gateway::{Limits, Parts};
 use crate::leases::{Lease, Member};
 use crate::statistics::Counters;
@@ -33,26 +31,8 @@ const JOIN: Duration = Duration::from_secs(5);
 pub(crate) struct Config {
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) limits: Limits,
-    pub(crate) dns: DnsSource,
+    pub(crate) dns: dns::Terms,
     pub(crate) link: attach::Terms,
-}
-
-/// Where DNS queries are forwarded to.
-#[derive(Debug, Clone)]
-pub(crate) enum DnsSource {
-    System,
-    File(PathBuf),
-    Fixed(Vec<SocketAddr>),
-}
-
-impl DnsSource {
-    pub(crate) fn servers(self) -> Servers {
-        match self {
-            Self::System => Servers::system(),
-            Self::File(path) => Servers::from_file(&path),
-            Self::Fixed(servers) => Servers::fixed(servers),
-        }
-    }
 }
 
 pub(crate) struct Engine {

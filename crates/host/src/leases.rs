@@ -78,7 +78,7 @@ impl Pool {
     /// # Errors
     /// If the address that is asked for is not to be had, or none is left.
     pub(crate) fn lease(&self, member: &Member) -> Result<Lease, AttachError> {
-        let mut lease = Lease { addressing: self.addressing, taken: Arc::clone(&self.taken) };
+        let mut lease = Lease { addressing: self.addressing.clone(), taken: Arc::clone(&self.taken) };
         // Freed again if the second is not to be had.
         lease.addressing.v4 = None;
         lease.addressing.v6 = None;
@@ -118,7 +118,7 @@ pub(crate) struct Lease {
 impl Lease {
     /// The network as this container sees it.
     pub(crate) fn addressing(&self) -> Addressing {
-        self.addressing
+        self.addressing.clone()
     }
 }
 
@@ -134,9 +134,10 @@ impl Drop for Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host_ports::OpenHost;
 
     fn pool(v4: Subnet) -> Pool {
-        Pool::new(Addressing { v4: Some(v4), v6: Some(Subnet::IPV6), host_loopback: false })
+        Pool::new(Addressing { v4: Some(v4), v6: Some(Subnet::IPV6), host: OpenHost::default() })
     }
 
     fn v4(lease: &Lease) -> String {

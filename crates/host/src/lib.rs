@@ -21,6 +21,7 @@ mod dns;
 mod engine;
 mod fragments;
 mod gateway;
+mod host_ports;
 mod icmp;
 mod leases;
 mod link;
@@ -47,6 +48,8 @@ pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
     FilterDialer, Flow, IcmpError, Protocol, Received, Service, Source, Stream, UdpDatagrams, Unreachable,
 };
+pub use dns::{DnsQuery, Resolver};
+pub use host_ports::{HostPorts, HostPortsError};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};

@@ -118,10 +118,6 @@ impl Link {
         }
     }
 
-    pub(crate) fn mtu(&self) -> u16 {
-        self.properties.mtu
-    }
-
     /// Whether the far end completes checksums.
     pub(crate) fn completes_checksums(&self) -> bool {
         self.properties.offload.checksum

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 /// Version of the conversation. Both ends must speak the same one: they are built from the same release.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Longest name of a network interface, in bytes (`IFNAMSIZ` − 1, `linux/if.h`).
 pub const DEVICE_NAME_MAX: usize = 15;
@@ -31,6 +31,10 @@ pub struct Setup {
     pub addresses: Vec<InterfaceAddress>,
     /// Addresses that answer DNS, for `resolv.conf`.
     pub dns: Vec<IpAddr>,
+    /// Domains in which names are searched, for `resolv.conf`: host names without a dot at the end.
+    pub search: Vec<String>,
+    /// Options of the resolver library, for `resolv.conf`: single words.
+    pub dns_options: Vec<String>,
     /// Offloads the host can handle; the container side grants the subset that the kernel offers.
     pub offload: Offload,
     /// Queues the TUN device shall have, 1 to [`MAX_QUEUES`]; the container side may grant fewer. With the message
@@ -188,12 +192,15 @@ mod tests {
             mtu in any::<u16>(),
             addresses in prop::collection::vec(address(), 0..4),
             dns in prop::collection::vec(any::<IpAddr>(), 0..4),
+            search in prop::collection::vec("[a-z.]{1,20}", 0..4),
+            dns_options in prop::collection::vec("[a-z:0-9]{1,10}", 0..4),
             offload in offload(),
             queues in any::<u16>(),
             ids in any::<(u64, u64)>(),
         ) {
             let host_namespace = NamespaceId { device: ids.0, inode: ids.1 };
-            let setup = Setup { device, mtu, addresses, dns, offload, queues, host_namespace };
+            let setup =
+                Setup { device, mtu, addresses, dns, search, dns_options, offload, queues, host_namespace };
             prop_assert_eq!(decode::<Setup>(&encode(&setup).unwrap()), Ok(setup));
         }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
 use super::{DatagramSocket, DialError, Dialer, Flow, Source, Stream, UdpDatagrams};
@@ -24,6 +24,7 @@ pub struct DirectDialer {
     bind_v6: Option<Ipv6Addr>,
     interface: Option<String>,
     connect_timeout: Option<Duration>,
+    keepalive: Option<Duration>,
 }
 
 impl DirectDialer {
@@ -60,6 +61,29 @@ impl DirectDialer {
         self
     }
 
+    /// Probes TCP connections that have been silent for this long (`SO_KEEPALIVE`, tcp(7)), and again after as long, or
+    /// 75 s if that is shorter; after as many probes without an answer as the kernel is set to
+    /// (`net.ipv4.tcp_keepalive_probes`, 9) the connection is reset, and so is the container's. The kernel counts in
+    /// seconds, from 1 to 32 767. Default: no probes, as for any socket.
+    ///
+    /// The probes that a program inside has its own kernel send are answered at the gateway and say nothing about the far
+    /// end: this is the option for those that rely on them, or for a way out that forgets silent connections.
+    #[must_use]
+    pub fn keepalive(mut self, silence: Duration) -> Self {
+        self.keepalive = Some(silence);
+        self
+    }
+
+    /// What a socket for a TCP connection has besides.
+    fn prepare_tcp(&self, socket: &Socket) -> std::io::Result<()> {
+        // A byte that the far end marks as urgent is one of the stream (RFC 6093, section 5), as it is inside.
+        socket.set_out_of_band_inline(true)?;
+        let Some(silence) = self.keepalive else { return Ok(()) };
+        let silence = silence.clamp(Duration::from_secs(1), LONGEST_KEEPALIVE);
+        let interval = silence.min(KEEPALIVE_INTERVAL);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(silence).with_interval(interval))
+    }
+
     /// A non-blocking socket, bound as configured.
     fn socket(&self, peer: SocketAddr, kind: Type) -> std::io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(peer), kind.nonblocking().cloexec(), None)?;
@@ -92,10 +116,18 @@ impl DirectDialer {
 /// the largest. Its default holds three of the largest.
 const DATAGRAM_BUFFER: usize = 1 << 20;
 
+/// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`, include/net/tcp.h.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
+/// The kernel's own interval between probes, `TCP_KEEPALIVE_INTVL`, include/net/tcp.h.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
+
 #[async_trait]
 impl Dialer for DirectDialer {
     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-        let socket = TcpSocket::from_std_stream(self.socket(flow.target, Type::STREAM)?.into());
+        let socket = self.socket(flow.target, Type::STREAM)?;
+        self.prepare_tcp(&socket)?;
+        let socket = TcpSocket::from_std_stream(socket.into());
         let connecting = socket.connect(flow.target);
         let stream = match self.connect_timeout {
             Some(timeout) => {
@@ -113,5 +145,36 @@ impl Dialer for DirectDialer {
         // The kernel cuts the request down to `net.core.rmem_max`, socket(7); less is slower and still right.
         let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
         Ok(Box::new(UdpDatagrams::new(UdpSocket::from_std(socket.into())?)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(dialer: &DirectDialer, peer: &str) -> Socket {
+        let socket = dialer.socket(peer.parse().unwrap(), Type::STREAM).unwrap();
+        dialer.prepare_tcp(&socket).unwrap();
+        socket
+    }
+
+    #[test]
+    fn keepalive_is_off_unless_asked_for() {
+        let socket = prepared(&DirectDialer::new(), "127.0.0.1:9");
+        assert!(!socket.keepalive().unwrap());
+        assert!(socket.out_of_band_inline().unwrap());
+    }
+
+    #[test]
+    fn keepalive_is_set_within_what_the_kernel_takes() {
+        let cases = [(40, 40, 40), (600, 600, 75), (0, 1, 1), (100_000, 32_767, 75)];
+        for (peer, (asked, time, interval)) in
+            ["127.0.0.1:9", "[::1]:9"].iter().flat_map(|peer| cases.map(|case| (peer, case)))
+        {
+            let socket = prepared(&DirectDialer::new().keepalive(Duration::from_secs(asked)), peer);
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(time));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(interval));
+        }
     }
 }

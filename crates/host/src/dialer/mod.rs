@@ -5,8 +5,8 @@
 //! Dialer), and a proxy need not know policy. Established traffic asks nothing.
 //!
 //! What the Dialer cannot allow is decided before it is asked: the host's loopback, the host's own addresses,
-//! and the gateway's ports, unless the embedder mapped them
-//! ([`host_loopback`](crate::NetworkBuilder::host_loopback)).
+//! and the gateway's ports, unless the embedder opened them
+//! ([`open_host`](crate::NetworkBuilder::open_host)).
 
 mod datagrams;
 mod direct;
@@ -155,8 +155,11 @@ pub enum Service {
     World,
     /// The network's DNS address. The engine answers by itself once the flow is authorized.
     Resolver,
-    /// The host's loopback, opened with [`host_loopback`](crate::NetworkBuilder::host_loopback).
+    /// The host's loopback, opened with [`open_host`](crate::NetworkBuilder::open_host) or
+    /// [`host_loopback`](crate::NetworkBuilder::host_loopback).
     HostLoopback,
+    /// One of the host's own addresses, opened with [`open_host`](crate::NetworkBuilder::open_host).
+    HostAddress,
 }
 
 /// A container address and port, or identifier, that sends datagrams or echo requests.

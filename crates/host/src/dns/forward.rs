@@ -1,86 +1,61 @@
 //! One query to the upstream servers, one answer back.
 
-use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use simple_dns::{PacketFlag, RCODE, header_buffer};
-use socket2::{Domain, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{self, Duration};
 
+use super::query::Query;
 use super::servers::{Plan, Servers};
+use super::upstream::{Sockets, with_id};
+use super::{EXCHANGE_DEADLINE, Transport};
 
-/// Asks the servers on behalf of one network. Used from one thread.
+/// Asks the servers on behalf of one container, or one queue of it.
 #[derive(Debug)]
 pub(crate) struct Forwarder {
-    servers: RefCell<Servers>,
-    permits: Semaphore,
+    servers: Mutex<Servers>,
+    sockets: Sockets,
+    streams: Semaphore,
 }
 
 impl Forwarder {
     pub(crate) fn new(servers: Servers) -> Self {
-        Self { servers: RefCell::new(servers), permits: Semaphore::new(MAX_EXCHANGES) }
-    }
-
-    /// The answer to send back for `query`, or `None` if it is no DNS query and deserves silence.
-    ///
-    /// # Cancel safety
-    /// Dropping the future closes the socket and gives the place up.
-    pub(crate) async fn exchange(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let query = Query::new(query)?;
-        let Ok(_permit) = self.permits.try_acquire() else {
-            tracing::debug!(
-                limit = MAX_EXCHANGES,
-                "too many DNS queries at a time, one was answered SERVFAIL"
-            );
-            return Some(query.failure());
-        };
-        let mut declined = None;
-        let answer = time::timeout(EXCHANGE_DEADLINE, self.ask_in_turn(&query, &mut declined)).await;
-        Some(answer.ok().flatten().or(declined).unwrap_or_else(|| query.failure()))
-    }
-
-    /// Like [`exchange`](Self::exchange), for a client that can take no more than `longest` bytes in a datagram.
-    ///
-    /// # Cancel safety
-    /// See [`exchange`](Self::exchange).
-    pub(crate) async fn exchange_within(&self, query: &[u8], longest: usize) -> Option<Vec<u8>> {
-        let answer = self.exchange(query).await?;
-        if answer.len() <= longest { Some(answer) } else { Some(Query::new(query)?.truncated()) }
-    }
-
-    /// A connection to the first server that accepts one. Each is tried once; the caller relays bytes and
-    /// bounds how many connections there are.
-    ///
-    /// # Errors
-    /// The kind of error the last server gave, if none accepts.
-    ///
-    /// # Cancel safety
-    /// Dropping the future gives the attempt up.
-    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
-        let plan = self.plan();
-        let mut failure = io::Error::new(io::ErrorKind::NotConnected, "the list of DNS servers is empty");
-        for server in plan.servers() {
-            match within(plan.timeout(), TcpStream::connect(server)).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    tracing::debug!(%server, %error, "DNS server does not accept a TCP connection");
-                    let text = format!("no DNS server accepts a TCP connection, {server}: {error}");
-                    failure = io::Error::new(error.kind(), text);
-                }
-            }
+        Self {
+            servers: Mutex::new(servers),
+            sockets: Sockets::default(),
+            streams: Semaphore::new(MAX_STREAMS),
         }
-        Err(failure)
     }
 
-    async fn ask_in_turn(&self, query: &Query<'_>, declined: &mut Option<Vec<u8>>) -> Option<Vec<u8>> {
+    /// The answer to send back for `query`; of any length, and complete if the client came by a stream.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the exchange up.
+    pub(super) async fn exchange(&self, query: &Query<'_>, transport: Transport) -> Vec<u8> {
+        if transport == Transport::Stream && query.is_transfer() {
+            return query.decline(RCODE::NotImplemented);
+        }
+        let mut declined = None;
+        let asking = self.ask_in_turn(query, transport, &mut declined);
+        let answer = time::timeout(EXCHANGE_DEADLINE, asking).await;
+        answer.ok().flatten().or(declined).unwrap_or_else(|| query.failure())
+    }
+
+    async fn ask_in_turn(
+        &self,
+        query: &Query<'_>,
+        transport: Transport,
+        declined: &mut Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
         let plan = self.plan();
         for _ in 0..plan.attempts() {
             for server in plan.servers() {
-                match within(plan.timeout(), self.ask(server, query)).await {
+                match self.ask(server, query, transport, plan.timeout()).await {
                     Ok(answer) if declines(&answer) => *declined = Some(answer),
                     Ok(answer) => return Some(answer),
                     Err(error) => tracing::debug!(%server, %error, "DNS server does not answer"),
@@ -93,99 +68,41 @@ impl Forwarder {
         None
     }
 
-    async fn ask(&self, server: SocketAddr, query: &Query<'_>) -> io::Result<Vec<u8>> {
-        let socket = connected(server)?;
-        socket.send(query.message).await?;
-        loop {
-            let message = socket.async_io(MESSAGE_OR_ERROR, || receive(&socket, query)).await?;
-            match message {
-                Some(answer) => return Ok(answer),
-                None => tracing::debug!(%server, "a datagram that does not answer the DNS query was skipped"),
-            }
+    async fn ask(
+        &self,
+        server: SocketAddr,
+        query: &Query<'_>,
+        transport: Transport,
+        patience: Duration,
+    ) -> io::Result<Vec<u8>> {
+        let answer = within(patience, self.sockets.exchange(server, query)).await?;
+        if transport == Transport::Datagram || !is_truncated(&answer) {
+            return Ok(answer);
         }
+        within(patience, self.ask_over_tcp(server, query)).await
+    }
+
+    /// A connection for one query (RFC 7766, section 6.2.1 would have it kept; truncated answers are few).
+    async fn ask_over_tcp(&self, server: SocketAddr, query: &Query<'_>) -> io::Result<Vec<u8>> {
+        // Never closed.
+        let _place = self.streams.acquire().await;
+        let mut stream = TcpStream::connect(server).await?;
+        let id = self.sockets.random_id();
+        let length = u16::try_from(query.message().len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let framed = [&length.to_be_bytes(), &with_id(query.message(), id)[..]].concat();
+        stream.write_all(&framed).await?;
+        let length = stream.read_u16().await?;
+        let mut answer = vec![0; length.into()];
+        stream.read_exact(&mut answer).await?;
+        if !query.is_answered_by(&answer, id) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "answers another query"));
+        }
+        Ok(with_id(&answer, query.id()))
     }
 
     fn plan(&self) -> Plan {
-        self.servers.borrow_mut().plan(time::Instant::now().into_std())
-    }
-}
-
-/// The next datagram, if it is the answer.
-fn receive(socket: &UdpSocket, query: &Query<'_>) -> io::Result<Option<Vec<u8>>> {
-    // Not kept while an exchange waits: there may be many.
-    let mut message = vec![0; MAX_MESSAGE];
-    let length = (&*SockRef::from(socket)).read(&mut message)?;
-    message.truncate(length);
-    message.shrink_to_fit();
-    Ok(query.is_answered_by(&message).then_some(message))
-}
-
-/// A message that is a query: a whole header without the bit that makes it a response.
-struct Query<'a> {
-    message: &'a [u8],
-    header: &'a [u8; HEADER_LEN],
-}
-
-impl<'a> Query<'a> {
-    fn new(message: &'a [u8]) -> Option<Self> {
-        let header = message.first_chunk()?;
-        if header_buffer::has_flags_unchecked(header, PacketFlag::RESPONSE) {
-            return None;
-        }
-        Some(Self { message, header })
-    }
-
-    fn is_answered_by(&self, message: &[u8]) -> bool {
-        message.first_chunk::<HEADER_LEN>().is_some_and(|header| {
-            header[..2] == self.header[..2]
-                && header_buffer::has_flags_unchecked(header, PacketFlag::RESPONSE)
-        })
-    }
-
-    /// The reply that says that nobody answered.
-    fn failure(&self) -> Vec<u8> {
-        self.reply(RCODE::ServerFailure as u16)
-    }
-
-    /// The reply that says that the answer is too long for a datagram: the client asks again over TCP (RFC 7766,
-    /// section 5).
-    fn truncated(&self) -> Vec<u8> {
-        self.reply(PacketFlag::TRUNCATION.bits())
-    }
-
-    /// A reply without records (RFC 1035, section 4.1.1): ID, opcode, RD and CD (RFC 4035, section 3.2.2) copied,
-    /// question echoed byte for byte. Not built with `simple_dns::Packet`, which cannot express the record
-    /// types, classes and opcodes that it does not know.
-    fn reply(&self, news: u16) -> Vec<u8> {
-        let question = self.question().unwrap_or_default();
-        let copied = OPCODE | (PacketFlag::RECURSION_DESIRED | PacketFlag::CHECKING_DISABLED).bits();
-        let asked = u16::from_be_bytes([self.header[2], self.header[3]]);
-        let ours = (PacketFlag::RESPONSE | PacketFlag::RECURSION_AVAILABLE).bits();
-        let flags = asked & copied | ours | news;
-        let mut reply = Vec::with_capacity(HEADER_LEN + question.len());
-        reply.extend_from_slice(&self.header[..2]);
-        reply.extend_from_slice(&flags.to_be_bytes());
-        reply.extend_from_slice(&u16::from(!question.is_empty()).to_be_bytes());
-        reply.resize(HEADER_LEN, 0);
-        reply.extend_from_slice(question);
-        reply
-    }
-
-    /// The bytes of the question; `None` unless there is exactly one (RFC 9619) and it is whole.
-    fn question(&self) -> Option<&'a [u8]> {
-        if header_buffer::questions_unchecked(self.header) != 1 {
-            return None;
-        }
-        let body = &self.message[HEADER_LEN..];
-        let mut end = 0;
-        loop {
-            match usize::from(*body.get(end)?) {
-                0 => return body.get(..end + 1 + TYPE_AND_CLASS),
-                // Larger values are compression pointers, and nothing stands before the first name.
-                label @ ..=MAX_LABEL if end + label < MAX_NAME => end += 1 + label,
-                _ => return None,
-            }
-        }
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.plan(time::Instant::now().into_std())
     }
 }
 
@@ -194,49 +111,28 @@ fn declines(answer: &[u8]) -> bool {
     matches!(header_buffer::rcode(answer), Ok(RCODE::ServerFailure | RCODE::Refused | RCODE::NotImplemented))
 }
 
-/// A new socket on a random port that hears `server` only.
-fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&server.into())?;
-    UdpSocket::from_std(socket.into())
+fn is_truncated(answer: &[u8]) -> bool {
+    header_buffer::has_flags(answer, PacketFlag::TRUNCATION) == Ok(true)
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Exchanges under way at a time. Half of the 1024 fds a process usually may have.
-const MAX_EXCHANGES: usize = 512;
-
-/// The longest a query is worked on: what the defaults of resolv.conf(5) allow, 3 servers × 2 attempts × 5 s.
-const EXCHANGE_DEADLINE: Duration = Duration::from_secs(30);
-
-/// An ICMP error makes a socket report `EPOLLERR` without `EPOLLIN`, which tokio's `recv` and `readable` sleep
-/// through.
-const MESSAGE_OR_ERROR: Interest = Interest::READABLE.add(Interest::ERROR);
-
-/// Length of the header, RFC 1035, section 4.1.1.
-const HEADER_LEN: usize = 12;
-/// The opcode's bits in the flags, RFC 1035, section 4.1.1.
-const OPCODE: u16 = 0x7800;
-/// What follows the name in a question, RFC 1035, section 4.1.2.
-const TYPE_AND_CLASS: usize = 4;
-/// Limits of names, RFC 1035, section 2.3.4.
-const MAX_LABEL: usize = 63;
-const MAX_NAME: usize = 255;
-/// No UDP datagram is longer.
-const MAX_MESSAGE: usize = 65535;
+/// Connections to servers at a time, each a file descriptor. Others wait their turn within their server's time.
+const MAX_STREAMS: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
-    use proptest::prelude::*;
-    use simple_dns::{CLASS, Name, Packet, QCLASS, QTYPE, Question, TYPE};
-    use tokio::net::TcpListener;
+    use simple_dns::Packet;
+    use tokio::net::{TcpListener, UdpSocket};
 
+    use super::super::query::HEADER_LEN;
+    use super::super::query::tests::{query, response};
     use super::super::servers::tests::TempFile;
+    use super::super::upstream::MAX_MESSAGE;
     use super::*;
 
     const FIRST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -283,21 +179,21 @@ mod tests {
         });
     }
 
-    fn query() -> Vec<u8> {
-        let mut packet = Packet::new_query(0xbeef);
-        packet.set_flags(PacketFlag::RECURSION_DESIRED);
-        let name = Name::new("wWw.eXaMpLe.com").unwrap();
-        packet.questions.push(Question::new(name, QTYPE::TYPE(TYPE::HTTPS), QCLASS::CLASS(CLASS::IN), false));
-        packet.build_bytes_vec().unwrap()
+    /// The same over TCP, one query for each connection.
+    fn serve_tcp(listener: TcpListener, reply: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) {
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut query = vec![0; stream.read_u16().await.unwrap().into()];
+                stream.read_exact(&mut query).await.unwrap();
+                let answer = reply(&query);
+                stream.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+            }
+        });
     }
 
-    /// `query` as a response with `rcode`, and `tail` behind it to tell it from others.
-    fn response(query: &[u8], rcode: RCODE, tail: &[u8]) -> Vec<u8> {
-        let mut message = query.to_vec();
-        message[2] |= 0x80;
-        message[3] = 0x80 | u8::try_from(rcode as u16).unwrap();
-        message.extend_from_slice(tail);
-        message
+    async fn ask(forwarder: &Forwarder, message: &[u8]) -> Vec<u8> {
+        forwarder.exchange(&Query::parse(message).unwrap(), Transport::Datagram).await
     }
 
     #[track_caller]
@@ -318,20 +214,12 @@ mod tests {
         let expected = response(&sent, RCODE::NameError, &[0xee; 60_000]);
         serve(lab.first, {
             let (sent, expected) = (sent.clone(), expected.clone());
-            move |received| if received == sent { vec![expected.clone()] } else { vec![] }
+            move |received| {
+                let is_same = received[2..] == sent[2..];
+                if is_same { vec![with_id(&expected, header_buffer::id_unchecked(received))] } else { vec![] }
+            }
         });
-        assert_eq!(forwarder.exchange(&sent).await, Some(expected));
-    }
-
-    #[tokio::test]
-    async fn answer_that_does_not_fit_is_told_as_truncated() {
-        let lab = Lab::new([FIRST, SECOND]).await;
-        let (sent, forwarder) = (query(), lab.forwarder());
-        serve(lab.first, |query| vec![response(query, RCODE::NoError, &[0; 600])]);
-        let reply = forwarder.exchange_within(&sent, 512).await.unwrap();
-        assert_eq!(reply.len(), sent.len());
-        assert!(header_buffer::has_flags_unchecked(&reply, PacketFlag::TRUNCATION));
-        assert_eq!(header_buffer::rcode(&reply), Ok(RCODE::NoError));
+        assert_eq!(ask(&forwarder, &sent).await, expected);
     }
 
     #[tokio::test]
@@ -340,7 +228,7 @@ mod tests {
         let forwarder = lab.forwarder();
         serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
         let start = time::Instant::now();
-        assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"second"));
+        assert!(ask(&forwarder, &query()).await.ends_with(b"second"));
         assert!(start.elapsed() >= Duration::from_secs(1));
     }
 
@@ -350,7 +238,7 @@ mod tests {
         let forwarder = lab.forwarder();
         serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
         let start = time::Instant::now();
-        assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"second"));
+        assert!(ask(&forwarder, &query()).await.ends_with(b"second"));
         assert!(start.elapsed() < Duration::from_millis(900));
     }
 
@@ -364,7 +252,7 @@ mod tests {
             let short = response(query, RCODE::NoError, b"")[..HEADER_LEN - 1].to_vec();
             vec![other_id, query.to_vec(), short, vec![], response(query, RCODE::NoError, b"right")]
         });
-        assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"right"));
+        assert!(ask(&forwarder, &query()).await.ends_with(b"right"));
     }
 
     #[tokio::test]
@@ -374,7 +262,7 @@ mod tests {
             let forwarder = lab.forwarder();
             serve(lab.first, move |query| vec![response(query, rcode, b"first")]);
             serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
-            assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"second"), "{rcode:?}");
+            assert!(ask(&forwarder, &query()).await.ends_with(b"second"), "{rcode:?}");
         }
     }
 
@@ -383,14 +271,14 @@ mod tests {
         let lab = Lab::new([FIRST, NOBODY]).await;
         let forwarder = lab.forwarder();
         serve(lab.first, |query| vec![response(query, RCODE::Refused, b"first")]);
-        assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"first"));
+        assert!(ask(&forwarder, &query()).await.ends_with(b"first"));
     }
 
     #[tokio::test]
     async fn dead_servers_are_told_as_servfail() {
         let lab = Lab::new([NOBODY, NOBODY]).await;
-        assert_our_servfail(&lab.forwarder().exchange(&query()).await.unwrap());
-        assert_our_servfail(&Forwarder::new(Servers::fixed(vec![])).exchange(&query()).await.unwrap());
+        assert_our_servfail(&ask(&lab.forwarder(), &query()).await);
+        assert_our_servfail(&ask(&Forwarder::new(Servers::fixed(vec![])), &query()).await);
     }
 
     #[tokio::test]
@@ -399,17 +287,10 @@ mod tests {
         let forwarder = lab.forwarder();
         serve(lab.first, |query| vec![response(query, RCODE::NoError, b"first")]);
         serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
-        assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"first"));
+        assert!(ask(&forwarder, &query()).await.ends_with(b"first"));
         lab.file.replace(&format!("nameserver {SECOND}\n"));
         time::sleep(Duration::from_millis(1100)).await;
-        assert!(forwarder.exchange(&query()).await.unwrap().ends_with(b"second"));
-    }
-
-    #[tokio::test]
-    async fn too_many_queries_are_told_as_servfail() {
-        let forwarder = Forwarder::new(Servers::fixed(vec![]));
-        let _all = forwarder.permits.try_acquire_many(u32::try_from(MAX_EXCHANGES).unwrap()).unwrap();
-        assert_our_servfail(&forwarder.exchange(&query()).await.unwrap());
+        assert!(ask(&forwarder, &query()).await.ends_with(b"second"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -417,71 +298,54 @@ mod tests {
         let lab = Lab::new([FIRST, SECOND]).await;
         lab.file.replace(&format!("nameserver {FIRST}\noptions timeout:20 attempts:5\n"));
         let start = time::Instant::now();
-        assert_our_servfail(&lab.forwarder().exchange(&query()).await.unwrap());
+        assert_our_servfail(&ask(&lab.forwarder(), &query()).await);
         assert_eq!(start.elapsed().as_secs(), EXCHANGE_DEADLINE.as_secs());
     }
 
     #[tokio::test]
-    async fn what_is_no_query_gets_silence() {
-        let forwarder = Forwarder::new(Servers::fixed(vec![]));
-        assert_eq!(forwarder.exchange(b"").await, None);
-        assert_eq!(forwarder.exchange(&query()[..HEADER_LEN - 1]).await, None);
-        assert_eq!(forwarder.exchange(&response(&query(), RCODE::NoError, b"")).await, None);
+    async fn truncated_answer_is_fetched_over_tcp_for_a_stream_only() {
+        let lab = Lab::new([FIRST, NOBODY]).await;
+        let forwarder = lab.forwarder();
+        serve(lab.first, |query| {
+            let mut reply = response(query, RCODE::NoError, b"short");
+            reply[2] |= 2;
+            vec![reply]
+        });
+        serve_tcp(TcpListener::bind((FIRST, lab.port)).await.unwrap(), |query| {
+            response(query, RCODE::NoError, &[0xee; 60_000])
+        });
+        let message = query();
+        let asked = Query::parse(&message).unwrap();
+        let long = forwarder.exchange(&asked, Transport::Stream).await;
+        assert_eq!(long, response(&message, RCODE::NoError, &[0xee; 60_000]));
+        let short = forwarder.exchange(&asked, Transport::Datagram).await;
+        assert!(is_truncated(&short) && short.ends_with(b"short"));
     }
 
     #[tokio::test]
-    async fn tcp_goes_to_the_first_server_that_accepts() {
-        let listener = TcpListener::bind((SECOND, 0)).await.unwrap();
-        let accepting = listener.local_addr().unwrap();
-        let closed = SocketAddr::from((NOBODY, accepting.port()));
-        let stream = Forwarder::new(Servers::fixed(vec![closed, accepting])).connect().await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), accepting);
-        let error = Forwarder::new(Servers::fixed(vec![closed])).connect().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(error.to_string().contains(&closed.to_string()), "{error}");
-        assert!(Forwarder::new(Servers::fixed(vec![])).connect().await.is_err());
+    async fn server_without_tcp_is_followed_by_the_next() {
+        let lab = Lab::new([FIRST, SECOND]).await;
+        let forwarder = lab.forwarder();
+        serve(lab.first, |query| {
+            let mut reply = response(query, RCODE::NoError, b"first");
+            reply[2] |= 2;
+            vec![reply]
+        });
+        serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
+        let message = query();
+        let answer = forwarder.exchange(&Query::parse(&message).unwrap(), Transport::Stream).await;
+        assert!(answer.ends_with(b"second"));
     }
 
-    #[test]
-    fn unknown_types_and_opcodes_are_echoed() {
+    #[tokio::test]
+    async fn zone_transfers_over_tcp_are_not_implemented() {
+        let forwarder = Forwarder::new(Servers::fixed(vec![]));
         let mut message = query();
-        message[2] = 0x79; // opcode 15, RD
-        message.truncate(message.len() - 4);
-        message.extend_from_slice(&[0xfe, 0xdc, 0xba, 0x98]);
-        let reply = Query::new(&message).unwrap().failure();
-        assert_eq!(reply[2..6], [0xf9, 0x82, 0, 1]);
-        assert_eq!(reply[HEADER_LEN..], message[HEADER_LEN..]);
-    }
-
-    #[test]
-    fn broken_question_is_not_echoed() {
-        let whole = query();
-        let mut pointer = whole.clone();
-        pointer[HEADER_LEN] = 0xc0;
-        let endless = [&whole[..HEADER_LEN], &[1, b'a'].repeat(200), &[0, 0, 1, 0, 1]].concat();
-        for broken in [&whole[..whole.len() - 1], &pointer, &endless, &whole[..HEADER_LEN]] {
-            let reply = Query::new(broken).unwrap().failure();
-            assert_eq!(reply.len(), HEADER_LEN);
-            assert!(Packet::parse(&reply).is_ok_and(|packet| packet.questions.is_empty()));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_handled_without_panic(
-            message in prop::collection::vec(any::<u8>(), 0..400),
-            other in prop::collection::vec(any::<u8>(), 0..40),
-        ) {
-            let is_query = message.len() >= HEADER_LEN && message[2] & 0x80 == 0;
-            let query = Query::new(&message);
-            prop_assert_eq!(query.is_some(), is_query);
-            if let Some(query) = query {
-                let reply = query.failure();
-                prop_assert!(query.is_answered_by(&reply) && declines(&reply));
-                prop_assert!(reply.len() <= message.len());
-                let _ = query.is_answered_by(&other);
-            }
-            let _ = declines(&other);
-        }
+        let kind = message.len() - 4;
+        message[kind..kind + 2].copy_from_slice(&[0, 252]);
+        let asked = Query::parse(&message).unwrap();
+        let rcode = async |transport| header_buffer::rcode(&forwarder.exchange(&asked, transport).await);
+        assert_eq!(rcode(Transport::Stream).await, Ok(RCODE::NotImplemented));
+        assert_eq!(rcode(Transport::Datagram).await, Ok(RCODE::ServerFailure), "forwarded");
     }
 }

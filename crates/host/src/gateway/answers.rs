@@ -8,7 +8,6 @@ use crate::dialer::{Datagrams, DialError, IcmpError, Unreachable};
 use crate::icmp;
 use crate::link::Sent;
 use crate::packet::FlowKey;
-use crate::udp;
 
 impl Gateway {
     /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
@@ -16,12 +15,22 @@ impl Gateway {
         let (Sent::Done | Sent::Held(_)) = self.link.send(packet);
     }
 
-    /// Sends a datagram of the gateway's own, if it fits the MTU.
-    pub(crate) fn send_datagram(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) {
-        let length = udp::datagram::length(source, payload.len());
-        if length <= self.link.mtu().into() {
-            let datagram = Datagrams::one(payload);
-            let (Sent::Done | Sent::Held(_)) = self.link.send_datagrams(source, destination, datagram);
+    /// Sends a datagram of the gateway's own. If the link is full, waits for it or gives up.
+    pub(crate) async fn send_datagram(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        payload: &[u8],
+        may_wait: bool,
+    ) {
+        let mut sent = self.link.send_datagrams(source, destination, Datagrams::one(payload));
+        while let Sent::Held(frame) = sent
+            && may_wait
+        {
+            if self.link.writable().await.is_err() {
+                return;
+            }
+            sent = self.link.resend(frame);
         }
     }
 

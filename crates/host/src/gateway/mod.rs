@@ -22,8 +22,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::dialer::{DialError, Dialer, Service};
-use crate::dns::Forwarder;
+use crate::dialer::{DialError, Dialer, Protocol, Service};
+use crate::dns::NameServer;
 use crate::fragments::Reassembler;
 use crate::link::Link;
 use crate::local::Reach;
@@ -62,7 +62,7 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) resolver: Forwarder,
+    pub(crate) resolver: Rc<NameServer>,
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
     pub(crate) commons: Rc<Commons>,
@@ -91,7 +91,7 @@ impl Gateway {
     pub(crate) fn new(
         link: Link,
         addressing: Addressing,
-        resolver: Forwarder,
+        resolver: NameServer,
         parts: Parts,
         commons: Rc<Commons>,
         siblings: Option<Siblings>,
@@ -104,7 +104,7 @@ impl Gateway {
             limits,
             clock,
             counters,
-            resolver,
+            resolver: Rc::new(resolver),
             tcp: tcp::Table::new(limits.ring_memory),
             udp: udp::Table::default(),
             commons,
@@ -207,12 +207,15 @@ impl Gateway {
     }
 
     /// What stands behind a destination once the host's own addresses are taken out.
-    pub(crate) fn destination(&self, destination: SocketAddr) -> Destination {
-        let resolved = self.addressing.resolve(destination);
+    pub(crate) fn destination(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
+        let resolved = self.addressing.resolve(protocol, destination);
         let Destination::Forward { target, service: Service::World } = resolved else { return resolved };
         match self.commons.routes().lookup(target.ip()) {
             Ok(Reach::Remote) => resolved,
             Ok(Reach::Unreachable) => Destination::Refuse(DialError::NetworkUnreachable),
+            Ok(Reach::HostOwn) if self.addressing.host.opens_own(protocol, destination) => {
+                Destination::Forward { target, service: Service::HostAddress }
+            }
             Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
             Ok(Reach::Broadcast | Reach::Multicast) => Destination::Ignore,
             Err(error) => {

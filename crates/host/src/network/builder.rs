@@ -1,18 +1,21 @@
 //! Everything about a network that can be chosen, with its defaults.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 
+use super::names::Names;
 use super::{BuildError, Network};
 use crate::addressing::{Addressing, Subnet};
 use crate::attach;
 use crate::dialer::{Dialer, DirectDialer};
-use crate::engine::{Config, DnsSource, Engine};
+use crate::dns::{self, Resolver, Upstreams};
+use crate::engine::{Config, Engine};
 use crate::gateway::Limits;
+use crate::host_ports::HostPorts;
 use crate::leases::Pool;
 use crate::statistics::Counters;
 use crate::threads::{Seats, own_namespace};
@@ -24,10 +27,12 @@ pub struct NetworkBuilder {
     mtu: Option<u16>,
     ipv4: Option<Subnet>,
     ipv6: Option<Subnet>,
-    host_loopback: bool,
+    host: Vec<HostPorts>,
     offload: Offload,
     queues: usize,
-    dns: DnsSource,
+    upstreams: Upstreams,
+    names: Names,
+    resolver: Option<Arc<dyn Resolver>>,
     limits: Limits,
 }
 
@@ -39,10 +44,12 @@ impl Default for NetworkBuilder {
             mtu: None,
             ipv4: Some(Subnet::IPV4),
             ipv6: Some(Subnet::IPV6),
-            host_loopback: false,
+            host: Vec::new(),
             offload: Offload::ALL,
             queues: 1,
-            dns: DnsSource::System,
+            upstreams: Upstreams::System,
+            names: Names::default(),
+            resolver: None,
             limits: Limits {
                 tcp_flows: 16_384,
                 ring_memory: 256 << 20,
@@ -117,9 +124,77 @@ impl NetworkBuilder {
 
     /// Lets the gateway's address lead to this host's loopback: 10.0.2.2 to 127.0.0.1, fd00::2 to ::1. The
     /// Dialer still decides on every flow. Default: the gateway refuses connections.
+    ///
+    /// The same as [`open_host`](Self::open_host) with [`HostPorts::loopback`].
     #[must_use]
-    pub fn host_loopback(mut self) -> Self {
-        self.host_loopback = true;
+    pub fn host_loopback(self) -> Self {
+        self.open_host(HostPorts::loopback())
+    }
+
+    /// Lets containers reach some ports of this host, on its loopback or an address of its own; see [`HostPorts`].
+    /// May be called again for more. The Dialer still decides on every flow. Default: all of the host is out of
+    /// reach.
+    #[must_use]
+    pub fn open_host(mut self, ports: impl Into<HostPorts>) -> Self {
+        self.host.push(ports.into());
+        self
+    }
+
+    /// The name by which containers find this host. While [`open_host`](Self::open_host) or
+    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that address,
+    /// and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
+    #[must_use]
+    pub fn host_name(mut self, name: impl Into<String>) -> Self {
+        self.names.gateway = name.into();
+        self
+    }
+
+    /// A host that containers know by name, as in hosts(5): the network answers queries for its addresses, and for the
+    /// names of its addresses, and asks no server. Called again with the same name, it adds addresses.
+    ///
+    /// The name is one of letters, digits, `-` and `_`, in labels of at most 63; case does not matter.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::net::Ipv4Addr;
+    /// use nsnet_host::Network;
+    ///
+    /// let network = Network::builder()
+    ///     .host("db.test", [Ipv4Addr::new(203, 0, 113, 5), Ipv4Addr::new(203, 0, 113, 6)])
+    ///     .host("mirror", ["2001:db8::7".parse::<std::net::IpAddr>()?])
+    ///     .search_domains(["test"]);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    #[must_use]
+    pub fn host(
+        mut self,
+        name: impl Into<String>,
+        addresses: impl IntoIterator<Item = impl Into<IpAddr>>,
+    ) -> Self {
+        let addresses = addresses.into_iter().map(|address| address.into().to_canonical());
+        self.names.hosts.push((name.into(), addresses.collect()));
+        self
+    }
+
+    /// The domains in which containers look for names that are not complete: the line `search` of their resolv.conf(5),
+    /// as far as the container side writes it. Default: none.
+    #[must_use]
+    pub fn search_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.names.search = domains.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The line `options` of the containers' resolv.conf(5), such as `ndots:2`. Default: none.
+    #[must_use]
+    pub fn dns_options(mut self, options: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.names.options = options.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Who answers DNS queries before they are forwarded. Default: nobody.
+    #[must_use]
+    pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
+        self.resolver = Some(Arc::new(resolver));
         self
     }
 
@@ -151,14 +226,14 @@ impl NetworkBuilder {
     /// when it changes.
     #[must_use]
     pub fn dns_servers(mut self, servers: Vec<SocketAddr>) -> Self {
-        self.dns = DnsSource::Fixed(servers);
+        self.upstreams = Upstreams::Fixed(servers);
         self
     }
 
     /// Forwards DNS queries to the servers of this file instead of `/etc/resolv.conf`, resolv.conf(5).
     #[must_use]
     pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Self {
-        self.dns = DnsSource::File(path.into());
+        self.upstreams = Upstreams::File(path.into());
         self
     }
 
@@ -202,7 +277,12 @@ impl NetworkBuilder {
     /// # Errors
     /// [`BuildError`] for values that cannot work, or if no thread can be started.
     pub fn build(self) -> Result<Network, BuildError> {
-        let addressing = Addressing { v4: self.ipv4, v6: self.ipv6, host_loopback: self.host_loopback };
+        if let Some((ports, problem)) = self.host.iter().find_map(|ports| Some((ports, ports.check().err()?)))
+        {
+            return Err(BuildError::HostPorts { ports: ports.clone(), problem });
+        }
+        let addressing = Addressing { v4: self.ipv4, v6: self.ipv6, host: self.host.into() };
+        let hosts = Arc::new(self.names.hosts(&addressing)?);
         let mtu = self.mtu.unwrap_or(if self.offload.tso4 { MTU_OFFLOAD } else { MTU_PLAIN });
         let least = if self.ipv6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
         if mtu < least {
@@ -235,12 +315,15 @@ impl NetworkBuilder {
             mtu,
             addresses: Vec::new(),
             dns: addressing.subnets().map(|subnet| subnet.dns).collect(),
+            search: self.names.search()?,
+            dns_options: self.names.options()?,
             offload: self.offload,
             queues,
             host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
         };
         let link = attach::Terms { mtu, offload: self.offload, queues };
-        let config = Config { dialer: self.dialer, limits, dns: self.dns, link };
+        let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver };
+        let config = Config { dialer: self.dialer, limits, dns, link };
         let counters = Arc::new(Counters::default());
         let engine = Engine::start(config, Arc::clone(&counters), seats);
         Ok(Network { engine, setup, addresses: Pool::new(addressing), counters })
@@ -271,6 +354,14 @@ mod tests {
         assert!(error(Network::builder().ipv4_only().mtu(500)).contains("at least 576"));
         assert!(error(Network::builder().device_name("an-interface-name")).contains("1 to 15 bytes"));
         assert!(error(Network::builder().queues(0)).contains("1 or more"));
+        let nowhere: [IpAddr; 0] = [];
+        assert!(error(Network::builder().host("db", nowhere)).contains("\"db\" needs an address"));
+        assert!(error(Network::builder().host("a b", [[10, 0, 0, 1]])).contains("\"a b\" has a character"));
+        assert!(error(Network::builder().host_name("")).contains("is empty"));
+        assert!(error(Network::builder().search_domains(["a..b"])).contains("\"a..b\""));
+        assert!(error(Network::builder().dns_options(["ndots:2\nnameserver"])).contains("single word"));
+        let stub = error(Network::builder().open_host(HostPorts::at([127, 0, 0, 53]).port(53)));
+        assert!(stub.contains("127.0.0.53, ports 53 to 53 of the host"), "{stub}");
         let swapped = Subnet { gateway: Subnet::IPV4.container, ..Subnet::IPV4 };
         assert!(error(Network::builder().ipv4(swapped)).contains("IPv4"));
         assert!(error(Network::builder().ipv6(Subnet::IPV4)).contains("IPv6"));

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use nsnet_proto::{ChannelError, DEVICE_NAME_MAX};
 
 use crate::addressing::Subnet;
+use crate::host_ports::{HostPorts, HostPortsError};
 
 /// Why a command could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,29 @@ pub enum BuildError {
         family: &'static str,
         /// The addresses.
         subnet: Subnet,
+    },
+    /// A host or a search domain has a name that no host can have.
+    #[error("the name {name:?} {problem}")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A host has a name and no address.
+    #[error("the host {0:?} needs an address; to deny a name, use a Resolver")]
+    NoAddress(String),
+    /// An option of resolv.conf(5) is not a single word.
+    #[error("the resolver option {0:?} must be a single word, as in \"ndots:2\"")]
+    DnsOption(String),
+    /// What is to be opened of the host is nothing that containers could reach.
+    #[error("open {ports} of the host: {problem}")]
+    HostPorts {
+        /// What was to be opened.
+        ports: HostPorts,
+        /// Why it cannot be.
+        #[source]
+        problem: HostPortsError,
     },
     /// The network namespace of the calling thread has no identity to be found.
     #[error("find out the own network namespace: {0}; is /proc mounted?")]

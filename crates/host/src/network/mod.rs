@@ -2,6 +2,7 @@
 
 mod builder;
 mod error;
+mod names;
 
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};

@@ -240,7 +240,7 @@ impl Table {
     }
 
     fn start(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
-        let (target, service) = match gateway.destination(key.destination) {
+        let (target, service) = match gateway.destination(Protocol::Tcp, key.destination) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => return refuse(gateway, key, syn, packet, &error),
             Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
@@ -379,8 +379,14 @@ async fn dial(gateway: &Gateway, flow: &dialer::Flow) -> Result<Stream, DialErro
     let dialing = async {
         gateway.dialer.authorize(flow).await?;
         match flow.service {
-            Service::Resolver => Ok(gateway.resolver.connect().await?.into()),
-            Service::World | Service::HostLoopback => gateway.dialer.dial_tcp(flow).await,
+            Service::Resolver => {
+                let (stream, work) = gateway.resolver.stream(flow.source);
+                gateway.spawn(work);
+                Ok(Stream::new(stream))
+            }
+            Service::World | Service::HostLoopback | Service::HostAddress => {
+                gateway.dialer.dial_tcp(flow).await
+            }
         }
     };
     tokio::time::timeout(gateway.limits.dial_timeout, dialing).await.unwrap_or(Err(DialError::TimedOut))

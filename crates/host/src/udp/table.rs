@@ -12,6 +12,7 @@ use super::mapping::{Mapping, Peer, Verdict};
 use super::run::Run;
 use crate::addressing::Destination;
 use crate::dialer::{Datagrams, DialError, Flow, Protocol, Service};
+use crate::dns::Transport;
 use crate::gateway::Gateway;
 use crate::packet::FlowKey;
 
@@ -122,7 +123,7 @@ impl Table {
         datagrams: Datagrams<'_>,
         packet: &[u8],
     ) {
-        let (target, service) = match gateway.destination(key.destination) {
+        let (target, service) = match gateway.destination(Protocol::Udp, key.destination) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => {
                 gateway.counters.udp.refused();
@@ -250,14 +251,14 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
             undecided.decided = true;
             let peer = match flow.service {
                 Service::Resolver => Peer::Resolver,
-                Service::World | Service::HostLoopback => {
+                Service::World | Service::HostLoopback | Service::HostAddress => {
                     Peer::Allowed { target: flow.target, used: gateway.clock.now() }
                 }
             };
             for payload in mapping.answer(key.destination, Some(peer)).datagrams() {
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
-                    Service::World | Service::HostLoopback => {
+                    Service::World | Service::HostLoopback | Service::HostAddress => {
                         mapping.send(gateway, flow.target, Datagrams::one(payload));
                     }
                 }
@@ -300,13 +301,12 @@ impl Drop for Undecided<'_> {
     }
 }
 
-/// Forwards a DNS query and returns the answer to the container.
+/// Returns the answer to a DNS query to the container.
 fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
     let asked = Rc::clone(gateway);
-    let longest = usize::from(gateway.link.mtu()).saturating_sub(super::datagram::length(key.destination, 0));
     gateway.spawn(async move {
-        if let Some(answer) = asked.resolver.exchange_within(&query, longest).await {
-            asked.send_datagram(key.destination, key.source, &answer);
+        if let Some(reply) = asked.resolver.answer(&query, key.source, Transport::Datagram).await {
+            asked.send_datagram(key.destination, key.source, reply.message(), reply.may_wait()).await;
         }
     });
 }

@@ -1,0 +1,295 @@
+//! What answers at the network's DNS address: every query takes the same path, whatever it came by.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::io::DuplexStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time;
+
+use super::forward::Forwarder;
+use super::local::LocalNames;
+use super::query::Query;
+use super::resolver::{DnsQuery, Resolver, is_sound};
+use super::{EXCHANGE_DEADLINE, MAX_EXCHANGES, Transport, stream};
+
+/// Answers the queries of one container, or one queue of it.
+pub(crate) struct NameServer {
+    names: LocalNames,
+    resolver: Option<Arc<dyn Resolver>>,
+    forwarder: Forwarder,
+    places: Arc<Semaphore>,
+}
+
+/// Places for the queries under way of one container.
+pub(crate) fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MAX_EXCHANGES))
+}
+
+impl NameServer {
+    pub(crate) fn new(
+        names: LocalNames,
+        resolver: Option<Arc<dyn Resolver>>,
+        forwarder: Forwarder,
+        places: Arc<Semaphore>,
+    ) -> Self {
+        Self { names, resolver, forwarder, places }
+    }
+
+    /// The reply to a message of the container at `source`, or `None` if it is no DNS query and deserves silence.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the query up.
+    pub(crate) async fn answer(
+        &self,
+        message: &[u8],
+        source: SocketAddr,
+        transport: Transport,
+    ) -> Option<Reply> {
+        let query = Query::parse(message)?;
+        if let Some(answer) = self.names.answer(&query) {
+            let place = Arc::clone(&self.places).try_acquire_owned().ok();
+            return Some(Reply::new(&query, transport, answer, place));
+        }
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            tracing::debug!(
+                limit = MAX_EXCHANGES,
+                "too many DNS queries at a time, one was answered SERVFAIL"
+            );
+            return Some(Reply::new(&query, transport, query.failure(), None));
+        };
+        let answer = match self.ask_embedder(&query, source, transport).await {
+            Some(answer) => answer,
+            None => self.forwarder.exchange(&query, transport).await,
+        };
+        Some(Reply::new(&query, transport, answer, Some(place)))
+    }
+
+    /// A stream that speaks DNS with the container at `source`, and the work that has to be done for that.
+    pub(crate) fn stream(
+        self: &Rc<Self>,
+        source: SocketAddr,
+    ) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let (theirs, ours) = tokio::io::duplex(STREAM_BUFFER);
+        (theirs, stream::serve(Rc::clone(self), ours, source))
+    }
+
+    /// The embedder's answer; `None` if it has none.
+    async fn ask_embedder(
+        &self,
+        query: &Query<'_>,
+        source: SocketAddr,
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
+        let resolver = self.resolver.as_ref()?;
+        let asked = DnsQuery::of(*query, source, transport, &self.forwarder);
+        let answer =
+            time::timeout(EXCHANGE_DEADLINE, contained(async { resolver.resolve(&asked).await })).await;
+        match answer {
+            Ok(Ok(None)) => None,
+            Ok(Ok(Some(answer))) if is_sound(query, &answer) => Some(answer),
+            Ok(Ok(Some(_))) => {
+                tracing::warn!("the resolver's answer is no response to its query; it was answered SERVFAIL");
+                Some(query.failure())
+            }
+            Ok(Err(Panicked)) => {
+                tracing::error!("the resolver failed on a query, which was answered SERVFAIL");
+                Some(query.failure())
+            }
+            Err(_) => {
+                tracing::debug!("the resolver has taken too long for a query, which was answered SERVFAIL");
+                Some(query.failure())
+            }
+        }
+    }
+}
+
+/// A message for the container.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    message: Vec<u8>,
+    /// Kept until the message is delivered, so that those that wait for it are bounded too.
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Reply {
+    /// An answer as it can travel.
+    fn new(
+        query: &Query<'_>,
+        transport: Transport,
+        answer: Vec<u8>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let fits = match transport {
+            Transport::Datagram => answer.len() <= query.longest_datagram(),
+            Transport::Stream => true,
+        };
+        Self { message: if fits { answer } else { query.truncated() }, place }
+    }
+
+    pub(crate) fn message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// Whether it may wait for a link that is full: there is a bound to how many do.
+    pub(crate) fn may_wait(&self) -> bool {
+        self.place.is_some()
+    }
+}
+
+/// A future has panicked. The panic hook has said so.
+struct Panicked;
+
+/// Ends a future that panics instead of its whole task.
+async fn contained<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        // It is not polled again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Err(Panicked).into(),
+        }
+    })
+    .await
+}
+
+/// Bytes on the way to and from a stream's other end.
+const STREAM_BUFFER: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use simple_dns::{PacketFlag, RCODE, TYPE, header_buffer};
+    use tokio::net::UdpSocket;
+    use tokio::time::Duration;
+
+    use super::super::local::Hosts;
+    use super::super::name::HostName;
+    use super::super::query::tests::{query_for, response, with_opt};
+    use super::super::servers::Servers;
+    use super::*;
+
+    const SOURCE: &str = "10.0.2.100:4000";
+
+    fn server(resolver: Option<Arc<dyn Resolver>>, servers: Vec<SocketAddr>) -> NameServer {
+        let mut hosts = Hosts::default();
+        hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
+        let many = (0..60).map(|host| SocketAddr::from(([10, 2, 0, host], 0)).ip());
+        hosts.add(&HostName::parse("many.test").unwrap(), many);
+        let names = LocalNames::new(Arc::new(hosts));
+        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), places())
+    }
+
+    async fn answered(server: &NameServer, message: &[u8], transport: Transport) -> Vec<u8> {
+        server.answer(message, SOURCE.parse().unwrap(), transport).await.unwrap().message().to_vec()
+    }
+
+    async fn rcode(server: &NameServer, name: &str) -> RCODE {
+        let answer = answered(server, &query_for(name, TYPE::A), Transport::Datagram).await;
+        header_buffer::rcode(&answer).unwrap()
+    }
+
+    /// A server that answers `length` bytes more than it is asked.
+    async fn upstream(length: usize) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((received, from)) = socket.recv_from(&mut buffer).await {
+                let answer = response(&buffer[..received], RCODE::NoError, &vec![0; length]);
+                socket.send_to(&answer, from).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_no_longer_than_the_client_takes() {
+        let server = server(None, vec![upstream(2000).await]);
+        let plain = query_for("long.test", TYPE::TXT);
+        for (message, transport, is_whole) in [
+            (plain.clone(), Transport::Datagram, false),
+            (with_opt(&plain, 1232), Transport::Datagram, false),
+            (with_opt(&plain, 4096), Transport::Datagram, true),
+            (plain.clone(), Transport::Stream, true),
+        ] {
+            let answer = answered(&server, &message, transport).await;
+            assert_eq!(answer.len() > 2000, is_whole);
+            assert_eq!(header_buffer::has_flags_unchecked(&answer, PacketFlag::TRUNCATION), !is_whole);
+        }
+        let hosts = query_for("many.test", TYPE::A);
+        assert!(answered(&server, &hosts, Transport::Datagram).await.len() < 512);
+        assert!(answered(&server, &hosts, Transport::Stream).await.len() > 60 * 16);
+    }
+
+    #[tokio::test]
+    async fn what_goes_beyond_the_limit_fails_at_once_and_places_come_back() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
+        let all = u32::try_from(MAX_EXCHANGES).unwrap();
+        let taken = Arc::clone(&server.places).try_acquire_many_owned(all).unwrap();
+        assert_eq!(rcode(&server, "www.test").await, RCODE::ServerFailure);
+        assert_eq!(rcode(&server, "db.test").await, RCODE::NoError, "needs no place");
+        drop(taken);
+        let asked = query_for("www.test", TYPE::A);
+        let given_up = server.answer(&asked, SOURCE.parse().unwrap(), Transport::Datagram);
+        assert!(time::timeout(Duration::from_millis(20), given_up).await.is_err());
+        assert_eq!(server.places.available_permits(), MAX_EXCHANGES);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_query_gets_silence() {
+        let server = server(None, vec![]);
+        let message = query_for("db.test", TYPE::A);
+        for silent in [&b""[..], &message[..11], &response(&message, RCODE::NoError, b"")] {
+            assert!(server.answer(silent, SOURCE.parse().unwrap(), Transport::Datagram).await.is_none());
+        }
+    }
+
+    /// Does what the name says.
+    struct Fickle;
+
+    #[async_trait]
+    impl Resolver for Fickle {
+        async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>> {
+            assert_eq!(query.source(), SOURCE.parse().unwrap());
+            match query.name()?.as_str() {
+                "panic.test" => panic!("asked to"),
+                "nonsense.test" => Some(b"nonsense".to_vec()),
+                "slow.test" => std::future::pending().await,
+                "refused.test" => Some(query.refuse()),
+                "wrapped.test" => Some(query.forward(query.message()).await),
+                "db.test" => Some(query.fail()),
+                _ => None,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn embedder_answers_refuses_wraps_or_leaves_it() {
+        let server = server(Some(Arc::new(Fickle)), vec![upstream(0).await]);
+        for (name, expected) in [
+            ("refused.test", RCODE::Refused),
+            ("wrapped.test", RCODE::NoError),
+            ("other.test", RCODE::NoError),
+            ("db.test", RCODE::NoError),
+            ("nonsense.test", RCODE::ServerFailure),
+            ("panic.test", RCODE::ServerFailure),
+            ("other.test", RCODE::NoError),
+        ] {
+            assert_eq!(rcode(&server, name).await, expected, "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn embedder_that_takes_too_long_is_given_up() {
+        let server = server(Some(Arc::new(Fickle)), vec![]);
+        let start = time::Instant::now();
+        assert_eq!(rcode(&server, "slow.test").await, RCODE::ServerFailure);
+        assert_eq!(start.elapsed().as_secs(), EXCHANGE_DEADLINE.as_secs());
+    }
+}

@@ -1,0 +1,311 @@
+//! UDP sockets towards the servers, and which exchange a datagram from there belongs to.
+//!
+//! Every exchange has a socket, and so a source port, of its own (RFC 5452, section 9.2) as long as there are fewer
+//! than [`MAX_SOCKETS`] towards its server; then the one with the fewest exchanges takes it in. Sockets cost file
+//! descriptors, and a container can have thousands of queries under way by asking what nobody answers. What sharing
+//! takes from the randomness of ports does not help a forger: an answer must have the ID drawn for its exchange *and*
+//! repeat the question, so that other exchanges on the same port are no further targets.
+//!
+//! Sockets are connected: the kernel drops what comes from elsewhere, and an ICMP error ends the exchanges at once.
+//! A socket closes with its last exchange.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use socket2::{Domain, SockRef, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+
+use super::query::Query;
+
+/// The sockets of one network.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    servers: Mutex<HashMap<SocketAddr, Vec<Weak<Socket>>>>,
+    ids: Ids,
+}
+
+impl Sockets {
+    /// Sends a query and waits for its answer, without end.
+    ///
+    /// # Errors
+    /// The error of the socket, such as `ECONNREFUSED` where no server is.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the ID up, and closes the socket if nobody else uses it.
+    pub(super) async fn exchange(&self, server: SocketAddr, query: &Query<'_>) -> io::Result<Vec<u8>> {
+        let socket = self.socket(server)?;
+        let (ask, answer) = oneshot::channel();
+        let place = socket.shared.enter(&self.ids, query.message(), ask)?;
+        if let Err(error) = socket.shared.udp.send(&with_id(query.message(), place.id)).await {
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                // This call has taken the error that was meant for all.
+                socket.shared.fail(&error);
+            }
+            return Err(error);
+        }
+        let answer = answer.await.map_err(|_| io::ErrorKind::ConnectionAborted)??;
+        Ok(with_id(&answer, query.id()))
+    }
+
+    /// An ID that nobody can guess.
+    pub(super) fn random_id(&self) -> u16 {
+        self.ids.draw()
+    }
+
+    fn socket(&self, server: SocketAddr) -> io::Result<Arc<Socket>> {
+        let mut servers = lock(&self.servers);
+        servers.retain(|_, sockets| {
+            sockets.retain(|socket| socket.strong_count() > 0);
+            !sockets.is_empty()
+        });
+        let sockets = servers.entry(server).or_default();
+        if sockets.len() >= MAX_SOCKETS {
+            let in_use = sockets.iter().filter_map(Weak::upgrade);
+            if let Some(socket) = in_use.min_by_key(|socket| lock(&socket.shared.waiting).len()) {
+                return Ok(socket);
+            }
+        }
+        let socket = Arc::new(Socket::open(server)?);
+        sockets.push(Arc::downgrade(&socket));
+        Ok(socket)
+    }
+}
+
+/// Sockets towards one server. With 4 096 exchanges under way each has 64 of them, whose answers its buffer has room for.
+const MAX_SOCKETS: usize = 64;
+
+/// A socket and the task that reads from it.
+#[derive(Debug)]
+struct Socket {
+    shared: Arc<Shared>,
+    reader: AbortHandle,
+}
+
+impl Socket {
+    /// A new socket on a random port that hears `server` only.
+    fn open(server: SocketAddr) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&server.into())?;
+        let udp = UdpSocket::from_std(socket.into())?;
+        let shared = Arc::new(Shared { udp, waiting: Mutex::default() });
+        let reader = tokio::spawn(Arc::clone(&shared).read()).abort_handle();
+        Ok(Self { shared, reader })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    udp: UdpSocket,
+    waiting: Mutex<HashMap<u16, Exchange>>,
+}
+
+/// An exchange that waits for its answer.
+#[derive(Debug)]
+struct Exchange {
+    query: Box<[u8]>,
+    answer: oneshot::Sender<io::Result<Vec<u8>>>,
+}
+
+impl Shared {
+    /// Waits for an answer under an ID that no other exchange of this socket has.
+    fn enter(
+        self: &Arc<Self>,
+        ids: &Ids,
+        query: &[u8],
+        answer: oneshot::Sender<io::Result<Vec<u8>>>,
+    ) -> io::Result<Place> {
+        let mut waiting = lock(&self.waiting);
+        let mut drawn = (0..MAX_DRAWS).map(|_| ids.draw());
+        let id = drawn.find(|id| !waiting.contains_key(id)).ok_or(io::ErrorKind::AddrInUse)?;
+        waiting.insert(id, Exchange { query: query.into(), answer });
+        Ok(Place { shared: Arc::clone(self), id })
+    }
+
+    async fn read(self: Arc<Self>) {
+        loop {
+            match self.udp.async_io(MESSAGE_OR_ERROR, || receive(&self.udp)).await {
+                Ok(message) => self.deliver(message),
+                Err(error) => self.fail(&error),
+            }
+        }
+    }
+
+    fn deliver(&self, message: Vec<u8>) {
+        let Some(&[high, low]) = message.first_chunk() else { return };
+        let id = u16::from_be_bytes([high, low]);
+        let mut waiting = lock(&self.waiting);
+        let is_answer = waiting.get(&id).is_some_and(|exchange| {
+            Query::parse(&exchange.query).is_some_and(|query| query.is_answered_by(&message, id))
+        });
+        if !is_answer {
+            tracing::debug!("a datagram that answers no DNS query was skipped");
+        } else if let Some(exchange) = waiting.remove(&id) {
+            // Whoever asked may have given up.
+            let _ = exchange.answer.send(Ok(message));
+        }
+    }
+
+    /// Ends all exchanges: the server, or the way there, is the same for all.
+    fn fail(&self, error: &io::Error) {
+        for (_, exchange) in lock(&self.waiting).drain() {
+            let error =
+                error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            let _ = exchange.answer.send(Err(error));
+        }
+    }
+}
+
+/// An ID in use until this is dropped.
+struct Place {
+    shared: Arc<Shared>,
+    id: u16,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.shared.waiting).remove(&self.id);
+    }
+}
+
+/// The next datagram.
+fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    // Not kept while an exchange waits: there may be many.
+    let mut message = vec![0; MAX_MESSAGE];
+    let length = (&*SockRef::from(socket)).read(&mut message)?;
+    message.truncate(length);
+    message.shrink_to_fit();
+    Ok(message)
+}
+
+/// The message with another ID.
+pub(super) fn with_id(message: &[u8], id: u16) -> Vec<u8> {
+    let mut message = message.to_vec();
+    if let Some(bytes) = message.first_chunk_mut() {
+        *bytes = id.to_be_bytes();
+    }
+    message
+}
+
+/// Draws numbers that follow from nothing that can be seen: a keyed hash of a counter.
+#[derive(Debug, Default)]
+struct Ids {
+    key: RandomState,
+    drawn: AtomicU64,
+}
+
+impl Ids {
+    fn draw(&self) -> u16 {
+        let [high, low, ..] = self.key.hash_one(self.drawn.fetch_add(1, Relaxed)).to_be_bytes();
+        u16::from_be_bytes([high, low])
+    }
+}
+
+/// What is under a lock here is consistent at all times.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Even with all exchanges on one socket fifteen of sixteen IDs are free.
+const MAX_DRAWS: usize = 32;
+
+/// An ICMP error makes a socket report `EPOLLERR` without `EPOLLIN`, which tokio's `recv` and `readable` sleep
+/// through.
+const MESSAGE_OR_ERROR: Interest = Interest::READABLE.add(Interest::ERROR);
+
+/// No UDP datagram is longer.
+pub(super) const MAX_MESSAGE: usize = 65535;
+
+#[cfg(test)]
+mod tests {
+    use simple_dns::RCODE;
+
+    use super::super::query::tests::{query, response};
+    use super::*;
+
+    #[tokio::test]
+    async fn sockets_are_shared_beyond_the_limit_and_all_closed_in_the_end() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let sockets = Arc::new(Sockets::default());
+        let message = query();
+        let exchanges: Vec<_> = (0..MAX_SOCKETS * 3)
+            .map(|_| {
+                let (sockets, message) = (Arc::clone(&sockets), message.clone());
+                tokio::spawn(async move {
+                    sockets.exchange(address, &Query::parse(&message).unwrap()).await.unwrap()
+                })
+            })
+            .collect();
+        let mut ports = HashMap::<_, usize>::new();
+        let mut received = Vec::new();
+        let mut buffer = [0; 512];
+        for _ in &exchanges {
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            *ports.entry(from).or_default() += 1;
+            received.push((buffer[..length].to_vec(), from));
+        }
+        assert_eq!(ports.len(), MAX_SOCKETS);
+        assert!(ports.values().all(|exchanges| *exchanges == 3), "{ports:?}");
+        for (number, (asked, from)) in received.iter().enumerate() {
+            let answer = response(asked, RCODE::NoError, &number.to_be_bytes());
+            server.send_to(&answer, from).await.unwrap();
+        }
+        let mut seen = std::collections::HashSet::new();
+        for exchange in exchanges {
+            let answer = exchange.await.unwrap();
+            assert_eq!(answer[..2], message[..2], "the ID of the query");
+            assert!(seen.insert(answer[message.len()..].to_vec()), "each exchange has an answer of its own");
+        }
+        // Given up as well as answered.
+        let asked = Query::parse(&message).unwrap();
+        let pending = sockets.exchange(address, &asked);
+        let given_up = tokio::time::timeout(std::time::Duration::from_millis(20), pending).await;
+        assert!(given_up.is_err());
+        assert!(lock(&sockets.servers).values().flatten().all(|socket| socket.strong_count() == 0));
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_port_or_question_is_skipped() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let message = query();
+        let sockets = Sockets::default();
+        let asked = Query::parse(&message).unwrap();
+        let serve = async {
+            let mut buffer = [0; 512];
+            let (length, from) = server.recv_from(&mut buffer).await.unwrap();
+            let sent = &buffer[..length];
+            stranger.send_to(&response(sent, RCODE::NoError, b"stranger"), from).await.unwrap();
+            let mut other = response(sent, RCODE::NoError, b"other question");
+            other[14] ^= 1;
+            server.send_to(&other, from).await.unwrap();
+            server.send_to(&response(sent, RCODE::NoError, b"right"), from).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(sockets.exchange(address, &asked), serve);
+        assert!(answer.unwrap().ends_with(b"right"));
+    }
+
+    #[test]
+    fn ids_are_spread() {
+        let ids = Ids::default();
+        let drawn: std::collections::HashSet<_> = (0..1000).map(|_| ids.draw()).collect();
+        assert!(drawn.len() > 950, "{}", drawn.len());
+        let other = Ids::default();
+        assert!((0..10).any(|_| ids.draw() != other.draw()), "keyed anew");
+    }
+}

@@ -1,0 +1,259 @@
+//! Which ports of this host containers may reach. Pure.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::Protocol;
+
+/// Ports of this host that containers may reach: on its loopback, which stands behind the gateway's address, or on one
+/// of its own addresses, which containers then reach as it is. The [`Dialer`](crate::Dialer) still decides on every flow.
+///
+/// | opened | the container connects to | the host is dialled at |
+/// |---|---|---|
+/// | [`loopback()`](Self::loopback) | 10.0.2.2:P, \[fd00::2\]:P | 127.0.0.1:P, \[::1\]:P |
+/// | [`at`](Self::at) 127.0.0.1 or ::1 | the gateway's address of that family | the same |
+/// | [`at`](Self::at) 192.168.1.5 | 192.168.1.5:P | 192.168.1.5:P |
+///
+/// All ports, of TCP and UDP, unless they are chosen. A connection to one of the host's own addresses comes from
+/// that address, as of any of the host's programs: services that trust the host trust the container.
+///
+/// # Examples
+/// ```
+/// use std::net::SocketAddr;
+/// use nsnet_host::{HostPorts, Network};
+///
+/// let network = Network::builder()
+///     .open_host(HostPorts::loopback().port(8080))
+///     .open_host(HostPorts::at([192, 168, 1, 5]).ports(5000..=5010).tcp())
+///     .open_host(SocketAddr::from(([127, 0, 0, 1], 5432)));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPorts {
+    place: Place,
+    ports: RangeInclusive<u16>,
+    /// `None` is any.
+    protocol: Option<Protocol>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Place {
+    Loopback,
+    Address(IpAddr),
+}
+
+/// Why ports cannot be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostPortsError {
+    /// Containers send nothing there, or no single host has it.
+    #[error(
+        "{0} is no address of a host that can be opened: 127.0.0.1, ::1 and unicast addresses of interfaces are"
+    )]
+    Address(IpAddr),
+    /// There is no port in the range.
+    #[error("the range of ports is empty: the first is the smaller one")]
+    NoPort,
+}
+
+impl HostPorts {
+    /// All ports of the host's loopback, both families.
+    #[must_use]
+    pub fn loopback() -> Self {
+        Self { place: Place::Loopback, ports: 0..=u16::MAX, protocol: None }
+    }
+
+    /// All ports of one address of the host.
+    #[must_use]
+    pub fn at(address: impl Into<IpAddr>) -> Self {
+        Self { place: Place::Address(address.into().to_canonical()), ..Self::loopback() }
+    }
+
+    /// This port only.
+    #[must_use]
+    pub fn port(self, port: u16) -> Self {
+        self.ports(port..=port)
+    }
+
+    /// These ports only.
+    #[must_use]
+    pub fn ports(self, ports: RangeInclusive<u16>) -> Self {
+        Self { ports, ..self }
+    }
+
+    /// TCP only.
+    #[must_use]
+    pub fn tcp(self) -> Self {
+        Self { protocol: Some(Protocol::Tcp), ..self }
+    }
+
+    /// UDP only.
+    #[must_use]
+    pub fn udp(self) -> Self {
+        Self { protocol: Some(Protocol::Udp), ..self }
+    }
+
+    /// # Errors
+    /// If nothing can be opened by this.
+    pub(crate) fn check(&self) -> Result<(), HostPortsError> {
+        let is_possible = |address: IpAddr| match address {
+            address if address.is_loopback() => is_the_loopback(address),
+            IpAddr::V4(address) => {
+                !address.is_broadcast() && !address.is_multicast() && !address.is_unspecified()
+            }
+            IpAddr::V6(address) => !address.is_multicast() && !address.is_unspecified(),
+        };
+        match self.place {
+            _ if self.ports.is_empty() => Err(HostPortsError::NoPort),
+            Place::Address(address) if !is_possible(address) => Err(HostPortsError::Address(address)),
+            Place::Address(_) | Place::Loopback => Ok(()),
+        }
+    }
+
+    fn has(&self, protocol: Protocol, port: u16) -> bool {
+        self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
+    }
+
+    /// Whether this is about the loopback address.
+    fn is_of_loopback(&self, loopback: IpAddr) -> bool {
+        match self.place {
+            Place::Loopback => true,
+            Place::Address(address) => address == loopback,
+        }
+    }
+}
+
+/// One port, TCP and UDP.
+impl From<SocketAddr> for HostPorts {
+    fn from(address: SocketAddr) -> Self {
+        Self::at(address.ip()).port(address.port())
+    }
+}
+
+impl fmt::Display for HostPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Loopback => f.write_str("loopback")?,
+            Place::Address(address) => write!(f, "{address}")?,
+        }
+        write!(f, ", ports {} to {}", self.ports.start(), self.ports.end())
+    }
+}
+
+/// All that is open of the host.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OpenHost(Arc<[HostPorts]>);
+
+impl<T: Into<Arc<[HostPorts]>>> From<T> for OpenHost {
+    fn from(open: T) -> Self {
+        Self(open.into())
+    }
+}
+
+impl OpenHost {
+    /// What stands behind a port of the gateway's.
+    pub(crate) fn behind_gateway(&self, protocol: Protocol, gateway: SocketAddr) -> Option<SocketAddr> {
+        let loopback = match gateway {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let leads = |open: &HostPorts| open.is_of_loopback(loopback) && open.has(protocol, gateway.port());
+        self.0.iter().any(leads).then(|| SocketAddr::new(loopback, gateway.port()))
+    }
+
+    /// Whether one of the host's own addresses is open at this port.
+    pub(crate) fn opens_own(&self, protocol: Protocol, destination: SocketAddr) -> bool {
+        let address = destination.ip().to_canonical();
+        self.0.iter().any(|open| {
+            open.place == Place::Address(address)
+                && !address.is_loopback()
+                && open.has(protocol, destination.port())
+        })
+    }
+
+    /// Whether this is a loopback address that stands behind the gateway's, at some port.
+    pub(crate) fn opens_loopback(&self, address: IpAddr) -> bool {
+        is_the_loopback(address) && self.0.iter().any(|open| open.is_of_loopback(address))
+    }
+
+    /// Whether the gateway leads to the host at all, in this family.
+    pub(crate) fn is_behind(&self, gateway: IpAddr) -> bool {
+        self.opens_loopback(match gateway {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        })
+    }
+}
+
+fn is_the_loopback(address: IpAddr) -> bool {
+    address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(ports: impl Into<HostPorts>) -> OpenHost {
+        [ports.into()].into()
+    }
+
+    fn behind(open: &OpenHost, protocol: Protocol, gateway: &str) -> Option<String> {
+        open.behind_gateway(protocol, gateway.parse().unwrap()).map(|target| target.to_string())
+    }
+
+    #[test]
+    fn nothing_is_open_by_default() {
+        let closed = OpenHost::default();
+        assert_eq!(behind(&closed, Protocol::Tcp, "10.0.2.2:80"), None);
+        assert!(!closed.opens_own(Protocol::Tcp, "192.168.1.5:80".parse().unwrap()));
+        assert!(!closed.is_behind("10.0.2.2".parse().unwrap()));
+    }
+
+    #[test]
+    fn chosen_ports_and_protocols_only() {
+        let some = open(HostPorts::loopback().ports(80..=82).tcp());
+        assert_eq!(behind(&some, Protocol::Tcp, "10.0.2.2:82").unwrap(), "127.0.0.1:82");
+        assert_eq!(behind(&some, Protocol::Tcp, "[fd00::2]:80").unwrap(), "[::1]:80");
+        assert_eq!(behind(&some, Protocol::Tcp, "10.0.2.2:83"), None);
+        assert_eq!(behind(&some, Protocol::Udp, "10.0.2.2:80"), None);
+        let one = open(HostPorts::loopback().port(53).udp());
+        assert_eq!(behind(&one, Protocol::Udp, "10.0.2.2:53").unwrap(), "127.0.0.1:53");
+        assert_eq!(behind(&one, Protocol::Tcp, "10.0.2.2:53"), None);
+    }
+
+    #[test]
+    fn one_loopback_address_opens_one_family() {
+        let v4 = open("127.0.0.1:80".parse::<SocketAddr>().unwrap());
+        assert_eq!(behind(&v4, Protocol::Tcp, "10.0.2.2:80").unwrap(), "127.0.0.1:80");
+        assert_eq!(behind(&v4, Protocol::Tcp, "[fd00::2]:80"), None);
+        assert!(v4.is_behind("10.0.2.2".parse().unwrap()) && !v4.is_behind("fd00::2".parse().unwrap()));
+        assert!(v4.opens_loopback("127.0.0.1".parse().unwrap()));
+        assert!(!v4.opens_loopback("127.0.0.2".parse().unwrap()));
+    }
+
+    #[test]
+    fn own_addresses_stand_for_themselves() {
+        let own = open("192.168.1.5:5432".parse::<SocketAddr>().unwrap());
+        let opens = |address: &str| own.opens_own(Protocol::Tcp, address.parse().unwrap());
+        assert!(opens("192.168.1.5:5432") && opens("[::ffff:192.168.1.5]:5432"));
+        assert!(!opens("192.168.1.5:5433") && !opens("192.168.1.6:5432"));
+        assert_eq!(behind(&own, Protocol::Tcp, "10.0.2.2:5432"), None);
+        assert!(!open(HostPorts::loopback()).opens_own(Protocol::Tcp, "192.168.1.5:1".parse().unwrap()));
+        assert!(
+            !open(HostPorts::at([127, 0, 0, 1])).opens_own(Protocol::Tcp, "127.0.0.1:1".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        for address in ["127.0.0.53", "0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let error = HostPorts::at(address.parse::<IpAddr>().unwrap()).check().unwrap_err();
+            assert!(error.to_string().starts_with(address), "{error}");
+        }
+        let (first, last) = (2, 1);
+        assert_eq!(HostPorts::loopback().ports(first..=last).check(), Err(HostPortsError::NoPort));
+        assert_eq!(HostPorts::at([192, 168, 1, 5]).check(), Ok(()));
+        assert_eq!(HostPorts::at([127, 0, 0, 1]).check(), Ok(()));
+    }
+}

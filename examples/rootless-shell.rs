@@ -17,6 +17,7 @@
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nsnet::container::supervise::{die_with_parent, exit_code};
 use nsnet::container::{Namespaces, Offload, Shuttle, Supervisor, TunDevice};
 use nsnet::container::{namespace, report_failure, resolv_conf};
-use nsnet::host::Network;
+use nsnet::host::{HostPorts, Network};
 use tracing_subscriber::filter::LevelFilter;
 
 const HELP: &str = "\
@@ -41,6 +42,8 @@ Options:
       --no-offload     Leave neither checksums nor segmentation to the other end
       --queues N       Serve the network on up to N threads (default 1)
       --host-loopback  Let the gateway's address lead to the host's loopback (127.0.0.1 and ::1)
+      --open-host WHAT Let the network inside reach a part of the host: PORT of its loopback, or ADDRESS or
+                       ADDRESS:PORT of its own; may be repeated
       --ipv4-only      No IPv6 inside
       --log LEVEL      Log to stderr: off, error, warn (default), info, debug or trace
   -h, --help           Print this help
@@ -177,12 +180,21 @@ fn status_byte(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(FAILED)
 }
 
+/// What `--open-host` takes.
+fn host_ports(text: &str) -> Result<HostPorts, &'static str> {
+    let port = text.parse().map(|port| HostPorts::loopback().port(port)).ok();
+    let socket = || text.parse::<SocketAddr>().map(HostPorts::from).ok();
+    let address = || text.parse::<IpAddr>().map(HostPorts::at).ok();
+    port.or_else(socket).or_else(address).ok_or("neither PORT, ADDRESS nor ADDRESS:PORT")
+}
+
 struct Options {
     mtu: Option<u16>,
     shuttle: bool,
     no_offload: bool,
     queues: Option<usize>,
     host_loopback: bool,
+    open_host: Vec<HostPorts>,
     ipv4_only: bool,
     log: LevelFilter,
     command: Vec<OsString>,
@@ -197,6 +209,7 @@ impl Options {
             no_offload: false,
             queues: None,
             host_loopback: false,
+            open_host: Vec::new(),
             ipv4_only: false,
             log: LevelFilter::WARN,
             command: Vec::new(),
@@ -209,6 +222,7 @@ impl Options {
                 Long("no-offload") => options.no_offload = true,
                 Long("queues") => options.queues = Some(parser.value()?.parse()?),
                 Long("host-loopback") => options.host_loopback = true,
+                Long("open-host") => options.open_host.push(parser.value()?.parse_with(host_ports)?),
                 Long("ipv4-only") => options.ipv4_only = true,
                 Long("log") => options.log = parser.value()?.parse()?,
                 Short('h') | Long("help") => return Ok(None),
@@ -235,6 +249,9 @@ impl Options {
         }
         if self.host_loopback {
             builder = builder.host_loopback();
+        }
+        for ports in &self.open_host {
+            builder = builder.open_host(ports.clone());
         }
         if self.ipv4_only {
             builder = builder.ipv4_only();

@@ -73,7 +73,7 @@ impl Engine {
 
     /// Hands a container side to the engine. Fails only if the engine has ended.
     pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
-        self.tell(Message::Attach(request))
+        self.tell(Message::Attach(Box::new(request)))
     }
 
     /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest.
@@ -105,7 +105,7 @@ impl Engine {
 pub(crate) struct ShutDown;
 
 enum Message {
-    Attach(Request),
+    Attach(Box<Request>),
     Finish(Duration),
 }
 
@@ -137,7 +137,7 @@ async fn serve(
                     let shutdown = is_finishing.subscribe();
                     let (terms, commons, further) = (Rc::clone(&terms), Rc::clone(&commons), Arc::clone(&further));
                     containers.spawn_local(async move {
-                        container::host(request, &terms, commons, &further, shutdown).await;
+                        container::host(*request, &terms, commons, &further, shutdown).await;
                     });
                 }
                 Some(Message::Finish(grace)) => break grace,

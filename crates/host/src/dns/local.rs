@@ -146,6 +146,8 @@ const ANY: u16 = 255;
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::super::query::HEADER_LEN;
     use super::super::query::tests::{query_for, with_opt};
     use super::*;
@@ -170,11 +172,16 @@ mod tests {
         let records: Vec<_> = packet
             .answers
             .iter()
-            .map(|record| match &record.rdata {
-                RData::A(a) => std::net::Ipv4Addr::from(a.address).to_string(),
-                RData::AAAA(a) => std::net::Ipv6Addr::from(a.address).to_string(),
-                RData::PTR(PTR(name)) => name.to_string(),
-                other => panic!("{other:?}"),
+            .map(|record| {
+                if let RData::A(a) = &record.rdata {
+                    Ipv4Addr::from(a.address).to_string()
+                } else if let RData::AAAA(a) = &record.rdata {
+                    Ipv6Addr::from(a.address).to_string()
+                } else if let RData::PTR(PTR(name)) = &record.rdata {
+                    name.to_string()
+                } else {
+                    panic!("{record:?}")
+                }
             })
             .collect();
         Some(format!("{:?} {}", packet.rcode(), records.join(" ")))

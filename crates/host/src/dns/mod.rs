@@ -40,7 +40,7 @@
 //! `EXCHANGE_DEADLINE` for each, however long resolv.conf(5) would have it wait. What goes beyond is answered
 //! SERVFAIL at once. Silence would be cheaper by one datagram, but resolvers repeat what is not answered,
 //! which adds to the load just when there is too much, and an honest application would wait for seconds. In file
-//! descriptors: 64 UDP sockets for each server and 64 TCP connections.
+//! descriptors: 64 UDP sockets for each server and 64 TCP connections, for each queue of a container.
 //!
 //! **What it does not do.** No cache, no `use-vc`, no DNS over TLS. No zone transfers over TCP: they are answered
 //! NOTIMP, since their answers are many messages. Search domains are the container's resolver's. mDNS is

@@ -66,6 +66,8 @@ fn hosts_are_known_by_name_and_address(world: &World) {
         assert_eq!(short(&["other.test", "A"]), [ANSWER.to_string()]);
     }
     assert_eq!(status(&container, "db.test"), "NOERROR");
+    let newer = dig(&container, &["+edns=1", "+noednsnegotiation", "db.test"]).join("\n");
+    assert!(newer.contains("status: BADVERS"), "{newer}");
 }
 
 fn host_is_known_by_name_while_it_is_open(world: &World) {

@@ -75,6 +75,9 @@ impl LocalNames {
         let Some(records) = self.records(&name) else {
             return self.is_absent(question.name).then(|| query.decline(RCODE::NameError));
         };
+        if let Some(unknown) = query.unknown_version() {
+            return Some(unknown);
+        }
         Some(positive(query, question, &records).unwrap_or_else(|| query.decline(RCODE::NoError)))
     }
 

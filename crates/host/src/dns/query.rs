@@ -26,6 +26,7 @@ pub(super) struct Question<'a> {
 struct Opt {
     /// The longest datagram it can take.
     payload_size: u16,
+    version: u8,
     /// DO and the bits that are reserved beside it.
     flags: u16,
 }
@@ -103,6 +104,17 @@ impl<'a> Query<'a> {
         self.reply(PacketFlag::TRUNCATION.bits())
     }
 
+    /// The reply to a query of a version of EDNS that is not known here (BADVERS, RFC 6891, section 6.1.3); `None` if it is
+    /// known, or none.
+    pub(super) fn unknown_version(&self) -> Option<Vec<u8>> {
+        self.opt().filter(|opt| opt.version != 0)?;
+        let mut reply = self.reply(0);
+        // The upper bits of the code stand before version, flags and length.
+        let upper = reply.len().checked_sub(6)?;
+        *reply.get_mut(upper)? = BAD_VERSION_UPPER;
+        Some(reply)
+    }
+
     /// A reply without records, with an OPT record if the query has one.
     fn reply(&self, news: u16) -> Vec<u8> {
         let mut reply = self.head_of_reply(news);
@@ -150,11 +162,11 @@ impl<'a> Query<'a> {
         let records: usize = counts.map(|count| usize::from(u16::from_be_bytes([count[0], count[1]]))).sum();
         for _ in 0..records {
             let fields = rest.get(name_len(rest)?..)?;
-            let (&[kind0, kind1, size0, size1, _, _, flags0, flags1, length0, length1], data) =
+            let (&[kind0, kind1, size0, size1, _, version, flags0, flags1, length0, length1], data) =
                 fields.split_first_chunk()?;
             if u16::from_be_bytes([kind0, kind1]) == u16::from(TYPE::OPT) {
                 let payload_size = u16::from_be_bytes([size0, size1]);
-                return Some(Opt { payload_size, flags: u16::from_be_bytes([flags0, flags1]) });
+                return Some(Opt { payload_size, version, flags: u16::from_be_bytes([flags0, flags1]) });
             }
             rest = data.get(u16::from_be_bytes([length0, length1]).into()..)?;
         }
@@ -207,6 +219,8 @@ const OPT_LEN: usize = 11;
 const OPCODE_BITS: u16 = 0x7800;
 /// The DO bit of an OPT record, RFC 3225, section 3.
 const DNSSEC_OK: u16 = 0x8000;
+/// BADVERS is 16, of which the header holds the lower four bits (RFC 6891, section 6.1.3).
+const BAD_VERSION_UPPER: u8 = 1;
 /// IXFR and AXFR, RFC 1995 and RFC 1035, section 3.2.3.
 const TRANSFERS: [u16; 2] = [251, 252];
 /// Limits of names, RFC 1035, section 2.3.4.
@@ -301,6 +315,17 @@ pub(super) mod tests {
         assert_eq!(packet.opt().unwrap().udp_packet_size, OUR_PAYLOAD_SIZE);
         assert_eq!(truncated[truncated.len() - 4..], [0x80, 0, 0, 0], "DO is copied, nothing else");
         assert!(Packet::parse(&Query::parse(&query()).unwrap().truncated()).unwrap().opt().is_none());
+    }
+
+    #[test]
+    fn unknown_versions_of_edns_are_named() {
+        let mut message = with_opt(&query(), 1232);
+        assert_eq!(Query::parse(&message).unwrap().unknown_version(), None);
+        let version = message.len() - 5;
+        message[version] = 1;
+        let reply = Query::parse(&message).unwrap().unknown_version().unwrap();
+        assert_eq!(reply[3] & 0xf, 0, "the lower bits of 16");
+        assert_eq!(reply[reply.len() - 6..][..2], [1, 0], "the upper bits, and the version that is known");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tokio::io::DuplexStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +24,8 @@ pub(crate) struct NameServer {
     resolver: Option<Arc<dyn Resolver>>,
     forwarder: Forwarder,
     places: Arc<Semaphore>,
+    /// The log has a warning of what the embedder answers.
+    has_warned: AtomicBool,
 }
 
 /// Places for the queries under way of one container.
@@ -37,7 +40,7 @@ impl NameServer {
         forwarder: Forwarder,
         places: Arc<Semaphore>,
     ) -> Self {
-        Self { names, resolver, forwarder, places }
+        Self { names, resolver, forwarder, places, has_warned: AtomicBool::new(false) }
     }
 
     /// The reply to a message of the container at `source`, or `None` if it is no DNS query and deserves silence.
@@ -93,11 +96,16 @@ impl NameServer {
             Ok(Ok(None)) => None,
             Ok(Ok(Some(answer))) if is_sound(query, &answer) => Some(answer),
             Ok(Ok(Some(_))) => {
-                tracing::warn!("the resolver's answer is no response to its query; it was answered SERVFAIL");
+                // Once: it is the container that decides how often.
+                if !self.has_warned.swap(true, Relaxed) {
+                    tracing::warn!(
+                        "what the resolver answers is no response to its query, which gets SERVFAIL"
+                    );
+                }
                 Some(query.failure())
             }
             Ok(Err(Panicked)) => {
-                tracing::error!("the resolver failed on a query, which was answered SERVFAIL");
+                tracing::debug!("the resolver failed on a query, which was answered SERVFAIL");
                 Some(query.failure())
             }
             Err(_) => {

@@ -87,14 +87,21 @@ impl HostName {
     }
 }
 
-/// With dots between the labels and none at the end.
+/// With dots between the labels and none at the end; other bytes than those of host names as in RFC 1035, section 5.1, so that
+/// no two names look alike.
 impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = &self.0[..];
         while let Some((&length @ 1.., tail)) = rest.split_first()
             && let Some((label, tail)) = tail.split_at_checked(length.into())
         {
-            write!(f, "{}", label.escape_ascii())?;
+            for &byte in label {
+                match byte {
+                    b'.' | b'\\' => write!(f, "\\{}", char::from(byte))?,
+                    _ if byte.is_ascii_graphic() => write!(f, "{}", char::from(byte))?,
+                    _ => write!(f, "\\{byte:03}")?,
+                }
+            }
             rest = tail;
             if rest.first() != Some(&0) {
                 f.write_str(".")?;
@@ -112,6 +119,14 @@ mod tests {
     fn case_and_the_final_dot_do_not_matter() {
         assert_eq!(HostName::parse("Db.Example.").unwrap(), HostName::of_question(b"\x02dB\x07exAmple\0"));
         assert_eq!(HostName::parse("Db.Example.").unwrap().to_string(), "db.example");
+    }
+
+    #[test]
+    fn names_that_are_not_the_same_do_not_look_the_same() {
+        let shown = |wire: &[u8]| HostName::of_question(wire).to_string();
+        assert_eq!(shown(b"\x03a.b\x01C\0"), "a\\.b.c");
+        assert_eq!(shown(b"\x04a\\ \xff\0"), "a\\\\\\032\\255");
+        assert_eq!(shown(b"\0"), "");
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl<'a> DnsQuery<'a> {
     }
 
     /// The name that is asked for, in lower case and without a dot at the end; the root is empty. `None` unless there is
-    /// exactly one question. Bytes that no host name has are escaped.
+    /// exactly one question. Bytes that no host name has are escaped (RFC 1035, section 5.1), a dot within a label among them.
     #[must_use]
     pub fn name(&self) -> Option<String> {
         Some(HostName::of_question(self.query.question()?.name).to_string())

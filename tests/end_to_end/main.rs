@@ -27,6 +27,7 @@ mod queue_frames;
 mod queues;
 mod rootless_shell;
 mod scale;
+mod several;
 mod tcp_close;
 mod tcp_open;
 mod tools;

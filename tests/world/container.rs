@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsnet::container::{Shuttle, TunDevice};
-use nsnet::host::{Attachment, Network, Ready};
+use nsnet::host::{Attachment, Member, Network, Ready};
 
 use super::namespace::Namespace;
 use super::{Carriage, PATIENCE, example};
@@ -31,7 +31,18 @@ impl Container {
     /// Like [`new`](Self::new), in a namespace that somebody has prepared.
     #[track_caller]
     pub(crate) fn of_namespace(network: Arc<Network>, carriage: Carriage, namespace: Namespace) -> Self {
-        let (mut attachment, fd) = network.attach_fd().unwrap();
+        Self::attached(network, carriage, namespace, Member::new())
+    }
+
+    /// Like [`new`](Self::new), with a name or addresses of its own.
+    #[track_caller]
+    pub(crate) fn member(network: &Arc<Network>, carriage: Carriage, member: Member) -> Self {
+        Self::attached(Arc::clone(network), carriage, Namespace::new(), member)
+    }
+
+    #[track_caller]
+    fn attached(network: Arc<Network>, carriage: Carriage, namespace: Namespace, member: Member) -> Self {
+        let (mut attachment, fd) = network.attach_member_fd(member).unwrap();
         let shuttle = namespace.run(move || {
             let mut device = TunDevice::from_fd(fd).unwrap();
             device.configure().unwrap();

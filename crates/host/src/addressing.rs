@@ -128,6 +128,12 @@ impl Addressing {
         self.subnets().find(|subnet| subnet.container == address)
     }
 
+    /// Whether an address is for another container: on the same subnet, and neither this container's nor the network's own.
+    pub(crate) fn is_neighbour(&self, address: IpAddr) -> bool {
+        let is_other = |subnet: Subnet| ![subnet.container, subnet.gateway, subnet.dns].contains(&address);
+        self.subnets().any(|subnet| subnet.contains(address) && is_other(subnet))
+    }
+
     /// What stands behind `destination`, as far as the container's own network decides it.
     pub(crate) fn resolve(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let address = destination.ip();

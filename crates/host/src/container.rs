@@ -20,6 +20,7 @@ use crate::engine::Request;
 use crate::gateway::{Gateway, Limits, Parts};
 use crate::link::{Link, Port};
 use crate::members::Members;
+use crate::neighbours::Neighbours;
 use crate::queues::Siblings;
 use crate::threads::Seat;
 
@@ -29,6 +30,8 @@ pub(crate) struct Terms {
     pub(crate) link: attach::Terms,
     pub(crate) dns: dns::Terms,
     pub(crate) members: Rc<Members>,
+    /// Unless containers are isolated.
+    pub(crate) neighbours: Option<Rc<Neighbours>>,
 }
 
 /// Takes one container from its handshake to its end. `further` are seats for the queues behind the first; `shutdown`
@@ -66,6 +69,7 @@ pub(crate) async fn host(
             // Nobody need wait for the news.
             let _ = outcome.send(Ok(ready));
             let _presence = terms.members.enter(member, &gateways.first);
+            let _stay = terms.neighbours.as_ref().map(|neighbours| neighbours.admit(&gateways.first));
             gateways.run(end, shutdown).await;
         }
         Err(error) => {

@@ -20,6 +20,7 @@ use crate::dialer::Dialer;
 use crate::dns;
 use crate::gateway::{Limits, Parts};
 use crate::leases::{Lease, Member};
+use crate::neighbours::{Isolation, Neighbours};
 use crate::statistics::Counters;
 use crate::threads::{Seat, Seats};
 
@@ -33,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     pub(crate) dns: dns::Terms,
     pub(crate) link: attach::Terms,
+    pub(crate) isolation: Isolation,
 }
 
 pub(crate) struct Engine {
@@ -124,9 +126,14 @@ async fn serve(
     further: Arc<[Seat]>,
     mut requests: mpsc::UnboundedReceiver<Message>,
 ) {
-    let Config { dialer, limits, dns, link } = config;
-    let parts = Parts { dialer, limits, clock: Clock::start(), counters };
-    let terms = Rc::new(Terms { parts, link, dns, members: Rc::default() });
+    let Config { dialer, limits, dns, link, isolation } = config;
+    let members = Rc::default();
+    let neighbours = match isolation {
+        Isolation::Isolated => None,
+        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), limits.udp_idle_timeout)),
+    };
+    let parts = Parts { dialer, limits, clock: Clock::start(), counters, isolation };
+    let terms = Rc::new(Terms { parts, link, dns, members, neighbours });
     // Dropped to end the containers' networks at once, set to end them in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();

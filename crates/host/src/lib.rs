@@ -30,6 +30,7 @@ mod members;
 #[cfg(feature = "micro")]
 #[doc(hidden)]
 pub mod micro;
+mod neighbours;
 mod network;
 mod packet;
 mod queues;

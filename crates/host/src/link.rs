@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 use nsnet_proto::vnet::SegmentKind;
 use nsnet_proto::{Carriage, Offload, vnet};
-use smoltcp::wire::UDP_HEADER_LEN;
+use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -30,6 +30,7 @@ use crate::sys;
 use crate::tcp::Capabilities;
 use crate::udp;
 use crate::udp::datagram::{self, ChecksumMode};
+use crate::wire;
 
 /// Largest IP packet in bytes, and so the largest that comes in or goes out.
 pub(crate) const MAX_PACKET: usize = u16::MAX as usize;
@@ -116,6 +117,15 @@ impl Link {
             segmentation,
             checksum: !self.properties.offload.checksum,
         }
+    }
+
+    pub(crate) fn mtu(&self) -> u16 {
+        self.properties.mtu
+    }
+
+    /// What the far end does for us.
+    pub(crate) fn offload(&self) -> Offload {
+        self.properties.offload
     }
 
     /// Whether the far end completes checksums.
@@ -231,7 +241,9 @@ impl Link {
             let size = fragments::size(source.ip(), self.properties.mtu);
             Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len })
         } else if datagram::is_possible(source, payload.len()) {
-            return self.send_in_fragments(source, destination, payload);
+            let mut packet = vec![0; length];
+            datagram::write(&mut packet, source, destination, payload, ChecksumMode::Full);
+            return self.send_in_fragments(source.ip(), packet);
         } else {
             return Sent::Done;
         };
@@ -250,11 +262,31 @@ impl Link {
         self.send_with(vnet::Header { checksum, segmentation }, length, fill).0
     }
 
-    fn send_in_fragments(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Sent {
-        let mut packet = vec![0; datagram::length(source, payload.len())];
-        datagram::write(&mut packet, source, destination, payload, ChecksumMode::Full);
-        let size = fragments::size(source.ip(), self.properties.mtu);
+    /// Sends a packet that exceeds the MTU, without IP options or extension headers and with complete checksums.
+    pub(crate) fn send_in_fragments(&self, source: IpAddr, packet: Vec<u8>) -> Sent {
+        let size = fragments::size(source, self.properties.mtu);
         self.send_fragments(Fragments::new(packet, size, self.next_identification()))
+    }
+
+    /// Sends a UDP packet that exceeds the MTU to a far end that completes checksums, and cuts if need be.
+    pub(crate) fn send_uncut(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        mut packet: Vec<u8>,
+        ip_header_len: usize,
+    ) -> Sent {
+        let start = u16::try_from(ip_header_len).unwrap_or(0);
+        let header_len = start + u16::try_from(UDP_HEADER_LEN).unwrap_or(0);
+        let size = fragments::size(source, self.properties.mtu);
+        let segmentation = Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len });
+        fragments::permit(&mut packet, self.next_identification());
+        let datagram = &mut packet[ip_header_len..];
+        let sum = wire::pseudo_header_sum(source, destination, IpProtocol::Udp, datagram.len());
+        UdpPacket::new_unchecked(datagram).set_checksum(sum);
+        let checksum = vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET };
+        let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&packet);
+        self.send_with(vnet::Header { checksum, segmentation }, packet.len(), fill).0
     }
 
     fn next_identification(&self) -> u32 {

@@ -1,8 +1,9 @@
 //! The containers of one network that are up, on the thread of their first queues.
 
-#![expect(dead_code, reason = "looked up by what is published and by other containers")]
+#![allow(dead_code, reason = "what is published looks containers up by name")]
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 
@@ -13,6 +14,7 @@ use crate::leases::Member;
 pub(crate) struct Members {
     /// In the order in which they came.
     entries: RefCell<Vec<Entry>>,
+    by_address: RefCell<HashMap<IpAddr, Rc<Gateway>>>,
     entered: Cell<u64>,
 }
 
@@ -29,6 +31,8 @@ impl Members {
         self.entered.set(id + 1);
         let entry = Entry { id, name: member.name, gateway: Rc::clone(gateway) };
         self.entries.borrow_mut().push(entry);
+        let addresses = gateway.addressing.subnets().map(|subnet| (subnet.container, Rc::clone(gateway)));
+        self.by_address.borrow_mut().extend(addresses);
         Presence { members: Rc::clone(self), id }
     }
 
@@ -41,9 +45,7 @@ impl Members {
 
     /// The container that has this address.
     pub(crate) fn at(&self, address: IpAddr) -> Option<Rc<Gateway>> {
-        let entries = self.entries.borrow();
-        let has_it = |entry: &&Entry| entry.gateway.addressing.subnet_of_container(address).is_some();
-        entries.iter().find(has_it).map(|entry| Rc::clone(&entry.gateway))
+        self.by_address.borrow().get(&address).map(Rc::clone)
     }
 }
 
@@ -55,6 +57,12 @@ pub(crate) struct Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.members.entries.borrow_mut().retain(|entry| entry.id != self.id);
+        // No two have the same address: it is leased for longer than this lasts.
+        let is_other = |entry: &mut Entry| entry.id != self.id;
+        for gone in self.members.entries.borrow_mut().extract_if(.., |entry| !is_other(entry)) {
+            for subnet in gone.gateway.addressing.subnets() {
+                self.members.by_address.borrow_mut().remove(&subnet.container);
+            }
+        }
     }
 }

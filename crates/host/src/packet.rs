@@ -60,6 +60,12 @@ pub(crate) enum Discard {
     Protocol,
     /// Too many packets were on the way from one queue of the device to another.
     Overrun,
+    /// An answer from another container to nothing that was sent.
+    Unsolicited,
+    /// The hop limit is used up.
+    HopLimit,
+    /// The link to another container is full.
+    Congested,
 }
 
 /// An IP packet with its transport header checked.
@@ -68,6 +74,8 @@ pub(crate) struct Packet<'a> {
     /// The whole packet, cut to the length its header gives.
     pub(crate) bytes: &'a [u8],
     pub(crate) key: FlowKey,
+    /// Length of what stands before the transport header.
+    pub(crate) ip_header_len: usize,
     pub(crate) transport: Transport<'a>,
 }
 
@@ -118,27 +126,40 @@ impl<'a> Packet<'a> {
             source: SocketAddr::new(ip.source, ports.0),
             destination: SocketAddr::new(ip.destination, ports.1),
         };
-        Ok(Self { bytes: ip.bytes, key, transport })
+        Ok(Self { bytes: ip.bytes, key, ip_header_len: ip.bytes.len() - ip.payload.len(), transport })
     }
 }
 
 /// Protocol numbers (<https://www.iana.org/assignments/protocol-numbers>).
-mod protocol {
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const IPV6_FRAGMENT: u8 = 44;
+pub(crate) mod protocol {
+    pub(crate) const ICMP: u8 = 1;
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
+    pub(crate) const IPV6_FRAGMENT: u8 = 44;
+    pub(crate) const ICMPV6: u8 = 58;
 }
 
-struct Ip<'a> {
-    bytes: &'a [u8],
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    payload: &'a [u8],
+/// Where a packet is going, if it is long enough to say so. Nothing else is looked at.
+pub(crate) fn destination_of(bytes: &[u8]) -> Option<IpAddr> {
+    let octets = |at: usize| bytes.get(at..);
+    match bytes.first()? >> 4 {
+        4 => octets(16)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        6 => octets(24)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        _ => None,
+    }
+}
+
+/// An IP packet that is whole; of its payload nothing is known.
+pub(crate) struct Ip<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Ip<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self, Discard> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Discard> {
         match bytes.first().map(|first| first >> 4) {
             Some(4) => Self::parse_v4(bytes),
             Some(6) => Self::parse_v6(bytes),

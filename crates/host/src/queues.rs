@@ -102,6 +102,11 @@ impl Siblings {
         self.index != FIRST && !is_whole_segment(packet)
     }
 
+    /// Whether this is the first queue.
+    pub(crate) fn is_first(&self) -> bool {
+        self.index == FIRST
+    }
+
     /// Gives the first queue what belongs there.
     pub(crate) fn pass_to_first(&self, header: vnet::Header, packet: &[u8]) -> Result<(), Lost> {
         self.pass(FIRST, Passed { header, packet: packet.into(), origin: self.index })

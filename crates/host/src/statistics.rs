@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::packet::Discard;
 
-/// Counters of a network since it was built. All containers of the network together.
+/// Counters of a network since it was built. All containers of the network together; what one
+/// sends to another is read from the one and written to the other.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -20,6 +21,8 @@ pub struct Statistics {
     pub tcp: FlowStatistics,
     /// UDP flows: a container address and port with one destination.
     pub udp: FlowStatistics,
+    /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
+    pub between_containers: FlowStatistics,
     /// Packets from containers that went no further.
     pub discarded: DiscardStatistics,
 }
@@ -55,8 +58,13 @@ pub struct DiscardStatistics {
     pub protocol: u64,
     /// Packets that came in on another queue than they belong to, while too many were on the way there.
     pub overrun: u64,
-    /// Datagrams from the world, from a peer the container has not written to.
+    /// Datagrams from the world, from a peer the container has not written to; answers from other containers to
+    /// nothing that was sent.
     pub unsolicited: u64,
+    /// Packets for other containers whose hop limit was used up.
+    pub hop_limit: u64,
+    /// Packets for other containers that did not read them fast enough.
+    pub congested: u64,
 }
 
 /// The live counters behind [`Statistics`].
@@ -66,6 +74,7 @@ pub(crate) struct Counters {
     pub(crate) to_container: Traffic,
     pub(crate) tcp: Flows,
     pub(crate) udp: Flows,
+    pub(crate) between_containers: Flows,
     malformed: AtomicU64,
     fragments: AtomicU64,
     not_unicast: AtomicU64,
@@ -73,6 +82,8 @@ pub(crate) struct Counters {
     protocol: AtomicU64,
     overrun: AtomicU64,
     pub(crate) unsolicited: AtomicU64,
+    hop_limit: AtomicU64,
+    congested: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +146,9 @@ impl Counters {
             Discard::ForeignSource => &self.foreign_source,
             Discard::Protocol => &self.protocol,
             Discard::Overrun => &self.overrun,
+            Discard::Unsolicited => &self.unsolicited,
+            Discard::HopLimit => &self.hop_limit,
+            Discard::Congested => &self.congested,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -152,6 +166,7 @@ impl Counters {
             bytes_to_container: self.to_container.bytes.load(Relaxed),
             tcp: self.tcp.read(),
             udp: self.udp.read(),
+            between_containers: self.between_containers.read(),
             discarded: DiscardStatistics {
                 malformed: self.malformed.load(Relaxed),
                 fragments: self.fragments.load(Relaxed),
@@ -160,6 +175,8 @@ impl Counters {
                 protocol: self.protocol.load(Relaxed),
                 overrun: self.overrun.load(Relaxed),
                 unsolicited: self.unsolicited.load(Relaxed),
+                hop_limit: self.hop_limit.load(Relaxed),
+                congested: self.congested.load(Relaxed),
             },
         }
     }

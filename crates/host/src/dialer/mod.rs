@@ -160,6 +160,10 @@ pub enum Service {
     HostLoopback,
     /// One of the host's own addresses, opened with [`open_host`](crate::NetworkBuilder::open_host).
     HostAddress,
+    /// Another container of the network, within reach with
+    /// [`containers_reach_each_other`](crate::NetworkBuilder::containers_reach_each_other). The packets of the flow, of
+    /// both directions, are passed on once it is authorized; nothing is dialled.
+    Container,
 }
 
 /// A container address and port, or identifier, that sends datagrams or echo requests.

@@ -6,6 +6,7 @@ use nsnet_proto::vnet;
 
 use super::Gateway;
 use crate::fragments::Fragment;
+use crate::neighbours::Form;
 use crate::packet::{Discard, Packet};
 
 impl Gateway {
@@ -19,8 +20,10 @@ impl Gateway {
         self.after_fragments();
         let Some(whole) = whole else { return Ok(()) };
         // The default header: nothing of a fragment is left for a device to complete.
-        let result = Packet::parse(&vnet::Header::default(), whole.packet())
-            .and_then(|packet| self.handle_packet(&packet));
+        let header = vnet::Header::default();
+        let result = self.forward(&header, whole.packet(), Form::PutTogether).unwrap_or_else(|| {
+            Packet::parse(&header, whole.packet()).and_then(|packet| self.handle_packet(&packet))
+        });
         self.fragments.borrow_mut().recycle(whole);
         result
     }

@@ -7,7 +7,7 @@
 mod answers;
 mod fragments;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{self, Future};
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nsnet_proto::vnet;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -27,7 +28,8 @@ use crate::dns::NameServer;
 use crate::fragments::Reassembler;
 use crate::link::Link;
 use crate::local::Reach;
-use crate::packet::{Discard, Packet, Transport};
+use crate::neighbours::{Form, Isolation, Neighbours};
+use crate::packet::{Control, Discard, Packet, Segment, Transport, destination_of};
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -66,6 +68,9 @@ pub(crate) struct Gateway {
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
     pub(crate) commons: Rc<Commons>,
+    isolation: Isolation,
+    /// The other containers, unless this one is isolated from them or serves another queue than the first.
+    neighbours: OnceCell<Rc<Neighbours>>,
     /// The gateways of the container's other queues, if there are any.
     siblings: Option<Siblings>,
     fragments: RefCell<Reassembler>,
@@ -85,6 +90,7 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) isolation: Isolation,
 }
 
 impl Gateway {
@@ -96,7 +102,7 @@ impl Gateway {
         commons: Rc<Commons>,
         siblings: Option<Siblings>,
     ) -> Rc<Self> {
-        let Parts { dialer, limits, clock, counters } = parts;
+        let Parts { dialer, limits, clock, counters, isolation } = parts;
         Rc::new(Self {
             link,
             addressing,
@@ -108,6 +114,8 @@ impl Gateway {
             tcp: tcp::Table::new(limits.ring_memory),
             udp: udp::Table::default(),
             commons,
+            isolation,
+            neighbours: OnceCell::new(),
             siblings,
             fragments: RefCell::default(),
             expires_fragments: Cell::new(false),
@@ -206,6 +214,12 @@ impl Gateway {
         errands.spawn_local(errand)
     }
 
+    /// From now on passes on what the container sends to others of its network.
+    pub(crate) fn meet(&self, neighbours: Rc<Neighbours>) {
+        // Set once only: a container is admitted once.
+        let _ = self.neighbours.set(neighbours);
+    }
+
     /// What stands behind a destination once the host's own addresses are taken out.
     pub(crate) fn destination(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let resolved = self.addressing.resolve(protocol, destination);
@@ -277,14 +291,33 @@ impl Gateway {
     fn dispatch(self: &Rc<Self>, frame: &[u8]) -> Result<(), Discard> {
         let (header, bytes) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
         if let Some(siblings) = &self.siblings
-            && siblings.is_misplaced(bytes)
+            && (siblings.is_misplaced(bytes) || (!siblings.is_first() && self.is_for_neighbour(bytes)))
         {
             return siblings.pass_to_first(header, bytes).map_err(|_| Discard::Overrun);
+        }
+        if let Some(result) = self.forward(&header, bytes, Form::AsCame) {
+            return result;
         }
         match Packet::parse(&header, bytes) {
             Err(Discard::Fragment) => self.reassemble(bytes),
             packet => self.handle_packet(&packet?),
         }
+    }
+
+    /// Takes in a packet if it is for another container within reach.
+    fn forward(
+        self: &Rc<Self>,
+        header: &vnet::Header,
+        bytes: &[u8],
+        form: Form,
+    ) -> Option<Result<(), Discard>> {
+        self.neighbours.get()?.forward(self, header, bytes, form)
+    }
+
+    /// Whether a packet is for an address at which another container may be within reach.
+    fn is_for_neighbour(&self, bytes: &[u8]) -> bool {
+        self.isolation == Isolation::Open
+            && destination_of(bytes).is_some_and(|address| self.addressing.is_neighbour(address))
     }
 
     fn handle_packet(self: &Rc<Self>, packet: &Packet<'_>) -> Result<(), Discard> {
@@ -315,9 +348,16 @@ impl Gateway {
 
     /// Takes in a packet that has come in on another queue.
     fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
+        if let Some(result) = self.forward(&passed.header, &passed.packet, Form::AsCame) {
+            return result;
+        }
+        let is_here = |key, segment: &Segment| {
+            // One for a container that is not there does not go round to be answered with RST.
+            self.tcp.knows(key) || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
+        };
         match Packet::parse(&passed.header, &passed.packet) {
             Err(Discard::Fragment) => self.reassemble(&passed.packet),
-            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !self.tcp.knows(&key) => {
+            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !is_here(&key, &segment) => {
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
                 }

@@ -17,6 +17,7 @@ use crate::engine::{Config, Engine};
 use crate::gateway::Limits;
 use crate::host_ports::HostPorts;
 use crate::leases::Pool;
+use crate::neighbours::Isolation;
 use crate::statistics::Counters;
 use crate::threads::{Seats, own_namespace};
 
@@ -28,6 +29,7 @@ pub struct NetworkBuilder {
     ipv4: Option<Subnet>,
     ipv6: Option<Subnet>,
     host: Vec<HostPorts>,
+    isolation: Isolation,
     offload: Offload,
     queues: usize,
     upstreams: Upstreams,
@@ -45,6 +47,7 @@ impl Default for NetworkBuilder {
             ipv4: Some(Subnet::IPV4),
             ipv6: Some(Subnet::IPV6),
             host: Vec::new(),
+            isolation: Isolation::Isolated,
             offload: Offload::ALL,
             queues: 1,
             upstreams: Upstreams::System,
@@ -198,6 +201,16 @@ impl NetworkBuilder {
         self
     }
 
+    /// Lets the containers of the network reach each other, by address and by the names of their
+    /// [`Member`](crate::Member)s. The Dialer decides on every flow, which says
+    /// [`Service::Container`](crate::Service::Container); packets are then passed from one container to the other as they
+    /// are, so that both see each other's addresses. Default: each is alone; the addresses of the others are unreachable.
+    #[must_use]
+    pub fn containers_reach_each_other(mut self) -> Self {
+        self.isolation = Isolation::Open;
+        self
+    }
+
     /// The offloads to ask the kernel for; what it grants is in [`Ready::offload`](crate::Ready::offload).
     /// Default: all of them.
     #[must_use]
@@ -323,7 +336,7 @@ impl NetworkBuilder {
         };
         let link = attach::Terms { mtu, offload: self.offload, queues };
         let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver };
-        let config = Config { dialer: self.dialer, limits, dns, link };
+        let config = Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation };
         let counters = Arc::new(Counters::default());
         let engine = Engine::start(config, Arc::clone(&counters), seats);
         Ok(Network { engine, setup, addresses: Pool::new(addressing), counters })

@@ -36,6 +36,9 @@ mod stack;
 mod table;
 mod warm;
 
+#[cfg(test)]
+pub(crate) use bare::acknowledgment;
+pub(crate) use bare::reset_for;
 pub(crate) use sockets::Sockets;
 pub(crate) use stack::Capabilities;
 pub(crate) use table::Table;

@@ -384,7 +384,7 @@ async fn dial(gateway: &Gateway, flow: &dialer::Flow) -> Result<Stream, DialErro
                 gateway.spawn(work);
                 Ok(Stream::new(stream))
             }
-            Service::World | Service::HostLoopback | Service::HostAddress => {
+            Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
                 gateway.dialer.dial_tcp(flow).await
             }
         }

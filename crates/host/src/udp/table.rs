@@ -251,14 +251,14 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
             undecided.decided = true;
             let peer = match flow.service {
                 Service::Resolver => Peer::Resolver,
-                Service::World | Service::HostLoopback | Service::HostAddress => {
+                Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
                     Peer::Allowed { target: flow.target, used: gateway.clock.now() }
                 }
             };
             for payload in mapping.answer(key.destination, Some(peer)).datagrams() {
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
-                    Service::World | Service::HostLoopback | Service::HostAddress => {
+                    Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
                         mapping.send(gateway, flow.target, Datagrams::one(payload));
                     }
                 }

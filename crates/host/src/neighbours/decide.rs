@@ -1,0 +1,101 @@
+//! Puts new flows between containers to the Dialer.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::flows::{Held, Signal, Tuple};
+use super::passage::{Content, Passage};
+use super::{Form, Neighbours, pass_on};
+use crate::dialer::{DialError, Flow, Protocol, Service};
+use crate::gateway::Gateway;
+use crate::packet::Discard;
+use crate::tcp;
+
+impl Neighbours {
+    /// Takes in a packet whose flow is not known.
+    pub(super) fn begin(
+        self: &Rc<Self>,
+        sender: &Rc<Gateway>,
+        passage: &Passage<'_>,
+        form: Form,
+    ) -> Result<(), Discard> {
+        let (tuple, opener, signal) = passage.flow();
+        let protocol = match passage.content {
+            Content::Tcp(_) if signal == Signal::Open => Protocol::Tcp,
+            Content::Tcp(segment) => {
+                sender.tcp.answer_stray(sender, passage.key, &segment);
+                return Ok(());
+            }
+            Content::Udp => Protocol::Udp,
+            Content::EchoRequest => Protocol::Icmp,
+            Content::EchoReply | Content::Error(_) => return Err(Discard::Unsolicited),
+        };
+        let (source, destination) = (passage.key.source, passage.key.destination);
+        let begun = self.flows.borrow_mut().begin(sender.clock.now(), tuple, opener, source.ip());
+        self.count_ended(sender);
+        let Some(id) = begun else {
+            sender.counters.between_containers.overflowed();
+            return Ok(());
+        };
+        sender.counters.between_containers.opened();
+        self.hold(passage, form);
+        let flow = Flow { protocol, source, destination, target: destination, service: Service::Container };
+        let asked = Asked { neighbours: Rc::clone(self), sender: Rc::clone(sender), tuple, id };
+        sender.spawn(async move { asked.decide(&flow).await });
+        Ok(())
+    }
+}
+
+/// A flow that the Dialer is being asked about. Dropped without an answer, as when the Dialer panics, it is forgotten.
+struct Asked {
+    neighbours: Rc<Neighbours>,
+    sender: Rc<Gateway>,
+    tuple: Tuple,
+    id: u64,
+}
+
+impl Asked {
+    async fn decide(self, flow: &Flow) {
+        let asking = self.sender.dialer.authorize(flow);
+        let answer = tokio::time::timeout(self.sender.limits.dial_timeout, asking).await;
+        match answer.unwrap_or(Err(DialError::TimedOut)) {
+            Ok(()) => self.allow(flow.destination.ip()),
+            Err(error) => {
+                tracing::debug!(%flow, %error, "refused");
+                self.refuse(&error);
+            }
+        }
+    }
+
+    fn allow(&self, destination: IpAddr) {
+        let held = self.neighbours.flows.borrow_mut().allow(self.sender.clock.now(), &self.tuple, self.id);
+        let Some(receiver) = self.neighbours.members.at(destination) else { return };
+        for Held { header, packet, form } in held {
+            let passed =
+                Passage::parse(&header, &packet, form).and_then(|passage| pass_on(&receiver, &passage, form));
+            if let Err(discard) = passed {
+                self.sender.counters.discarded(discard);
+            }
+        }
+    }
+
+    /// Answers the first packet of the flow as if it had led into the world.
+    fn refuse(&self, error: &DialError) {
+        self.sender.counters.between_containers.refused();
+        let held = self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
+        self.neighbours.count_ended(&self.sender);
+        let Some(Held { header, packet, form }) = held.first() else { return };
+        let Ok(passage) = Passage::parse(header, packet, *form) else { return };
+        match (passage.content, error) {
+            (Content::Tcp(syn), DialError::Refused) => self.sender.send(&tcp::reset_for(passage.key, &syn)),
+            _ => self.sender.send_unreachable(passage.key, error, packet),
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
+        self.neighbours.count_ended(&self.sender);
+    }
+}

@@ -1,0 +1,161 @@
+//! What is read of packets between containers, and what is not believed.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::icmp;
+use crate::udp::datagram;
+use crate::{IcmpError, Unreachable};
+
+const ENDS: [(&str, &str); 2] =
+    [("10.0.2.100:4000", "10.0.2.101:53"), ("[fd00::100]:4000", "[fd00::101]:53")];
+
+fn ends() -> impl Iterator<Item = FlowKey> {
+    ENDS.into_iter().map(|(source, destination)| FlowKey {
+        source: source.parse().unwrap(),
+        destination: destination.parse().unwrap(),
+    })
+}
+
+fn built(key: FlowKey, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; datagram::length(key.source, payload.len())];
+    datagram::write(&mut bytes, key.source, key.destination, payload, datagram::ChecksumMode::Full);
+    bytes
+}
+
+/// An ICMP message of the family of `key`, between its addresses.
+fn message(key: FlowKey, message: &[u8]) -> Vec<u8> {
+    // Like a datagram of as many bytes, with another protocol.
+    let mut bytes = built(key, &vec![0; message.len() - UDP_HEADER_LEN]);
+    let start = bytes.len() - message.len();
+    bytes[start..].copy_from_slice(message);
+    if key.source.is_ipv4() {
+        bytes[9] = protocol::ICMP;
+        smoltcp::wire::Ipv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
+    } else {
+        bytes[6] = protocol::ICMPV6;
+    }
+    bytes
+}
+
+fn parse<'a>(header: &vnet::Header, bytes: &'a [u8]) -> Result<Passage<'a>, Discard> {
+    Passage::parse(header, bytes, Form::AsCame)
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_without_panic(
+        start in 0..4usize, rest in prop::collection::vec(any::<u8>(), 0..200),
+        checksum in prop::option::of(any::<(u16, u16)>()), size in prop::option::of(1..=u16::MAX),
+    ) {
+        let key = ends().nth(start % 2).unwrap();
+        let mut bytes = if start < 2 { built(key, &rest) } else { message(key, &[&[3, 0, 0, 0, 0, 0, 0, 0], &rest[..]].concat()) };
+        let header = vnet::Header {
+            checksum: checksum.map_or(Checksum::Complete, |(start, offset)| Checksum::Partial { start, offset }),
+            segmentation: size.map(|size| Segmentation { kind: SegmentKind::Udp, size, header_len: 0 }),
+        };
+        let _ = parse(&header, &bytes);
+        bytes.truncate(rest.len());
+        let _ = parse(&header, &bytes);
+        let _ = parse(&header, &rest);
+    }
+}
+
+#[test]
+fn a_header_that_promises_too_much_is_refused() {
+    for key in ends() {
+        let bytes = built(key, &[7; 100]);
+        let start = u16::try_from(bytes.len() - 108).unwrap();
+        let partial = Checksum::Partial { start, offset: 6 };
+        let segmentation = |kind, size| Some(Segmentation { kind, size, header_len: 9 });
+        let burst = vnet::Header { checksum: partial, segmentation: segmentation(SegmentKind::Udp, 10) };
+        let passage = parse(&burst, &bytes).unwrap();
+        // The length of the headers is not taken on trust.
+        assert_eq!(passage.packet.header.segmentation.unwrap().header_len, start + 8);
+        for header in [
+            vnet::Header { checksum: Checksum::Partial { start, offset: 16 }, segmentation: None },
+            vnet::Header { checksum: Checksum::Partial { start: start + 2, offset: 6 }, segmentation: None },
+            vnet::Header { checksum: Checksum::Complete, ..burst },
+            vnet::Header { segmentation: segmentation(SegmentKind::TcpV4, 10), ..burst },
+            vnet::Header { segmentation: segmentation(SegmentKind::Fragments, 10), ..burst },
+        ] {
+            assert_eq!(parse(&header, &bytes).unwrap_err(), Discard::Malformed, "{header:?}");
+        }
+        let empty = built(key, b"");
+        assert_eq!(parse(&burst, &empty).unwrap_err(), Discard::Malformed);
+    }
+}
+
+#[test]
+fn a_verified_checksum_is_left_for_the_receiver_to_verify() {
+    for key in ends() {
+        let verified = vnet::Header { checksum: Checksum::Verified, segmentation: None };
+        let bytes = built(key, b"x");
+        assert_eq!(parse(&verified, &bytes).unwrap().packet.header, vnet::Header::default());
+    }
+}
+
+#[test]
+fn what_was_put_together_is_verified_here() {
+    for key in ends() {
+        let mut bytes = built(key, b"abc");
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert!(parse(&vnet::Header::default(), &bytes).is_ok());
+        let whole = Passage::parse(&vnet::Header::default(), &bytes, Form::PutTogether);
+        assert_eq!(whole.unwrap_err(), Discard::Malformed);
+    }
+}
+
+#[test]
+fn echo_belongs_to_who_asks() {
+    for (key, [request, reply]) in ends().zip([[8, 0], [128, 129]]) {
+        let header = vnet::Header::default();
+        let asked = message(key, &[request, 0, 0, 0, 0x12, 0x34, 0, 1]);
+        let asked = parse(&header, &asked).unwrap();
+        assert!(matches!(asked.content, Content::EchoRequest));
+        assert_eq!((asked.key.source.port(), asked.key.destination.port()), (0x1234, 0));
+        let back = FlowKey { source: key.destination, destination: key.source };
+        let answered = message(back, &[reply, 0, 0, 0, 0x12, 0x34, 0, 1]);
+        let answered = parse(&header, &answered).unwrap();
+        assert!(matches!(answered.content, Content::EchoReply));
+        assert_eq!(answered.flow().0, asked.flow().0);
+        assert_ne!(answered.flow().1, asked.flow().1);
+    }
+}
+
+#[test]
+fn an_error_is_about_the_flow_it_quotes() {
+    for key in ends() {
+        let header = vnet::Header::default();
+        let quoted = built(key, b"anybody?");
+        let about = parse(&header, &quoted).unwrap().flow().0;
+        for unreachable in [Unreachable::Port, Unreachable::Host] {
+            let error = IcmpError::Unreachable(unreachable);
+            let bytes = icmp::error(key.destination.ip(), key.source.ip(), error, &quoted);
+            let Content::Error(flow) = parse(&header, &bytes).unwrap().content else { panic!("no error") };
+            assert_eq!(flow, about);
+        }
+        // Of what a third party has sent, or of nothing.
+        let other = if key.source.is_ipv4() { "10.0.2.102" } else { "fd00::102" }.parse().unwrap();
+        let error = IcmpError::TimeExceeded;
+        for bytes in [
+            icmp::error(other, key.source.ip(), error, &quoted),
+            icmp::error(key.destination.ip(), other, error, &quoted),
+            icmp::error(key.destination.ip(), key.source.ip(), error, &quoted[..quoted.len() - 16]),
+            icmp::error(key.destination.ip(), key.source.ip(), error, b""),
+        ] {
+            assert_eq!(parse(&header, &bytes).unwrap_err(), Discard::Unsolicited);
+        }
+    }
+}
+
+#[test]
+fn what_only_a_router_may_say_is_not_passed_on() {
+    for (key, kinds) in ends().zip([&[4u8, 5, 9, 13, 17][..], &[130, 133, 134, 135, 136, 137]]) {
+        for kind in kinds {
+            let bytes = message(key, &[*kind, 0, 0, 0, 0, 0, 0, 0]);
+            assert_eq!(parse(&vnet::Header::default(), &bytes).unwrap_err(), Discard::Protocol, "{kind}");
+        }
+    }
+}

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nsnet::container::{Shuttle, TunDevice};
-use nsnet::host::{Attachment, Member, Network, Ready};
+use nsnet::host::{Attachment, Member, Network, Offload, Ready};
+use nsnet_proto::{Channel, Report, Setup};
 
 use super::namespace::Namespace;
 use super::{Carriage, PATIENCE, example};
@@ -42,7 +45,54 @@ impl Container {
 
     #[track_caller]
     fn attached(network: Arc<Network>, carriage: Carriage, namespace: Namespace, member: Member) -> Self {
-        let (mut attachment, fd) = network.attach_member_fd(member).unwrap();
+        let (attachment, fd) = network.attach_member_fd(member).unwrap();
+        Self::finished(network, carriage, namespace, attachment, fd)
+    }
+
+    /// Like [`new`](Self::new), of an attachment that is there already.
+    #[track_caller]
+    pub(crate) fn with(
+        network: Arc<Network>,
+        carriage: Carriage,
+        attachment: Attachment,
+        fd: OwnedFd,
+    ) -> Self {
+        Self::finished(network, carriage, Namespace::new(), attachment, fd)
+    }
+
+    /// A container whose device has none of the offloads that its network asks for. It is handed over.
+    #[track_caller]
+    pub(crate) fn without_offload(network: &Arc<Network>) -> Self {
+        let (attachment, fd) = network.attach_fd().unwrap();
+        let host = Channel::from_fd(fd).unwrap();
+        let (mut setup, _) = host.receive::<Setup>().unwrap();
+        setup.offload = Offload::NONE;
+        let (near, far) = Channel::pair().unwrap();
+        near.send(&setup, &[]).unwrap();
+        let between = thread::spawn(move || {
+            let (report, fds) = near.receive::<Report>().unwrap();
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            host.send(&report, &fds).unwrap();
+        });
+        let container = Self::finished(
+            Arc::clone(network),
+            Carriage::HandedOver,
+            Namespace::new(),
+            attachment,
+            far.into_fd(),
+        );
+        between.join().unwrap();
+        container
+    }
+
+    #[track_caller]
+    fn finished(
+        network: Arc<Network>,
+        carriage: Carriage,
+        namespace: Namespace,
+        mut attachment: Attachment,
+        fd: OwnedFd,
+    ) -> Self {
         let shuttle = namespace.run(move || {
             let mut device = TunDevice::from_fd(fd).unwrap();
             device.configure().unwrap();
@@ -131,7 +181,7 @@ impl Container {
 /// A container that is a process of its own and can be killed: the example `rootless-shell`, which is a
 /// container side when it is started as one.
 pub(crate) struct ContainerProcess {
-    pub(crate) network: Network,
+    pub(crate) network: Arc<Network>,
     attachment: Option<Attachment>,
     child: Child,
 }
@@ -139,7 +189,8 @@ pub(crate) struct ContainerProcess {
 impl ContainerProcess {
     /// Attaches a process that runs `script` in bash(1) once the network is there.
     #[track_caller]
-    pub(crate) fn spawn(network: Network, carriage: Carriage, script: &str) -> Self {
+    pub(crate) fn spawn(network: impl Into<Arc<Network>>, carriage: Carriage, script: &str) -> Self {
+        let network = network.into();
         let mut command = Command::new(example("rootless-shell"));
         if carriage == Carriage::Shuttled {
             command.arg("--shuttle");

@@ -124,7 +124,11 @@ impl World {
 
     /// A process of its own that is a container of `network` and runs `script` in bash(1).
     #[track_caller]
-    pub(crate) fn container_process(&self, network: Network, script: &str) -> ContainerProcess {
+    pub(crate) fn container_process(
+        &self,
+        network: impl Into<Arc<Network>>,
+        script: &str,
+    ) -> ContainerProcess {
         ContainerProcess::spawn(network, self.carriage, script)
     }
 

@@ -1,10 +1,12 @@
-//! Which container of a network has which addresses. Pure.
+//! Which container of a network has which addresses and which name. Pure.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::addressing::{Addressing, Subnet};
+use crate::dns::{HostName, Records};
 use crate::network::AttachError;
 
 /// A container as the others of its network know it.
@@ -35,7 +37,10 @@ impl Member {
         Self::default()
     }
 
-    /// A container with a name: a single label or several, as in DNS.
+    /// A container with a name: a single label or several, as in DNS, of letters, digits, hyphens and underscores; upper
+    /// case means the same as lower case. No two that are attached at the same time may have the same. Where
+    /// [containers reach each other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses
+    /// under this name.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..Self::default() }
@@ -62,28 +67,70 @@ impl Member {
 #[derive(Debug)]
 pub(crate) struct Pool {
     addressing: Addressing,
-    taken: Taken,
+    directory: Directory,
 }
 
-type Taken = Arc<Mutex<HashSet<IpAddr>>>;
+/// Who is on a network. Shared between the threads of the embedder and the engine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Directory(Arc<Mutex<Taken>>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    addresses: HashSet<IpAddr>,
+    /// What DNS says of the containers that have a name.
+    names: HashMap<HostName, Records>,
+}
+
+impl Directory {
+    /// What is known under a name.
+    pub(crate) fn records(&self, name: &HostName) -> Option<Records> {
+        self.taken().names.get(name).cloned()
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Pool {
     /// Of a network whose first container is given these addresses.
     pub(crate) fn new(addressing: Addressing) -> Self {
-        Self { addressing, taken: Taken::default() }
+        Self { addressing, directory: Directory::default() }
     }
 
-    /// Addresses for a container.
+    /// Who has what.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Addresses for a container, which has its name to itself from here on.
     ///
     /// # Errors
-    /// If the address that is asked for is not to be had, or none is left.
+    /// If the name or address that is asked for is not to be had, or no address is left.
     pub(crate) fn lease(&self, member: &Member) -> Result<Lease, AttachError> {
-        let mut lease = Lease { addressing: self.addressing.clone(), taken: Arc::clone(&self.taken) };
-        // Freed again if the second is not to be had.
+        let name = member.name.as_deref().map(parse).transpose()?;
+        if let Some(name) = &name {
+            match self.directory.taken().names.entry(name.clone()) {
+                Entry::Occupied(_) => return Err(AttachError::NameTaken(name.to_string())),
+                Entry::Vacant(free) => free.insert(Records::default()),
+            };
+        }
+        let mut lease =
+            Lease { addressing: self.addressing.clone(), name, directory: self.directory.clone() };
+        // What is leased is given back if the rest is not to be had.
         lease.addressing.v4 = None;
         lease.addressing.v6 = None;
         lease.addressing.v4 = self.take(self.addressing.v4, member.ipv4.map(IpAddr::V4))?;
         lease.addressing.v6 = self.take(self.addressing.v6, member.ipv6.map(IpAddr::V6))?;
+        if let Some(name) = &lease.name {
+            let names = &mut self.directory.taken().names;
+            let addresses: Vec<_> = lease.addressing.subnets().map(|subnet| subnet.container).collect();
+            for address in &addresses {
+                let back = Records { addresses: Vec::new(), names: vec![name.clone()] };
+                names.insert(HostName::reverse(*address), back);
+            }
+            names.insert(name.clone(), Records { addresses, names: Vec::new() });
+        }
         Ok(lease)
     }
 
@@ -91,7 +138,7 @@ impl Pool {
         let Some(subnet) = subnet else {
             return wanted.map_or(Ok(None), |address| Err(AttachError::Address(address)));
         };
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = &mut self.directory.taken().addresses;
         let container = match wanted {
             Some(address) => Some(address)
                 .filter(|address| subnet.with_container(*address).is_consistent() && !taken.contains(address))
@@ -108,11 +155,12 @@ impl Pool {
     }
 }
 
-/// Addresses that belong to one container until this is dropped.
+/// Addresses and a name that belong to one container until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lease {
     addressing: Addressing,
-    taken: Taken,
+    name: Option<HostName>,
+    directory: Directory,
 }
 
 impl Lease {
@@ -124,11 +172,20 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.directory.taken();
         for subnet in self.addressing.subnets() {
-            taken.remove(&subnet.container);
+            taken.addresses.remove(&subnet.container);
+            taken.names.remove(&HostName::reverse(subnet.container));
+        }
+        if let Some(name) = &self.name {
+            taken.names.remove(name);
         }
     }
+}
+
+fn parse(name: &str) -> Result<HostName, AttachError> {
+    HostName::parse(name)
+        .map_err(|problem| AttachError::Name { name: name.to_owned(), problem: problem.to_string() })
 }
 
 #[cfg(test)]
@@ -164,6 +221,40 @@ mod tests {
         let addresses: Vec<_> = leases.iter().map(v4).collect();
         assert_eq!(addresses, ["10.0.2.5", "10.0.2.6", "10.0.2.1", "10.0.2.4"]);
         assert!(matches!(pool.lease(&Member::new()), Err(AttachError::NoAddress)));
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_container_at_a_time() {
+        let pool = pool(Subnet::IPV4);
+        let first = pool.lease(&Member::named("Db.test")).unwrap();
+        let name = HostName::parse("db.test").unwrap();
+        let found = pool.directory().records(&name).unwrap();
+        let addresses: Vec<_> = first.addressing().subnets().map(|subnet| subnet.container).collect();
+        assert_eq!(found.addresses, addresses);
+        let back = HostName::reverse(addresses[0]);
+        assert_eq!(pool.directory().records(&back).unwrap().names, std::slice::from_ref(&name));
+        let taken = pool.lease(&Member::named("dB.TEST")).unwrap_err();
+        assert!(matches!(&taken, AttachError::NameTaken(name) if name == "db.test"), "{taken}");
+        assert_eq!(pool.directory().records(&name), Some(found));
+        drop(first);
+        assert_eq!((pool.directory().records(&name), pool.directory().records(&back)), (None, None));
+        let _second = pool.lease(&Member::named("db.test")).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_is_not_to_be_had_keeps_nothing() {
+        let pool = pool(Subnet::IPV4);
+        let long = "a".repeat(64);
+        for name in ["", ".", "a..b", "two words", "-a", "a-", "b\u{fc}cher", "a\nnameserver", &long] {
+            let refused = pool.lease(&Member::named(name)).unwrap_err();
+            assert!(
+                matches!(&refused, AttachError::Name { name: refused, .. } if refused == name),
+                "{name:?}"
+            );
+        }
+        let gateway = "10.0.2.2".parse().unwrap();
+        assert!(matches!(pool.lease(&Member::named("db").ipv4(gateway)), Err(AttachError::Address(_))));
+        assert_eq!(v4(&pool.lease(&Member::named("db")).unwrap()), "10.0.2.100");
     }
 
     #[test]

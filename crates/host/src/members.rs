@@ -39,7 +39,9 @@ impl Members {
     /// The container of this name; without a name, the one that has been up for longest.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<Rc<Gateway>> {
         let entries = self.entries.borrow();
-        let is_meant = |entry: &&Entry| name.is_none_or(|name| entry.name.as_deref() == Some(name));
+        let has =
+            |entry: &Entry, name| entry.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name));
+        let is_meant = |entry: &&Entry| name.is_none_or(|name| has(entry, name));
         entries.iter().find(is_meant).map(|entry| Rc::clone(&entry.gateway))
     }
 

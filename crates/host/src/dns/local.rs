@@ -2,8 +2,8 @@
 //!
 //! | query | answer |
 //! |---|---|
-//! | A, AAAA, ANY of a host | its addresses of that family |
-//! | PTR of an address of a host | its names |
+//! | A, AAAA, ANY of a host, or a container that is within reach | its addresses of that family |
+//! | PTR of an address of one of these | its names |
 //! | any other type of these | no records (NODATA, RFC 2308, section 2.2) |
 //! | the name of this host while it is out of reach, and all below it | no such name (NXDOMAIN) |
 //!
@@ -19,6 +19,7 @@ use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, RCODE, ResourceRecord,
 
 use super::name::HostName;
 use super::query::{Query, Question};
+use crate::leases::Directory;
 
 /// What is known under one name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,11 +59,13 @@ impl Hosts {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LocalNames {
     hosts: Arc<Hosts>,
+    /// The containers, if they reach each other.
+    containers: Option<Directory>,
 }
 
 impl LocalNames {
-    pub(crate) fn new(hosts: Arc<Hosts>) -> Self {
-        Self { hosts }
+    pub(crate) fn new(hosts: Arc<Hosts>, containers: Option<Directory>) -> Self {
+        Self { hosts, containers }
     }
 
     /// The answer to a query, if it is for a name that is known here.
@@ -81,9 +84,10 @@ impl LocalNames {
         Some(positive(query, question, &records).unwrap_or_else(|| query.decline(RCODE::NoError)))
     }
 
-    /// What is known under a name.
+    /// What is known under a name. A host that the builder names comes before a container.
     fn records(&self, name: &HostName) -> Option<Cow<'_, Records>> {
-        self.hosts.entries.get(name).map(Cow::Borrowed)
+        let of_container = || self.containers.as_ref()?.records(name).map(Cow::Owned);
+        self.hosts.entries.get(name).map(Cow::Borrowed).or_else(of_container)
     }
 
     fn is_absent(&self, mut wire: &[u8]) -> bool {
@@ -162,7 +166,7 @@ mod tests {
         hosts.add(&name("DB.test."), ["10.1.0.2".parse().unwrap(), "10.1.0.1".parse().unwrap()]);
         hosts.add(&name("alias.test"), ["10.1.0.1".parse().unwrap()]);
         hosts.deny(name("host.nsnet.internal"));
-        LocalNames::new(Arc::new(hosts))
+        LocalNames::new(Arc::new(hosts), None)
     }
 
     /// Code and records of the answer, in words.

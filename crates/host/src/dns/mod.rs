@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! container ── UDP message ─┐
-//!           ── TCP stream ──┴► NameServer ─┬─ LocalNames: hosts of the network
+//!           ── TCP stream ──┴► NameServer ─┬─ LocalNames: hosts and containers of the network
 //!              (stream.rs)                 ├─ Resolver: the embedder's, if there is one
 //!                                          └─ Forwarder ── UDP, TCP if truncated ──► server, next server, …
 //! ```
@@ -63,11 +63,12 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::leases::Directory;
 use forward::Forwarder;
 use local::LocalNames;
 use servers::Servers;
 
-pub(crate) use local::Hosts;
+pub(crate) use local::{Hosts, Records};
 pub(crate) use name::HostName;
 pub use resolver::{DnsQuery, Resolver};
 pub(crate) use server::{NameServer, places};
@@ -87,13 +88,16 @@ pub(crate) struct Terms {
     pub(crate) upstreams: Upstreams,
     pub(crate) hosts: Arc<Hosts>,
     pub(crate) resolver: Option<Arc<dyn Resolver>>,
+    /// The containers, if they reach each other.
+    pub(crate) containers: Option<Directory>,
 }
 
 impl Terms {
     /// What answers a container, or one queue of it; `places` are those of the container.
     pub(crate) fn server(&self, places: Arc<Semaphore>) -> NameServer {
         let forwarder = Forwarder::new(self.upstreams.clone().servers());
-        NameServer::new(LocalNames::new(Arc::clone(&self.hosts)), self.resolver.clone(), forwarder, places)
+        let names = LocalNames::new(Arc::clone(&self.hosts), self.containers.clone());
+        NameServer::new(names, self.resolver.clone(), forwarder, places)
     }
 }
 

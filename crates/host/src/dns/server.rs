@@ -188,7 +188,7 @@ mod tests {
         hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
         let many = (0..60).map(|host| SocketAddr::from(([10, 2, 0, host], 0)).ip());
         hosts.add(&HostName::parse("many.test").unwrap(), many);
-        let names = LocalNames::new(Arc::new(hosts));
+        let names = LocalNames::new(Arc::new(hosts), None);
         NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), places())
     }
 

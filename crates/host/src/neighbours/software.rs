@@ -118,7 +118,9 @@ mod tests {
         packet.extend(payload);
         write_ip_length(&mut packet, 0);
         let mut segment = TcpPacket::new_unchecked(&mut packet[start..]);
-        (segment.set_fin(true), segment.set_psh(true), segment.set_cwr(true));
+        segment.set_fin(true);
+        segment.set_psh(true);
+        segment.set_cwr(true);
         let kind = if key.source.is_ipv4() { SegmentKind::TcpV4 } else { SegmentKind::TcpV6 };
         let header_len = u16::try_from(header_len).unwrap();
         let segmentation = Some(Segmentation { kind, size, header_len });

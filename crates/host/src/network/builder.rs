@@ -335,11 +335,13 @@ impl NetworkBuilder {
             host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
         };
         let link = attach::Terms { mtu, offload: self.offload, queues };
-        let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver };
+        let addresses = Pool::new(addressing);
+        let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());
+        let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver, containers };
         let config = Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation };
         let counters = Arc::new(Counters::default());
         let engine = Engine::start(config, Arc::clone(&counters), seats);
-        Ok(Network { engine, setup, addresses: Pool::new(addressing), counters })
+        Ok(Network { engine, setup, addresses, counters })
     }
 }
 

@@ -21,6 +21,17 @@ pub enum AttachError {
     /// The address asked for is another container's, or none of the network's.
     #[error("the address {0} is taken or not one for a container of this network")]
     Address(IpAddr),
+    /// The name is none that DNS could carry.
+    #[error("the container's name {name:?} {problem}")]
+    Name {
+        /// What was asked for.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The name is another container's.
+    #[error("the name {0} is taken; close the attachment of the container that has it")]
+    NameTaken(String),
     /// All addresses are taken.
     #[error(
         "all addresses of the network are taken; close the attachments of containers that have ended, or build \

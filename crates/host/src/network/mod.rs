@@ -83,7 +83,7 @@ impl Network {
     /// Like [`attach`](Self::attach), for a container with a name or addresses that are chosen.
     ///
     /// # Errors
-    /// See [`attach`](Self::attach); also if an address is not to be had.
+    /// See [`attach`](Self::attach); also if the name or an address is not to be had.
     pub fn attach_member(&self, command: &mut Command, member: Member) -> Result<Attachment, AttachError> {
         let (request, container, attachment) = self.prepare(member)?;
         let inherited = Inherited::new(container);

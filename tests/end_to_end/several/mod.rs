@@ -1,8 +1,13 @@
 //! Several containers on one network: alone by default, within reach of each other if the builder says so.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+mod crowd;
+mod policy;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
+use std::process::Stdio;
 use std::sync::Arc;
+use std::thread;
 
 use nix::errno::Errno;
 use nsnet::host::{Member, Network, NetworkBuilder, Offload, Statistics};
@@ -22,6 +27,7 @@ in_both_carriages! {
     ping_reaches_another_container,
     the_gateway_is_one_hop,
     nobody_lives_at_a_free_address,
+    iperf3_runs_between_containers [120],
 }
 
 fn containers_are_isolated_by_default(world: &World) {
@@ -45,14 +51,14 @@ fn containers_reach_each_other_over_tcp(world: &World) {
         let mut served = accept(&listener);
         assert_eq!(served.peer_addr().unwrap(), SocketAddr::new(own, stream.local_addr().unwrap().port()));
         let sent = Noise::new(1).bytes(LENGTH);
-        let received = std::thread::scope(|scope| {
+        let received = thread::scope(|scope| {
             let echoing = scope.spawn(move || {
                 let mut received = Vec::new();
                 served.read_to_end(&mut received).unwrap();
                 served.write_all(&received).unwrap();
             });
             stream.write_all(&sent).unwrap();
-            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
             let mut received = Vec::new();
             stream.read_to_end(&mut received).unwrap();
             echoing.join().unwrap();
@@ -148,6 +154,35 @@ fn nobody_lives_at_a_free_address(world: &World) {
     for free in [Ipv4Addr::new(10, 0, 2, 77).into(), v6(0x77)] {
         assert_errno(client.connect(SocketAddr::new(free, 9)), Errno::EHOSTUNREACH);
     }
+}
+
+fn iperf3_runs_between_containers(world: &World) {
+    let [client, server] = pair(world, open());
+    for address in ADDRESSES[1] {
+        for options in [&["-P", "1"][..], &["-P", "8"], &["-R"], &["-u", "-b", "200M"]] {
+            iperf3(&client, &server, address, options);
+        }
+    }
+    let statistics = statistics(&client);
+    assert_eq!(statistics.tcp.opened, 0);
+    assert_eq!((statistics.discarded.malformed, statistics.discarded.unsolicited), (0, 0));
+}
+
+#[track_caller]
+fn iperf3(client: &Container, server: &Container, address: IpAddr, options: &[&str]) {
+    let address = address.to_string();
+    let mut listening = server
+        .command("iperf3")
+        .args(["-s", "-1", "--forceflush", "-B", &address])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("iperf3: {error}; it comes with the Debian package iperf3"));
+    let mut lines = BufReader::new(listening.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("Server listening")), "iperf3 does not listen");
+    let said = output(client.command("iperf3").args(["-c", &address, "-t", "1"]).args(options));
+    println!("{options:?}: {said}");
+    lines.for_each(drop);
+    assert!(listening.wait().unwrap().success(), "the server of iperf3 {options:?}");
 }
 
 /// Addresses of the first containers of a network, and the second.

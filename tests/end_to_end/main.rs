@@ -32,6 +32,7 @@ mod tcp_close;
 mod tcp_open;
 mod tools;
 mod transfer;
+mod tutorial;
 mod udp;
 
 #[path = "../world/mod.rs"]

@@ -6,14 +6,16 @@ use std::sync::{Arc, mpsc};
 
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
-use nsnet::host::{DirectDialer, FilterDialer, Flow, Member, Offload};
+use nsnet::host::{DirectDialer, FilterDialer, Flow, Member, Network, Offload};
 
 use super::{ADDRESSES, iperf3, listen, open, pair, statistics, udp, v6};
 use crate::world::{
-    Container, Noise, PATIENCE, World, accept, assert_errno, eventually, in_both_carriages, once, server,
+    Container, Noise, PATIENCE, SERVER, World, accept, assert_errno, eventually, in_both_carriages, once,
+    output, server,
 };
 
 in_both_carriages! {
+    containers_find_each_other_by_name,
     a_segment_of_no_connection_is_answered_with_rst,
     a_container_that_goes_leaves_nothing_to_who_has_its_address_next,
     a_container_killed_under_load_takes_no_other_along [120],
@@ -24,6 +26,32 @@ in_both_carriages! {
 once! {
     a_container_without_offload_meets_one_with,
     names_and_addresses_belong_to_one_container_at_a_time,
+}
+
+fn containers_find_each_other_by_name(world: &World) {
+    for (builder, is_open) in [(open(), true), (Network::builder(), false)] {
+        // What the network does not know, the world knows.
+        let elsewhere = Ipv4Addr::new(203, 0, 113, 7);
+        let names = server::dns(world.dns(SERVER[usize::from(is_open)]), elsewhere);
+        let network = Arc::new(builder.dns_servers(vec![names]).build().unwrap());
+        let mut web = Container::member(&network, world.carriage(), Member::named("Web"));
+        let client = Container::member(&network, world.carriage(), Member::new());
+        let dig = |arguments: &[&str]| {
+            let mut dig = client.command("dig");
+            output(dig.args(["@10.0.2.3", "+short", "+tries=1"]).args(arguments)).trim().to_owned()
+        };
+        for transport in ["+notcp", "+tcp"] {
+            if is_open {
+                assert_eq!(dig(&[transport, "web", "A"]), "10.0.2.100");
+                assert_eq!(dig(&[transport, "WEB", "AAAA"]), "fd00::100");
+                assert_eq!(dig(&[transport, "-x", "10.0.2.100"]), "web.");
+            } else {
+                assert_eq!(dig(&[transport, "web", "A"]), elsewhere.to_string());
+            }
+        }
+        web.close();
+        eventually("the name is free", || dig(&["web", "A"]) == elsewhere.to_string());
+    }
 }
 
 fn a_segment_of_no_connection_is_answered_with_rst(world: &World) {

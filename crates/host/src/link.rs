@@ -5,6 +5,8 @@
 //! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here. A datagram that
 //! exceeds the MTU counts as one frame; it comes back as the fragments that are left of it.
 
+mod passing;
+
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -17,7 +19,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
 use nsnet_proto::vnet::SegmentKind;
 use nsnet_proto::{Carriage, Offload, vnet};
-use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket};
+use smoltcp::wire::UDP_HEADER_LEN;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
@@ -30,7 +32,6 @@ use crate::sys;
 use crate::tcp::Capabilities;
 use crate::udp;
 use crate::udp::datagram::{self, ChecksumMode};
-use crate::wire;
 
 /// Largest IP packet in bytes, and so the largest that comes in or goes out.
 pub(crate) const MAX_PACKET: usize = u16::MAX as usize;
@@ -121,11 +122,6 @@ impl Link {
 
     pub(crate) fn mtu(&self) -> u16 {
         self.properties.mtu
-    }
-
-    /// What the far end does for us.
-    pub(crate) fn offload(&self) -> Offload {
-        self.properties.offload
     }
 
     /// Whether the far end completes checksums.
@@ -268,27 +264,6 @@ impl Link {
         self.send_fragments(Fragments::new(packet, size, self.next_identification()))
     }
 
-    /// Sends a UDP packet that exceeds the MTU to a far end that completes checksums, and cuts if need be.
-    pub(crate) fn send_uncut(
-        &self,
-        source: IpAddr,
-        destination: IpAddr,
-        mut packet: Vec<u8>,
-        ip_header_len: usize,
-    ) -> Sent {
-        let start = u16::try_from(ip_header_len).unwrap_or(0);
-        let header_len = start + u16::try_from(UDP_HEADER_LEN).unwrap_or(0);
-        let size = fragments::size(source, self.properties.mtu);
-        let segmentation = Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len });
-        fragments::permit(&mut packet, self.next_identification());
-        let datagram = &mut packet[ip_header_len..];
-        let sum = wire::pseudo_header_sum(source, destination, IpProtocol::Udp, datagram.len());
-        UdpPacket::new_unchecked(datagram).set_checksum(sum);
-        let checksum = vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET };
-        let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&packet);
-        self.send_with(vnet::Header { checksum, segmentation }, packet.len(), fill).0
-    }
-
     fn next_identification(&self) -> u32 {
         let identification = self.identification.get();
         self.identification.set(identification.wrapping_add(1));
@@ -339,9 +314,14 @@ impl Link {
     }
 
     fn is_taken(&self, frame: &[u8]) -> bool {
-        match self.try_write(frame) {
+        self.settle(self.try_write(frame), frame.len() - self.header_len())
+    }
+
+    /// Whether nothing is left to do for a packet of so many bytes after this attempt to write it.
+    fn settle(&self, written: io::Result<()>, length: usize) -> bool {
+        match written {
             Ok(()) => {
-                self.counters.to_container.add(frame.len() - self.header_len());
+                self.counters.to_container.add(length);
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,

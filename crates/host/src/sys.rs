@@ -1,7 +1,7 @@
 //! All `unsafe` of this crate.
 
 use std::ffi::c_void;
-use std::io;
+use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -127,10 +127,16 @@ pub(crate) fn read_nowait(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize>
 
 /// Writes without waiting, whatever the mode of the fd; see [`read_nowait`].
 pub(crate) fn write_nowait(fd: &OwnedFd, frame: &[u8]) -> nix::Result<usize> {
-    let iov = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
-    // SAFETY: pwritev2 wants one valid iovec that points to readable memory: `iov` covers `frame`, which is
-    // borrowed for the call and only read. Offset -1 means the current position.
-    let result = unsafe { libc::pwritev2(fd.as_raw_fd(), &raw const iov, 1, -1, libc::RWF_NOWAIT) };
+    write_parts_nowait(fd, &[IoSlice::new(frame)])
+}
+
+/// Writes one frame that lies in parts; see [`write_nowait`].
+pub(crate) fn write_parts_nowait(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
+    let count = libc::c_int::try_from(parts.len()).map_err(|_| Errno::EINVAL)?;
+    let parts: *const libc::iovec = parts.as_ptr().cast();
+    // SAFETY: pwritev2 wants `count` valid iovecs that point to readable memory: `IoSlice` has the layout of an iovec, and
+    // the slices are borrowed for the call and only read. Offset -1 means the current position.
+    let result = unsafe { libc::pwritev2(fd.as_raw_fd(), parts, count, -1, libc::RWF_NOWAIT) };
     transferred(result)
 }
 

@@ -46,6 +46,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use nsnet_proto::vnet::{self, SegmentKind, Segmentation};
+use smoltcp::wire::IPV4_HEADER_LEN;
 
 use self::flows::{Flows, Held, Verdict};
 use self::passage::{Content, Passage, Routed};
@@ -194,18 +195,26 @@ fn pass_on(receiver: &Gateway, passage: &Passage<'_>, form: Form) -> Result<(), 
         Some(segmentation) if !is_cut_there(segmentation.kind) => {
             pass_on_segments(receiver, routed, segmentation)
         }
-        Some(_) | None if offload.checksum => {
-            let fill = |buffer: &mut [u8]| copy_on(bytes, buffer);
-            taken(link.send_with(routed.header, bytes.len(), fill).0)
+        Some(_) | None if offload.checksum || routed.header == vnet::Header::default() => {
+            pass_on_as_it_is(link, routed)
         }
         Some(_) | None => {
             let fill = |buffer: &mut [u8]| {
-                copy_on(bytes, buffer);
+                buffer.copy_from_slice(bytes);
+                hop::count(buffer);
                 software::complete(buffer, routed.header.checksum);
             };
             taken(link.send_with(vnet::Header::default(), bytes.len(), fill).0)
         }
     }
+}
+
+/// Writes a packet from where it lies: all of it but the hop limit stays what it is.
+fn pass_on_as_it_is(link: &Link, routed: &Routed<'_>) -> Result<(), Discard> {
+    let (start, rest) = routed.bytes.split_first_chunk::<IPV4_HEADER_LEN>().ok_or(Discard::Malformed)?;
+    let mut start = *start;
+    hop::count(&mut start);
+    if link.pass_on(routed.header, &start, rest) { Ok(()) } else { Err(Discard::Congested) }
 }
 
 /// Writes a super-frame to a device that cannot cut it.
@@ -240,11 +249,6 @@ fn pass_on_again(link: &Link, passage: &Passage<'_>) -> Result<(), Discard> {
         return Err(Discard::Protocol);
     }
     taken(link.send_in_fragments(source, packet))
-}
-
-fn copy_on(bytes: &[u8], buffer: &mut [u8]) {
-    buffer.copy_from_slice(bytes);
-    hop::count(buffer);
 }
 
 fn taken(sent: Sent) -> Result<(), Discard> {

@@ -1,0 +1,71 @@
+//! What goes out as it has come in from another container.
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::sys::socket::{self, MsgFlags};
+use nix::sys::uio;
+use nsnet_proto::vnet::SegmentKind;
+use nsnet_proto::{Carriage, Offload, vnet};
+use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket};
+use tokio::io::Interest;
+
+use super::{Framing, Link, Sent, UDP_CHECKSUM_OFFSET};
+use crate::fragments;
+use crate::sys;
+use crate::wire;
+
+impl Link {
+    /// What the far end does for us.
+    pub(crate) fn offload(&self) -> Offload {
+        self.properties.offload
+    }
+
+    /// Sends a packet whose start was changed from where it lies: `start`, then `rest`. Returns whether the link had room
+    /// for it; nothing is kept of it.
+    pub(crate) fn pass_on(&self, header: vnet::Header, start: &[u8], rest: &[u8]) -> bool {
+        let header = header.to_bytes();
+        let parts = [IoSlice::new(&header), IoSlice::new(start), IoSlice::new(rest)];
+        let parts = match self.properties.framing {
+            Framing::Header => &parts[..],
+            Framing::Plain => &parts[1..],
+        };
+        self.settle(self.try_write_parts(parts), start.len() + rest.len())
+    }
+
+    fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, |fd| {
+            match self.properties.carriage {
+                Carriage::HandedOver if self.properties.nowait => sys::write_parts_nowait(fd, parts)?,
+                Carriage::HandedOver => uio::writev(fd.as_fd(), parts)?,
+                Carriage::Shuttled => {
+                    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+                    socket::sendmsg::<()>(fd.as_raw_fd(), parts, &[], flags, None)?
+                }
+            };
+            Ok(())
+        })
+    }
+
+    /// Sends a UDP packet that exceeds the MTU to a far end that completes checksums, and cuts if need be.
+    pub(crate) fn send_uncut(
+        &self,
+        source: IpAddr,
+        destination: IpAddr,
+        mut packet: Vec<u8>,
+        ip_header_len: usize,
+    ) -> Sent {
+        let start = u16::try_from(ip_header_len).unwrap_or(0);
+        let header_len = start + u16::try_from(UDP_HEADER_LEN).unwrap_or(0);
+        let size = fragments::size(source, self.properties.mtu);
+        let segmentation = Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len });
+        fragments::permit(&mut packet, self.next_identification());
+        let datagram = &mut packet[ip_header_len..];
+        let sum = wire::pseudo_header_sum(source, destination, IpProtocol::Udp, datagram.len());
+        UdpPacket::new_unchecked(datagram).set_checksum(sum);
+        let checksum = vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET };
+        let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&packet);
+        self.send_with(vnet::Header { checksum, segmentation }, packet.len(), fill).0
+    }
+}

@@ -7,7 +7,7 @@
 //!
 //! The modules stand in the order in which a packet passes them on its way out: `attach` (handshake), `link`
 //! (frames), `gateway` (demultiplexing) and `engine` (the thread it runs on), `packet` (checked views), `fragments`,
-//! `tcp`, `udp`, `icmp`, `dns`, and `dialer`.
+//! `tcp`, `udp`, `icmp`, `dns`, and `dialer`; `neighbours` for what goes to another container.
 
 #![deny(unsafe_code)]
 

@@ -31,7 +31,8 @@ use crate::sys;
 /// opened. Dropping resets all connections, in both directions where bytes are still owed, and
 /// takes the containers' interface away.
 ///
-/// A network serves one container after another, or several at a time. One whose TUN device was handed over
+/// A network serves one container after another, or several at a time, which do not reach each other unless
+/// [the builder says so](NetworkBuilder::containers_reach_each_other). One whose TUN device was handed over
 /// keeps its namespace alive until [`Attachment::close`] or the end of the network: the kernel does not tell
 /// when the last process in it has ended, the embedder's `wait` for its child does.
 ///

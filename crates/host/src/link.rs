@@ -317,25 +317,6 @@ impl Link {
         self.settle(self.try_write(frame), frame.len() - self.header_len())
     }
 
-    /// Whether nothing is left to do for a packet of so many bytes after this attempt to write it.
-    fn settle(&self, written: io::Result<()>, length: usize) -> bool {
-        match written {
-            Ok(()) => {
-                self.counters.to_container.add(length);
-                true
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            // A device that is gone is the end of the link, of which the reader may have missed the event; one that
-            // is down loses packets like any other.
-            Err(error) => {
-                if error.raw_os_error() == Some(libc::EBADFD) {
-                    self.gone.notify_one();
-                }
-                true
-            }
-        }
-    }
-
     fn try_write(&self, frame: &[u8]) -> io::Result<()> {
         self.io.try_io(Interest::WRITABLE, |fd| {
             match self.properties.carriage {

@@ -1,7 +1,5 @@
 //! The containers of one network that are up, on the thread of their first queues.
 
-#![allow(dead_code, reason = "what is published looks containers up by name")]
-
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -36,6 +34,7 @@ impl Members {
         Presence { members: Rc::clone(self), id }
     }
 
+    #[expect(dead_code, reason = "looked up by what is published")]
     /// The container of this name; without a name, the one that has been up for longest.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<Rc<Gateway>> {
         let entries = self.entries.borrow();
@@ -60,8 +59,7 @@ pub(crate) struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         // No two have the same address: it is leased for longer than this lasts.
-        let is_other = |entry: &mut Entry| entry.id != self.id;
-        for gone in self.members.entries.borrow_mut().extract_if(.., |entry| !is_other(entry)) {
+        for gone in self.members.entries.borrow_mut().extract_if(.., |entry| entry.id == self.id) {
             for subnet in gone.gateway.addressing.subnets() {
                 self.members.by_address.borrow_mut().remove(&subnet.container);
             }

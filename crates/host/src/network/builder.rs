@@ -205,6 +205,22 @@ impl NetworkBuilder {
     /// [`Member`](crate::Member)s. The Dialer decides on every flow, which says
     /// [`Service::Container`](crate::Service::Container); packets are then passed from one container to the other as they
     /// are, so that both see each other's addresses. Default: each is alone; the addresses of the others are unreachable.
+    ///
+    /// # Examples
+    /// A network on which only the database may be reached from other containers:
+    ///
+    /// ```
+    /// use nsnet_host::{DialError, DirectDialer, FilterDialer, Flow, Network, Service};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let dialer = FilterDialer::new(DirectDialer::new(), |flow: &Flow| match flow.service {
+    ///     Service::Container if flow.destination.port() != 5432 => Err(DialError::Prohibited),
+    ///     _ => Ok(()),
+    /// });
+    /// let network = Network::builder().containers_reach_each_other().dialer(dialer).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn containers_reach_each_other(mut self) -> Self {
         self.isolation = Isolation::Open;

@@ -45,22 +45,27 @@ pub(super) enum Content {
 
 impl<'a> Passage<'a> {
     pub(super) fn parse(header: &vnet::Header, bytes: &'a [u8], form: Form) -> Result<Self, Discard> {
+        match protocol_of(bytes) {
+            Some(protocol::TCP | protocol::UDP) => Self::parse_ports(header, bytes, form),
+            Some(_) => Self::parse_icmp(header, bytes),
+            None => Err(Discard::Malformed),
+        }
+    }
+
+    fn parse_ports(header: &vnet::Header, bytes: &'a [u8], form: Form) -> Result<Self, Discard> {
         let looked_at = match form {
             // The receiver verifies the checksum, if there is one.
             Form::AsCame => vnet::Header { checksum: Checksum::Verified, ..*header },
             // It may be computed anew.
             Form::PutTogether => *header,
         };
-        let packet = match Packet::parse(&looked_at, bytes) {
-            Err(Discard::Protocol) => return Self::parse_icmp(header, bytes),
-            packet => packet?,
-        };
-        let (content, checksum_at, kind) = match packet.transport {
-            Transport::Tcp(segment) if packet.key.source.is_ipv4() => {
-                (Content::Tcp(segment), TCP_CHECKSUM, SegmentKind::TcpV4)
-            }
-            Transport::Tcp(segment) => (Content::Tcp(segment), TCP_CHECKSUM, SegmentKind::TcpV6),
-            Transport::Udp(_) => (Content::Udp, UDP_CHECKSUM, SegmentKind::Udp),
+        let packet = Packet::parse(&looked_at, bytes)?;
+        let (content, checksum_at, kind) = if let Transport::Tcp(segment) = packet.transport {
+            let is_v4 = packet.key.source.is_ipv4();
+            let kind = if is_v4 { SegmentKind::TcpV4 } else { SegmentKind::TcpV6 };
+            (Content::Tcp(segment), TCP_CHECKSUM, kind)
+        } else {
+            (Content::Udp, UDP_CHECKSUM, SegmentKind::Udp)
         };
         let segmentation = match header.segmentation {
             Some(wanted) if wanted.kind == kind && is_partial(header) => {
@@ -143,6 +148,16 @@ impl<'a> Passage<'a> {
     }
 }
 
+/// What follows the IP header, if the packet is long enough to say so.
+fn protocol_of(bytes: &[u8]) -> Option<u8> {
+    let at = match bytes.first()? >> 4 {
+        4 => 9,
+        6 => 6,
+        _ => return None,
+    };
+    bytes.get(at).copied()
+}
+
 /// The flow of a packet of which only the start may be there, sent by `sender` to `receiver`.
 fn quoted_flow(quoted: &[u8], sender: IpAddr, receiver: IpAddr) -> Option<Tuple> {
     let (source, destination, protocol, transport): (IpAddr, IpAddr, _, _) = match quoted.first()? >> 4 {
@@ -198,9 +213,11 @@ fn sound_checksum(header: &vnet::Header, start: usize, offset: u16) -> Result<Ch
 
 /// How a super-frame must be cut, with the length of its headers as it is.
 fn sound_segmentation(wanted: Segmentation, packet: &Packet<'_>) -> Result<Segmentation, Discard> {
-    let transport_len = match packet.transport {
-        Transport::Tcp(_) => usize::from(packet.bytes[packet.ip_header_len + 12] >> 4) * 4,
-        Transport::Udp(_) => UDP_HEADER_LEN,
+    let transport_len = match wanted.kind {
+        SegmentKind::TcpV4 | SegmentKind::TcpV6 => {
+            usize::from(packet.bytes[packet.ip_header_len + 12] >> 4) * 4
+        }
+        SegmentKind::Udp | SegmentKind::Fragments => UDP_HEADER_LEN,
     };
     let header_len = packet.ip_header_len + transport_len;
     if packet.bytes.len() <= header_len {

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use nsnet_proto::vnet;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
 
-use crate::dialer::Datagrams;
+use crate::dialer::{Datagrams, Envelope};
 
 /// What identifies a flow: the container's address and port, and the ones it talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,10 @@ pub(crate) struct Packet<'a> {
     /// The whole packet, cut to the length its header gives.
     pub(crate) bytes: &'a [u8],
     pub(crate) key: FlowKey,
+    /// Routers it may still pass, this one included (TTL, RFC 791; hop limit, RFC 8200).
+    pub(crate) hop_limit: u8,
+    /// Whether nobody on the way may cut it; in IPv6 nobody may.
+    pub(crate) dont_fragment: bool,
     pub(crate) transport: Transport<'a>,
 }
 
@@ -118,7 +122,14 @@ impl<'a> Packet<'a> {
             source: SocketAddr::new(ip.source, ports.0),
             destination: SocketAddr::new(ip.destination, ports.1),
         };
-        Ok(Self { bytes: ip.bytes, key, transport })
+        let Ip { bytes, hop_limit, dont_fragment, .. } = ip;
+        Ok(Self { bytes, key, hop_limit, dont_fragment, transport })
+    }
+
+    /// Where the packet goes from here, as the container knows it, with one hop fewer to go.
+    pub(crate) fn envelope(&self) -> Envelope {
+        let Self { key: FlowKey { destination, .. }, hop_limit, dont_fragment, .. } = *self;
+        Envelope { destination, hop_limit: hop_limit.saturating_sub(1), dont_fragment }
     }
 }
 
@@ -133,6 +144,8 @@ struct Ip<'a> {
     bytes: &'a [u8],
     source: IpAddr,
     destination: IpAddr,
+    hop_limit: u8,
+    dont_fragment: bool,
     protocol: u8,
     payload: &'a [u8],
 }
@@ -160,6 +173,8 @@ impl<'a> Ip<'a> {
             bytes: &bytes[..length],
             source: packet.src_addr().into(),
             destination: packet.dst_addr().into(),
+            hop_limit: packet.hop_limit(),
+            dont_fragment: packet.dont_frag(),
             protocol: packet.next_header().into(),
             payload,
         })
@@ -173,6 +188,8 @@ impl<'a> Ip<'a> {
             bytes: &bytes[..length],
             source: packet.src_addr().into(),
             destination: packet.dst_addr().into(),
+            hop_limit: packet.hop_limit(),
+            dont_fragment: true,
             protocol: packet.next_header().into(),
             payload,
         })
@@ -320,6 +337,8 @@ mod tests {
             let bytes = built(source, destination, &payload);
             let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
             prop_assert_eq!(packet.key, FlowKey { source, destination });
+            prop_assert_eq!(packet.hop_limit, 64);
+            prop_assert_eq!(packet.envelope().hop_limit, 63);
             let Transport::Udp(read) = packet.transport else { panic!("not UDP") };
             prop_assert_eq!(read, Datagrams::one(&payload));
         }
@@ -360,6 +379,20 @@ mod tests {
         let refused = |kind, size| Packet::parse(&header(kind, size), &bytes).unwrap_err();
         assert_eq!(refused(vnet::SegmentKind::Udp, 7), Discard::Malformed);
         assert_eq!(refused(vnet::SegmentKind::TcpV4, 300), Discard::Malformed);
+    }
+
+    #[test]
+    fn only_ipv4_says_whether_it_may_be_cut() {
+        let mut bytes = built(container(), "10.99.0.2:53".parse().unwrap(), b"abc");
+        for dont_fragment in [false, true] {
+            let mut header = Ipv4Packet::new_unchecked(&mut bytes[..]);
+            header.set_dont_frag(dont_fragment);
+            header.fill_checksum();
+            let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
+            assert_eq!(packet.dont_fragment, dont_fragment);
+        }
+        let bytes = built("[fd00::100]:1".parse().unwrap(), "[fd99::2]:53".parse().unwrap(), b"abc");
+        assert!(Packet::parse(&vnet::Header::default(), &bytes).unwrap().dont_fragment);
     }
 
     #[test]

@@ -20,7 +20,8 @@ impl Gateway {
         let Some(whole) = whole else { return Ok(()) };
         // The default header: nothing of a fragment is left for a device to complete.
         let result = Packet::parse(&vnet::Header::default(), whole.packet())
-            .and_then(|packet| self.handle_packet(&packet));
+            // Cut once, it may be cut again.
+            .and_then(|packet| self.handle_packet(&Packet { dont_fragment: false, ..packet }));
         self.fragments.borrow_mut().recycle(whole);
         result
     }

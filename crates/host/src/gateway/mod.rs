@@ -290,7 +290,7 @@ impl Gateway {
         }
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
-            Transport::Udp(datagrams) => self.udp.handle(self, packet.key, datagrams, packet.bytes),
+            Transport::Udp(datagrams) => self.udp.handle(self, packet, datagrams),
         }
         Ok(())
     }

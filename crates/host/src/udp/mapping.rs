@@ -39,32 +39,39 @@ pub(crate) struct Mapping {
 
 /// Datagrams that wait for a decision; counted against the budget while they exist.
 pub(crate) struct Held {
-    datagrams: Vec<Box<[u8]>>,
+    letters: Vec<Letter>,
     total: Rc<Cell<usize>>,
+}
+
+/// A datagram, and how it is to travel.
+pub(crate) struct Letter {
+    /// As the container knows it.
+    pub(crate) envelope: Envelope,
+    pub(crate) payload: Box<[u8]>,
 }
 
 impl Held {
     fn new(total: &Rc<Cell<usize>>) -> Self {
-        Self { datagrams: Vec::new(), total: Rc::clone(total) }
+        Self { letters: Vec::new(), total: Rc::clone(total) }
     }
 
     /// Keeps a datagram if there is room for it.
-    fn push(&mut self, payload: &[u8]) {
+    fn push(&mut self, envelope: &Envelope, payload: &[u8]) {
         let total = self.total.get() + payload.len();
-        if self.datagrams.len() < HELD && total <= HELD_BYTES {
+        if self.letters.len() < HELD && total <= HELD_BYTES {
             self.total.set(total);
-            self.datagrams.push(payload.into());
+            self.letters.push(Letter { envelope: *envelope, payload: payload.into() });
         }
     }
 
-    pub(crate) fn datagrams(&self) -> &[Box<[u8]>] {
-        &self.datagrams
+    pub(crate) fn letters(&self) -> &[Letter] {
+        &self.letters
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let bytes: usize = self.datagrams.iter().map(|datagram| datagram.len()).sum();
+        let bytes: usize = self.letters.iter().map(|letter| letter.payload.len()).sum();
         self.total.set(self.total.get() - bytes);
     }
 }
@@ -158,11 +165,11 @@ impl Mapping {
     }
 
     /// Decides on datagrams; those for a peer that is being asked about are held here.
-    pub(crate) fn judge(&self, now: Instant, peer: SocketAddr, datagrams: Datagrams<'_>) -> Verdict {
-        match self.peers.borrow_mut().get_mut(&peer) {
+    pub(crate) fn judge(&self, now: Instant, envelope: &Envelope, datagrams: Datagrams<'_>) -> Verdict {
+        match self.peers.borrow_mut().get_mut(&envelope.destination) {
             None => Verdict::Unknown,
             Some(Peer::Asking(held)) => {
-                datagrams.iter().for_each(|datagram| held.push(datagram));
+                datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
                 Verdict::Wait
             }
             Some(Peer::Allowed { target, used }) => {
@@ -174,10 +181,10 @@ impl Mapping {
     }
 
     /// Notes that the Dialer is being asked about a peer.
-    pub(crate) fn ask(&self, peer: SocketAddr, datagrams: Datagrams<'_>) {
+    pub(crate) fn ask(&self, envelope: &Envelope, datagrams: Datagrams<'_>) {
         let mut held = Held::new(&self.held);
-        datagrams.iter().for_each(|datagram| held.push(datagram));
-        self.peers.borrow_mut().insert(peer, Peer::Asking(held));
+        datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
+        self.peers.borrow_mut().insert(envelope.destination, Peer::Asking(held));
     }
 
     /// Notes the Dialer's answer and returns the datagrams that waited for it.
@@ -212,10 +219,16 @@ impl Mapping {
         Ok(&**socket)
     }
 
-    /// Sends datagrams of the container to the world.
-    pub(crate) fn send(&self, gateway: &Gateway, target: SocketAddr, datagrams: Datagrams<'_>) {
+    /// Sends datagrams of the container to `target` in the world; the rest of the envelope is what it has written.
+    pub(crate) fn send(
+        &self,
+        gateway: &Gateway,
+        target: SocketAddr,
+        envelope: &Envelope,
+        datagrams: Datagrams<'_>,
+    ) {
         let Some(socket) = self.socket.get() else { return };
-        match socket.try_send(datagrams, &Envelope::new(target)) {
+        match socket.try_send(datagrams, &Envelope { destination: target, ..*envelope }) {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-use super::mapping::{Mapping, Peer, Verdict};
+use super::mapping::{Letter, Mapping, Peer, Verdict};
 use super::run::Run;
 use crate::addressing::Destination;
-use crate::dialer::{Datagrams, DialError, Flow, Protocol, Service};
+use crate::dialer::{Datagrams, DialError, Envelope, Flow, Protocol, Service};
 use crate::gateway::Gateway;
-use crate::packet::FlowKey;
+use crate::packet::{FlowKey, Packet};
 
 /// Idle timeout of a mapping that only speaks DNS: a query is answered soon or never.
 const DNS_IDLE: Duration = Duration::from_secs(10);
@@ -41,23 +41,27 @@ pub(crate) struct Table {
 
 /// Datagrams that leave at the end of the batch they were read in; their bytes are in the thread's burst buffer.
 struct Waiting {
-    key: FlowKey,
     mapping: Rc<Mapping>,
+    /// What the container has written on all of them.
+    envelope: Envelope,
     target: SocketAddr,
     run: Run,
 }
 
+impl Waiting {
+    /// Whether datagrams of this source and envelope may join.
+    fn is_of(&self, source: SocketAddr, envelope: &Envelope) -> bool {
+        self.mapping.source() == source && self.envelope == *envelope
+    }
+}
+
 impl Table {
-    /// Takes in datagrams from the container; `packet` is the IP packet around them. What it sends of them may wait
-    /// for [`flush`](Self::flush).
-    pub(crate) fn handle(
-        &self,
-        gateway: &Rc<Gateway>,
-        key: FlowKey,
-        datagrams: Datagrams<'_>,
-        packet: &[u8],
-    ) {
-        if let Some(waiting) = self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.key == key)
+    /// Takes in datagrams from the container; `packet` is what they came in. What it sends of them may wait for
+    /// [`flush`](Self::flush).
+    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
+        let (key, envelope) = (packet.key, packet.envelope());
+        if let Some(waiting) = self.waiting.borrow_mut().as_mut()
+            && waiting.is_of(key.source, &envelope)
             && waiting.run.extend(datagrams)
         {
             return gateway.commons.burst().extend_from_slice(datagrams.bytes());
@@ -65,24 +69,24 @@ impl Table {
         self.flush(gateway);
         let known = self.mappings.borrow().get(&key.source).map(|(mapping, _)| Rc::clone(mapping));
         let Some(mapping) = known else {
-            return self.admit(gateway, None, key, datagrams, packet);
+            return self.admit(gateway, None, packet, datagrams);
         };
         let now = gateway.clock.now();
-        let verdict = mapping.judge(now, key.destination, datagrams);
+        let verdict = mapping.judge(now, &envelope, datagrams);
         if !matches!(verdict, Verdict::Unknown) {
             mapping.refresh(now, idle_timeout(gateway, key.destination));
         }
         match verdict {
-            Verdict::Unknown => self.admit(gateway, Some(mapping), key, datagrams, packet),
+            Verdict::Unknown => self.admit(gateway, Some(mapping), packet, datagrams),
             Verdict::Wait => {}
             Verdict::Send(target) if datagrams.count() > 1 => {
-                mapping.send(gateway, target, datagrams);
+                mapping.send(gateway, target, &envelope, datagrams);
             }
             Verdict::Send(target) => {
                 let mut burst = gateway.commons.burst();
                 burst.clear();
                 burst.extend_from_slice(datagrams.bytes());
-                let waiting = Waiting { key, mapping, target, run: Run::new(datagrams) };
+                let waiting = Waiting { mapping, envelope, target, run: Run::new(datagrams) };
                 self.waiting.borrow_mut().replace(waiting);
             }
             Verdict::Resolve => {
@@ -93,8 +97,10 @@ impl Table {
 
     /// Sends what waits for the end of the batch.
     pub(crate) fn flush(&self, gateway: &Gateway) {
-        let Some(Waiting { mapping, target, run, .. }) = self.waiting.borrow_mut().take() else { return };
-        mapping.send(gateway, target, run.datagrams(&gateway.commons.burst()));
+        let Some(Waiting { mapping, envelope, target, run }) = self.waiting.borrow_mut().take() else {
+            return;
+        };
+        mapping.send(gateway, target, &envelope, run.datagrams(&gateway.commons.burst()));
     }
 
     /// Whether no datagram waits for a decision.
@@ -118,15 +124,15 @@ impl Table {
         &self,
         gateway: &Rc<Gateway>,
         mapping: Option<Rc<Mapping>>,
-        key: FlowKey,
+        packet: &Packet<'_>,
         datagrams: Datagrams<'_>,
-        packet: &[u8],
     ) {
+        let key = packet.key;
         let (target, service) = match gateway.destination(key.destination) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => {
                 gateway.counters.udp.refused();
-                return gateway.send_unreachable(key, &error, packet);
+                return gateway.send_unreachable(key, &error, packet.bytes);
             }
             Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
         };
@@ -137,7 +143,7 @@ impl Table {
             return gateway.counters.udp.overflowed();
         }
         mapping.refresh(gateway.clock.now(), idle_timeout(gateway, key.destination));
-        mapping.ask(key.destination, datagrams);
+        mapping.ask(&packet.envelope(), datagrams);
         self.peers.set(self.peers.get() + 1);
         gateway.counters.udp.opened();
         let flow = Flow {
@@ -254,11 +260,11 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                     Peer::Allowed { target: flow.target, used: gateway.clock.now() }
                 }
             };
-            for payload in mapping.answer(key.destination, Some(peer)).datagrams() {
+            for Letter { envelope, payload } in mapping.answer(key.destination, Some(peer)).letters() {
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
                     Service::World | Service::HostLoopback => {
-                        mapping.send(gateway, flow.target, Datagrams::one(payload));
+                        mapping.send(gateway, flow.target, envelope, Datagrams::one(payload));
                     }
                 }
             }

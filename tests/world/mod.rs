@@ -14,6 +14,7 @@
 //! it runs ([`rerun`]): it needs no privilege, sees no other test and leaves nothing behind.
 
 mod container;
+pub(crate) mod hops;
 mod namespace;
 mod noise;
 mod rerun;

@@ -50,4 +50,4 @@ pub use dialer::{
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
-pub use statistics::{DiscardStatistics, FlowStatistics, Statistics};
+pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};

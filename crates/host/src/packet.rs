@@ -2,8 +2,10 @@
 //!
 //! Everything the engine learns about a packet it learns here. A packet that gets through is unicast, whole,
 //! has consistent lengths and (unless the kernel vouches for it) right checksums; what does not get through is
-//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); IPv6 extension
-//! headers are not understood yet.
+//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); what has IPv6 extension
+//! headers says so too and is read again without them ([`extensions`]).
+
+pub(crate) mod extensions;
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -12,6 +14,7 @@ use nsnet_proto::vnet;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
 
 use crate::dialer::{Datagrams, Envelope};
+use crate::icmp::Embedded;
 
 /// What identifies a flow: the container's address and port, and the ones it talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +55,18 @@ pub(crate) enum Discard {
     Malformed,
     /// A fragment, which is for [`crate::fragments`].
     Fragment,
+    /// Behind extension headers, which [`extensions::strip`] takes out.
+    Extended,
     /// Multicast, broadcast, loopback or unspecified addresses.
     NotUnicast,
     /// A source address that is not the container's.
     ForeignSource,
     /// A transport or extension header that is not carried.
     Protocol,
+    /// An ICMP error, which nobody here waits for.
+    IcmpError,
+    /// It has come as far as its hop limit allows.
+    HopLimit,
     /// Too many packets were on the way from one queue of the device to another.
     Overrun,
 }
@@ -79,6 +88,10 @@ pub(crate) struct Packet<'a> {
 pub(crate) enum Transport<'a> {
     Tcp(Segment),
     Udp(Datagrams<'a>),
+    /// An ICMP error about a packet that had come for the container.
+    Error(Embedded),
+    /// A protocol that is not carried. The flow's ports are 0.
+    Unknown,
 }
 
 /// The parts of a TCP header that decide where a segment goes.
@@ -115,8 +128,12 @@ impl<'a> Packet<'a> {
         let (ports, transport) = match ip.protocol {
             protocol::TCP => tcp(&ip, verify)?,
             protocol::UDP => udp(&ip, verify, header.segmentation)?,
-            protocol::IPV6_FRAGMENT => return Err(Discard::Fragment),
-            _ => return Err(Discard::Protocol),
+            protocol::ICMP if ip.source.is_ipv4() => icmp(&ip, verify)?,
+            protocol::ICMPV6 if ip.source.is_ipv6() => icmp(&ip, verify)?,
+            protocol::IPV6_FRAGMENT if ip.source.is_ipv6() => return Err(Discard::Fragment),
+            protocol::IPV6_NO_NEXT_HEADER if ip.source.is_ipv6() => return Err(Discard::Protocol),
+            other if extensions::is_extension(other) && ip.source.is_ipv6() => return Err(Discard::Extended),
+            _ => (NO_PORTS, Transport::Unknown),
         };
         let key = FlowKey {
             source: SocketAddr::new(ip.source, ports.0),
@@ -126,19 +143,26 @@ impl<'a> Packet<'a> {
         Ok(Self { bytes, key, hop_limit, dont_fragment, transport })
     }
 
-    /// Where the packet goes from here, as the container knows it, with one hop fewer to go.
+    /// Where the packet goes from here, as the container knows it, with one hop fewer to go. What goes
+    /// no further than to this router may have none left.
     pub(crate) fn envelope(&self) -> Envelope {
         let Self { key: FlowKey { destination, .. }, hop_limit, dont_fragment, .. } = *self;
-        Envelope { destination, hop_limit: hop_limit.saturating_sub(1), dont_fragment }
+        Envelope { destination, hop_limit: hop_limit.saturating_sub(1).max(1), dont_fragment }
     }
 }
 
 /// Protocol numbers (<https://www.iana.org/assignments/protocol-numbers>).
-mod protocol {
-    pub(super) const TCP: u8 = 6;
-    pub(super) const UDP: u8 = 17;
-    pub(super) const IPV6_FRAGMENT: u8 = 44;
+pub(crate) mod protocol {
+    pub(crate) const ICMP: u8 = 1;
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
+    pub(crate) const IPV6_FRAGMENT: u8 = 44;
+    pub(crate) const ICMPV6: u8 = 58;
+    pub(crate) const IPV6_NO_NEXT_HEADER: u8 = 59;
 }
+
+/// In place of the ports of what has none.
+const NO_PORTS: (u16, u16) = (0, 0);
 
 struct Ip<'a> {
     bytes: &'a [u8],
@@ -219,6 +243,11 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
         max_segment_size: max_segment_size(&packet),
     };
     Ok((ports, Transport::Tcp(segment)))
+}
+
+fn icmp(ip: &Ip<'_>, verify: bool) -> Result<((u16, u16), Transport<'static>), Discard> {
+    let embedded = Embedded::parse(ip.source, ip.destination, ip.payload, verify)?;
+    Ok((NO_PORTS, Transport::Error(embedded)))
 }
 
 /// The kernel makes no burst of more datagrams (`UDP_MAX_SEGMENTS`, include/linux/udp.h).

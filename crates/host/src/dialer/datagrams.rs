@@ -115,6 +115,8 @@ pub enum Received {
         destination: SocketAddr,
         /// Who says so: the destination or a router on the way; `None` if that is not known.
         sender: Option<IpAddr>,
+        /// Routers that the message about it could still have passed, as far as that is known.
+        hop_limit: Option<u8>,
         /// Why it did not arrive.
         error: IcmpError,
         /// Number of bytes of the datagram's start that are now in the buffer, as far as they are known.

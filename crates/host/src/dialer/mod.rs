@@ -11,7 +11,9 @@
 mod datagrams;
 mod direct;
 mod error;
+mod error_queue;
 mod filter;
+mod ip_options;
 mod stream;
 mod udp_socket;
 

@@ -16,18 +16,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nsnet_proto::vnet;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::dialer::{DialError, Dialer, Service};
+use crate::dialer::{DialError, Dialer, IcmpError, Service, Unreachable};
 use crate::dns::Forwarder;
 use crate::fragments::Reassembler;
+use crate::icmp::{Embedded, Limit};
 use crate::link::Link;
 use crate::local::Reach;
-use crate::packet::{Discard, Packet, Transport};
+use crate::packet::{Control, Discard, Packet, Transport, extensions};
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -74,6 +76,8 @@ pub(crate) struct Gateway {
     /// The tasks of flows, decisions and look-ups.
     errands: RefCell<JoinSet<()>>,
     warned: Cell<Option<Instant>>,
+    /// Of the errors that the gateway originates.
+    errors: RefCell<Limit>,
     /// Notified when a flow has delivered its last bytes or has ended.
     pub(crate) progress: Notify,
 }
@@ -113,6 +117,7 @@ impl Gateway {
             expires_fragments: Cell::new(false),
             errands: RefCell::default(),
             warned: Cell::new(None),
+            errors: RefCell::default(),
             progress: Notify::new(),
         })
     }
@@ -278,8 +283,30 @@ impl Gateway {
         {
             return siblings.pass_to_first(header, bytes).map_err(|_| Discard::Overrun);
         }
-        match Packet::parse(&header, bytes) {
+        self.handle_parsed(Packet::parse(&header, bytes), &header, bytes)
+    }
+
+    fn handle_parsed(
+        self: &Rc<Self>,
+        packet: Result<Packet<'_>, Discard>,
+        header: &vnet::Header,
+        bytes: &[u8],
+    ) -> Result<(), Discard> {
+        match packet {
             Err(Discard::Fragment) => self.reassemble(bytes),
+            Err(Discard::Extended) => self.handle_extended(header, bytes),
+            packet => self.handle_packet(&packet?),
+        }
+    }
+
+    /// Takes in a packet with extension headers as if it had none, but for what is quoted of it.
+    fn handle_extended(self: &Rc<Self>, header: &vnet::Header, bytes: &[u8]) -> Result<(), Discard> {
+        let stripped = extensions::strip(bytes)?;
+        match Packet::parse(header, &stripped) {
+            Err(Discard::Fragment) => self.reassemble(&stripped),
+            Ok(packet @ Packet { transport: Transport::Unknown, .. }) => {
+                self.handle_packet(&Packet { bytes, ..packet })
+            }
             packet => self.handle_packet(&packet?),
         }
     }
@@ -288,9 +315,19 @@ impl Gateway {
         if self.addressing.subnet_of_container(packet.key.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
+        if packet.hop_limit <= 1 && !self.addressing.is_on_link(packet.key.destination.ip()) {
+            return self.refuse(packet, IcmpError::TimeExceeded, Discard::HopLimit);
+        }
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
             Transport::Udp(datagrams) => self.udp.handle(self, packet, datagrams),
+            Transport::Error(Embedded { error, protocol, peer, container }) => {
+                tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
+                return Err(Discard::IcmpError);
+            }
+            Transport::Unknown => {
+                return self.refuse(packet, Unreachable::Protocol.into(), Discard::Protocol);
+            }
         }
         Ok(())
     }
@@ -313,15 +350,17 @@ impl Gateway {
     /// Takes in a packet that has come in on another queue.
     fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
         match Packet::parse(&passed.header, &passed.packet) {
-            Err(Discard::Fragment) => self.reassemble(&passed.packet),
-            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !self.tcp.knows(&key) => {
+            // A SYN is never sent round: it came here because of its extension headers.
+            Ok(Packet { key, transport: Transport::Tcp(segment), .. })
+                if segment.control != Control::Open && !self.tcp.knows(&key) =>
+            {
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
                 }
                 self.tcp.answer_stray(self, key, &segment);
                 Ok(())
             }
-            packet => self.handle_packet(&packet?),
+            packet => self.handle_parsed(packet, &passed.header, &passed.packet),
         }
     }
 

@@ -26,6 +26,7 @@ const BATCH: usize = 64;
 pub(super) struct Undelivered<'a> {
     pub(super) destination: SocketAddr,
     pub(super) sender: Option<IpAddr>,
+    pub(super) hop_limit: Option<u8>,
     pub(super) error: IcmpError,
     /// Its start, as far as it is known.
     pub(super) datagram: &'a [u8],
@@ -56,9 +57,9 @@ impl Inbox {
         let space = &mut self.buffer[self.filled..];
         self.receipts += 1;
         match socket.try_receive(space)? {
-            Received::Undelivered { destination, sender, error, length } => {
+            Received::Undelivered { destination, sender, hop_limit, error, length } => {
                 let datagram = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;
-                Ok(Some(Undelivered { destination, sender, error, datagram }))
+                Ok(Some(Undelivered { destination, sender, hop_limit, error, datagram }))
             }
             Received::Datagrams { length, size, source } => {
                 let received = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;

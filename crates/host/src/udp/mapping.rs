@@ -16,6 +16,7 @@ use crate::dialer::{DatagramSocket, Datagrams, DialError, Envelope, Source};
 use crate::gateway::Gateway;
 use crate::icmp;
 use crate::link::{HeldFrame, Sent};
+use crate::packet::FlowKey;
 use crate::udp::MAX_DATAGRAMS;
 
 /// Datagrams held for a peer that is being decided on: a whole burst.
@@ -239,9 +240,9 @@ impl Mapping {
                 | DialError::NetworkUnreachable
                 | DialError::Prohibited) => {
                     if let Some(reason) = error.unreachable() {
-                        let (destination, sender) = (target, None);
-                        let (error, datagram) = (reason.into(), datagrams.bytes());
-                        self.report(gateway, &Undelivered { destination, sender, error, datagram });
+                        let key = FlowKey { source: self.source, destination: envelope.destination };
+                        let quoted = icmp::quote_datagram(key.source, key.destination, datagrams.bytes());
+                        gateway.report(key, reason.into(), &quoted);
                     }
                 }
             },
@@ -365,8 +366,10 @@ impl Mapping {
     fn report(&self, gateway: &Gateway, undelivered: &Undelivered<'_>) {
         let peer = gateway.addressing.as_seen_inside(undelivered.destination);
         if self.peers.borrow().contains_key(&peer) {
-            let quoted = icmp::quote_datagram(self.source, peer, undelivered.datagram);
-            gateway.report(self.source, peer, undelivered.sender, undelivered.error, &quoted);
+            let Undelivered { sender, hop_limit, error, datagram, .. } = *undelivered;
+            let quoted = icmp::quote_datagram(self.source, peer, datagram);
+            let key = FlowKey { source: self.source, destination: peer };
+            gateway.relay(key, sender, hop_limit, error, &quoted);
         }
     }
 }

@@ -249,7 +249,7 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
             gateway.warn_of(&error, key.destination);
             if let Some(reason) = error.unreachable() {
                 let quoted = crate::icmp::quote_datagram(key.source, key.destination, &[]);
-                gateway.report(key.source, key.destination, None, reason.into(), &quoted);
+                gateway.report(key, reason.into(), &quoted);
             }
         }
         Ok(()) => {

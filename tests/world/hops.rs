@@ -13,7 +13,6 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr, TcpStream, UdpSocket};
-use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -99,11 +98,6 @@ impl Hops {
     #[track_caller]
     pub(crate) fn in_end<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         self.end.run(body)
-    }
-
-    /// A command that will run on the host at the end.
-    pub(crate) fn end_command(&self, program: &str) -> Command {
-        self.end.command(program)
     }
 
     /// Waits until the host at the end answers.

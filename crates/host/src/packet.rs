@@ -88,8 +88,9 @@ pub(crate) struct Packet<'a> {
 pub(crate) enum Transport<'a> {
     Tcp(Segment),
     Udp(Datagrams<'a>),
-    /// An ICMP error about a packet that had come for the container.
-    Error(Embedded),
+    /// An ICMP error about a packet that had come for the container: the message, which [`Embedded`] can be read from.
+    /// Not that itself, because every packet would have to be as large.
+    Error(&'a [u8]),
     /// A protocol that is not carried. The flow's ports are 0.
     Unknown,
 }
@@ -128,12 +129,7 @@ impl<'a> Packet<'a> {
         let (ports, transport) = match ip.protocol {
             protocol::TCP => tcp(&ip, verify)?,
             protocol::UDP => udp(&ip, verify, header.segmentation)?,
-            protocol::ICMP if ip.source.is_ipv4() => icmp(&ip, verify)?,
-            protocol::ICMPV6 if ip.source.is_ipv6() => icmp(&ip, verify)?,
-            protocol::IPV6_FRAGMENT if ip.source.is_ipv6() => return Err(Discard::Fragment),
-            protocol::IPV6_NO_NEXT_HEADER if ip.source.is_ipv6() => return Err(Discard::Protocol),
-            other if extensions::is_extension(other) && ip.source.is_ipv6() => return Err(Discard::Extended),
-            _ => (NO_PORTS, Transport::Unknown),
+            _ => other(&ip, verify)?,
         };
         let key = FlowKey {
             source: SocketAddr::new(ip.source, ports.0),
@@ -143,8 +139,8 @@ impl<'a> Packet<'a> {
         Ok(Self { bytes, key, hop_limit, dont_fragment, transport })
     }
 
-    /// Where the packet goes from here, as the container knows it, with one hop fewer to go. What goes
-    /// no further than to this router may have none left.
+    /// Where the packet goes from here, as the container knows it, with one hop fewer to go: at least one, for what goes
+    /// no further than to this router may have had no more.
     pub(crate) fn envelope(&self) -> Envelope {
         let Self { key: FlowKey { destination, .. }, hop_limit, dont_fragment, .. } = *self;
         Envelope { destination, hop_limit: hop_limit.saturating_sub(1).max(1), dont_fragment }
@@ -245,9 +241,20 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
     Ok((ports, Transport::Tcp(segment)))
 }
 
-fn icmp(ip: &Ip<'_>, verify: bool) -> Result<((u16, u16), Transport<'static>), Discard> {
-    let embedded = Embedded::parse(ip.source, ip.destination, ip.payload, verify)?;
-    Ok((NO_PORTS, Transport::Error(embedded)))
+/// What there is little of.
+#[cold]
+fn other<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Discard> {
+    let transport = match (ip.source, ip.protocol) {
+        (IpAddr::V4(_), protocol::ICMP) | (IpAddr::V6(_), protocol::ICMPV6) => {
+            Embedded::parse(ip.source, ip.destination, ip.payload, verify)?;
+            Transport::Error(ip.payload)
+        }
+        (IpAddr::V6(_), protocol::IPV6_FRAGMENT) => return Err(Discard::Fragment),
+        (IpAddr::V6(_), protocol::IPV6_NO_NEXT_HEADER) => return Err(Discard::Protocol),
+        (IpAddr::V6(_), extension) if extensions::is_extension(extension) => return Err(Discard::Extended),
+        _ => Transport::Unknown,
+    };
+    Ok((NO_PORTS, transport))
 }
 
 /// The kernel makes no burst of more datagrams (`UDP_MAX_SEGMENTS`, include/linux/udp.h).

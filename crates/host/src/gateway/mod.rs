@@ -29,7 +29,7 @@ use crate::fragments::Reassembler;
 use crate::icmp::{Embedded, Limit};
 use crate::link::Link;
 use crate::local::Reach;
-use crate::packet::{Control, Discard, Packet, Transport, extensions};
+use crate::packet::{Control, Discard, FlowKey, Packet, Transport, extensions};
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -321,15 +321,24 @@ impl Gateway {
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
             Transport::Udp(datagrams) => self.udp.handle(self, packet, datagrams),
-            Transport::Error(Embedded { error, protocol, peer, container }) => {
-                tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
-                return Err(Discard::IcmpError);
-            }
+            Transport::Error(message) => return Err(Self::handle_error(packet, message)),
             Transport::Unknown => {
                 return self.refuse(packet, Unreachable::Protocol.into(), Discard::Protocol);
             }
         }
         Ok(())
+    }
+
+    /// Reads an error of the container. Its upstream sockets are the host's, whose kernel speaks for itself.
+    fn handle_error(packet: &Packet<'_>, message: &[u8]) -> Discard {
+        let FlowKey { source, destination } = packet.key;
+        match Embedded::parse(source.ip(), destination.ip(), message, false) {
+            Ok(Embedded { error, protocol, peer, container }) => {
+                tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
+                Discard::IcmpError
+            }
+            Err(discard) => discard,
+        }
     }
 
     fn handle_message(self: &Rc<Self>, message: Message) {

@@ -15,9 +15,12 @@
 //! (`VIRTIO_NET_HDR_GSO_UDP_L4`). So does what an end sent as a burst. Either way every datagram arrives as it was
 //! sent; a datagram waits for the end of the batch of frames it was read in, never for another one to come.
 //!
-//! # Errors
-//! ICMP errors that the upstream socket learns of (`IP_RECVERR`) go to the container with its own headers
-//! quoted, so a closed port is ECONNREFUSED at once.
+//! # Hop limits, path MTU, errors
+//! A datagram leaves with the hop limit that the container gave it, less one, and with its will about fragments
+//! (`IP_TTL`, `IP_MTU_DISCOVER`, ip(7)); datagrams that differ in that do not travel together. What routers and peers say
+//! of it, and what the host's kernel says of one too long for its own link (`IP_RECVERR`), goes to the container
+//! with its own headers quoted, in the name of who said so. So a closed port is ECONNREFUSED at once, traceroute(8)
+//! sees every router behind the gateway, and the container's kernel learns the MTU of the way.
 //!
 //! # Limits and timers
 //! A mapping ends when the container has sent nothing for the idle timeout (180 s; 10 s when it only talks to

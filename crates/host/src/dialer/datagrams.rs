@@ -33,7 +33,8 @@ pub trait DatagramSocket: Send + Sync {
     ///
     /// # Errors
     /// An error loses the datagrams, as any network may. An unreachable peer (`ENETUNREACH` and the like) is
-    /// reported to the container.
+    /// reported to the container. So is one that the way out does not take at its length (`EMSGSIZE`), by what
+    /// [`try_receive`](Self::try_receive) returns next: [`Received::Undelivered`] with the MTU.
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()>;
 }
 
@@ -125,6 +126,15 @@ pub enum Received {
 }
 
 /// Where datagrams go, and what their IP headers say on the way.
+///
+/// # Examples
+/// ```
+/// use nsnet_host::Envelope;
+///
+/// let mut envelope = Envelope::new("203.0.113.7:33434".parse().unwrap());
+/// assert_eq!((envelope.hop_limit, envelope.dont_fragment), (64, false));
+/// envelope.hop_limit = 1; // as far as the first router, which will say so
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Envelope {

@@ -56,3 +56,29 @@ fn discovery(is_v4: bool, dont_fragment: bool) -> MtuDiscovery {
         (false, false) => MtuDiscovery::V6(libc::IPV6_PMTUDISC_DONT),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn the_socket_sends_as_the_last_envelope_says() {
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = UdpSocket::bind(host).unwrap();
+            let options = IpOptions::default();
+            let mut envelope = Envelope::new(socket.local_addr().unwrap());
+            for hop_limit in [64, 9, 9, 255] {
+                envelope.hop_limit = hop_limit;
+                options.apply(&socket, &envelope);
+                let socket = SockRef::from(&socket);
+                let set =
+                    if envelope.destination.is_ipv4() { socket.ttl_v4() } else { socket.unicast_hops_v6() };
+                assert_eq!(set.unwrap(), u32::from(hop_limit));
+            }
+        }
+    }
+}

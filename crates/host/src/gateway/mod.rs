@@ -29,7 +29,7 @@ use crate::fragments::Reassembler;
 use crate::icmp::{Embedded, Limit};
 use crate::link::Link;
 use crate::local::Reach;
-use crate::packet::{Control, Discard, FlowKey, Packet, Transport, extensions};
+use crate::packet::{Discard, FlowKey, Packet, Transport, extensions};
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -359,10 +359,7 @@ impl Gateway {
     /// Takes in a packet that has come in on another queue.
     fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
         match Packet::parse(&passed.header, &passed.packet) {
-            // A SYN is never sent round: it came here because of its extension headers.
-            Ok(Packet { key, transport: Transport::Tcp(segment), .. })
-                if segment.control != Control::Open && !self.tcp.knows(&key) =>
-            {
+            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !self.tcp.knows(&key) => {
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
                 }

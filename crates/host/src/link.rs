@@ -235,7 +235,9 @@ impl Link {
             let size = fragments::size(source.ip(), self.properties.mtu);
             Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len })
         } else if datagram::is_possible(source, payload.len()) {
-            return self.send_in_fragments(source, destination, payload);
+            return self.send_cut(source.ip(), length, |buffer| {
+                datagram::write(buffer, source, destination, payload, ChecksumMode::Full);
+            });
         } else {
             return Sent::Done;
         };
@@ -254,10 +256,15 @@ impl Link {
         self.send_with(vnet::Header { checksum, segmentation }, length, fill).0
     }
 
-    fn send_in_fragments(&self, source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Sent {
-        let mut packet = vec![0; datagram::length(source, payload.len())];
-        datagram::write(&mut packet, source, destination, payload, ChecksumMode::Full);
-        let size = fragments::size(source.ip(), self.properties.mtu);
+    /// Sends a packet of `length` bytes that `fill` writes, with all its checksums; in fragments if it exceeds the MTU.
+    /// `address` is one of its addresses.
+    pub(crate) fn send_cut(&self, address: IpAddr, length: usize, fill: impl FnOnce(&mut [u8])) -> Sent {
+        if length <= self.properties.mtu.into() {
+            return self.send_with(vnet::Header::default(), length, fill).0;
+        }
+        let mut packet = vec![0; length];
+        fill(&mut packet);
+        let size = fragments::size(address, self.properties.mtu);
         self.send_fragments(Fragments::new(packet, size, self.next_identification()))
     }
 

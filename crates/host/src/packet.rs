@@ -14,9 +14,10 @@ use nsnet_proto::vnet;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
 
 use crate::dialer::{Datagrams, Envelope};
-use crate::icmp::Embedded;
+use crate::icmp::{Embedded, echo};
 
-/// What identifies a flow: the container's address and port, and the ones it talks to.
+/// What identifies a flow: the container's address and port, and the ones it talks to. Of echo requests the identifier
+/// is the source's port, and the destination's is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     pub(crate) source: SocketAddr,
@@ -88,6 +89,8 @@ pub(crate) struct Packet<'a> {
 pub(crate) enum Transport<'a> {
     Tcp(Segment),
     Udp(Datagrams<'a>),
+    /// An echo request, what follows its identifier. The identifier stands in the place of the source's port.
+    Echo(Datagrams<'a>),
     /// An ICMP error about a packet that had come for the container: the message, which [`Embedded`] can be read from.
     /// Not that itself, because every packet would have to be as large.
     Error(&'a [u8]),
@@ -245,6 +248,12 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
 #[cold]
 fn other<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Discard> {
     let transport = match (ip.source, ip.protocol) {
+        (IpAddr::V4(_), protocol::ICMP) | (IpAddr::V6(_), protocol::ICMPV6)
+            if echo::is_request(ip.source, ip.payload) =>
+        {
+            let (identifier, datagram) = echo::parse_request(ip.source, ip.destination, ip.payload, verify)?;
+            return Ok(((identifier, 0), Transport::Echo(Datagrams::one(datagram))));
+        }
         (IpAddr::V4(_), protocol::ICMP) | (IpAddr::V6(_), protocol::ICMPV6) => {
             Embedded::parse(ip.source, ip.destination, ip.payload, verify)?;
             Transport::Error(ip.payload)

@@ -20,6 +20,9 @@ pub struct Statistics {
     pub tcp: FlowStatistics,
     /// UDP flows: a container address and port with one destination.
     pub udp: FlowStatistics,
+    /// Echo flows (ping): a container address and identifier with one destination. What the gateway answers itself is
+    /// not among them.
+    pub echo: FlowStatistics,
     /// ICMP errors towards containers.
     pub icmp: IcmpStatistics,
     /// Packets from containers that went no further.
@@ -82,6 +85,7 @@ pub(crate) struct Counters {
     pub(crate) to_container: Traffic,
     pub(crate) tcp: Flows,
     pub(crate) udp: Flows,
+    pub(crate) echo: Flows,
     pub(crate) icmp: IcmpErrors,
     malformed: AtomicU64,
     fragments: AtomicU64,
@@ -189,6 +193,7 @@ impl Counters {
             bytes_to_container: self.to_container.bytes.load(Relaxed),
             tcp: self.tcp.read(),
             udp: self.udp.read(),
+            echo: self.echo.read(),
             icmp: IcmpStatistics {
                 errors: self.icmp.sent.load(Relaxed),
                 suppressed: self.icmp.suppressed.load(Relaxed),

@@ -1,4 +1,4 @@
-//! The upstream end of a UDP mapping.
+//! The upstream end of a mapping of UDP or echo.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,8 @@ use async_trait::async_trait;
 
 use super::IcmpError;
 
-/// Carries the datagrams of one container address and port, to and from any number of peers.
+/// Carries the datagrams of one container address and port, or its echo requests of one identifier, to and from any
+/// number of peers.
 ///
 /// The engine calls [`try_send`](Self::try_send) as datagrams arrive from the container, and
 /// [`try_receive`](Self::try_receive) until it would block or others must have their turn, and then waits for
@@ -109,6 +110,9 @@ pub enum Received {
         size: usize,
         /// Who sent them.
         source: SocketAddr,
+        /// What was left of their hop limit when they came (TTL, RFC 791), where it matters: of echo replies the
+        /// container gets to see it, less one; of UDP datagrams it does not.
+        hop_limit: Option<u8>,
     },
     /// An earlier datagram to `destination` did not arrive.
     Undelivered {

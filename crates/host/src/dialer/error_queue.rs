@@ -21,7 +21,8 @@ pub(super) struct Entry {
     sender: Option<IpAddr>,
     hop_limit: Option<u8>,
     error: IcmpError,
-    length: usize,
+    /// Bytes that are known of what was sent.
+    pub(super) length: usize,
 }
 
 impl Entry {
@@ -32,12 +33,48 @@ impl Entry {
     }
 }
 
-/// Reads one entry, and into `buffer` the start of the datagram; `None` for one that says nothing about a destination.
-pub(super) fn read(fd: RawFd, buffer: &mut [u8]) -> io::Result<Option<Entry>> {
-    let mut iov = [IoSliceMut::new(buffer)];
+/// What a socket holds next: what `receive` has, or else what `next_error` has of its error queue.
+pub(super) fn next_of(
+    buffer: &mut [u8],
+    receive: impl Fn(&mut [u8]) -> io::Result<Received>,
+    next_error: impl Fn(&mut [u8]) -> io::Result<Received>,
+) -> io::Result<Received> {
+    match receive(buffer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => next_error(buffer),
+        // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
+        Err(pending) => match next_error(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(buffer)
+                .map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }),
+            result => result,
+        },
+        received => received,
+    }
+}
+
+/// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
+/// another peer, udp(7).
+pub(super) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    match send() {
+        Err(error) if !is_full(&error) && !is_too_long(&error) => send(),
+        result => result,
+    }
+}
+
+/// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Whether the link that it would leave by cannot take a datagram, which must not be cut or is longer than any may be.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// Reads one entry, and into `iov` the start of what was sent; `None` for one that says nothing about a destination.
+pub(super) fn read(fd: RawFd, iov: &mut [IoSliceMut<'_>]) -> io::Result<Option<Entry>> {
     let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::c_int);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let message = socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control), flags)?;
+    let message = socket::recvmsg::<SockaddrStorage>(fd, iov, Some(&mut control), flags)?;
     let length = message.bytes;
     let destination = message.address.as_ref().and_then(socket_address);
     let (mut report, mut hop_limit) = (None, None);

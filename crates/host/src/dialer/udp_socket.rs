@@ -21,7 +21,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::error_queue::{self, socket_address};
+use super::error_queue::{self, is_full, is_too_long, next_of, retried, socket_address};
 use super::ip_options::IpOptions;
 use super::{DatagramSocket, Datagrams, Envelope, Received};
 
@@ -62,7 +62,7 @@ impl UdpDatagrams {
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = Control([0; 64]);
+        let mut control = Control::default();
         let fd = self.socket.as_raw_fd();
         let message =
             socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
@@ -72,14 +72,19 @@ impl UdpDatagrams {
             usize::try_from(size).ok()
         });
         let length = message.bytes;
-        Ok(Received::Datagrams { length, size: size.map_or(length, |size| size.min(length)), source })
+        Ok(Received::Datagrams {
+            length,
+            size: size.map_or(length, |size| size.min(length)),
+            source,
+            hop_limit: None,
+        })
     }
 
     /// The next entry of the error queue that speaks of a destination.
     fn next_error(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let read = |buffer: &mut [u8]| {
             self.tell_hop_limits();
-            error_queue::read(self.socket.as_raw_fd(), buffer)
+            error_queue::read(self.socket.as_raw_fd(), &mut [IoSliceMut::new(buffer)])
         };
         loop {
             let Some(mut entry) = self.socket.try_io(Interest::ERROR, || read(buffer))? else { continue };
@@ -139,16 +144,7 @@ impl DatagramSocket for UdpDatagrams {
 
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let receive = |buffer: &mut [u8]| self.socket.try_io(Interest::READABLE, || self.receive(buffer));
-        match receive(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_error(buffer),
-            // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
-            Err(pending) => match self.next_error(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(buffer)
-                    .map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }),
-                result => result,
-            },
-            received => received,
-        }
+        next_of(buffer, receive, |buffer| self.next_error(buffer))
     }
 
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()> {
@@ -177,26 +173,13 @@ impl DatagramSocket for UdpDatagrams {
     }
 }
 
-/// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
-}
-
-/// Whether the link that it would leave by cannot take a datagram, which must not be cut or is longer than any may be.
-fn is_too_long(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::EMSGSIZE)
-}
-
 /// Room for the control messages of `UDP_GRO` and of the hop limit, placed as a `struct cmsghdr` must be.
 #[repr(align(8))]
-struct Control([u8; 64]);
+pub(super) struct Control(pub(super) [u8; 64]);
 
-/// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
-/// another peer, udp(7).
-fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    match send() {
-        Err(error) if !is_full(&error) && !is_too_long(&error) => send(),
-        result => result,
+impl Default for Control {
+    fn default() -> Self {
+        Self([0; 64])
     }
 }
 
@@ -223,7 +206,10 @@ mod tests {
         let (one, other) = (bound("127.0.0.1:0").await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let source = other.local_addr().unwrap();
         other.send_to(b"", one.socket.local_addr().unwrap()).await.unwrap();
-        assert_eq!(received(&one, &mut [0; 9]).await, Received::Datagrams { length: 0, size: 0, source });
+        assert_eq!(
+            received(&one, &mut [0; 9]).await,
+            Received::Datagrams { length: 0, size: 0, source, hop_limit: None }
+        );
     }
 
     #[tokio::test]
@@ -288,7 +274,7 @@ mod tests {
         let mut buffer = [0; 65_535];
         assert_eq!(
             received(&socket, &mut buffer).await,
-            Received::Datagrams { length: 250, size: 100, source }
+            Received::Datagrams { length: 250, size: 100, source, hop_limit: None }
         );
     }
 }

@@ -5,6 +5,7 @@
 //! the flows get their turn.
 
 mod answers;
+mod echo;
 mod fragments;
 
 use std::cell::{Cell, RefCell};
@@ -52,6 +53,7 @@ pub(crate) struct Limits {
     /// Bytes of memory in the rings of TCP connections, beyond what each may always use.
     pub(crate) ring_memory: usize,
     pub(crate) udp_mappings: usize,
+    pub(crate) echo_mappings: usize,
     pub(crate) udp_peers: usize,
     pub(crate) udp_idle_timeout: Duration,
     pub(crate) dial_timeout: Duration,
@@ -67,6 +69,7 @@ pub(crate) struct Gateway {
     pub(crate) resolver: Forwarder,
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
+    pub(crate) echo: udp::Table,
     pub(crate) commons: Rc<Commons>,
     /// The gateways of the container's other queues, if there are any.
     siblings: Option<Siblings>,
@@ -110,7 +113,8 @@ impl Gateway {
             counters,
             resolver,
             tcp: tcp::Table::new(limits.ring_memory),
-            udp: udp::Table::default(),
+            udp: udp::Table::new(udp::Kind::Udp),
+            echo: udp::Table::new(udp::Kind::Echo),
             commons,
             siblings,
             fragments: RefCell::default(),
@@ -179,7 +183,7 @@ impl Gateway {
                 tokio::task::yield_now().await;
             }
             let others = self.siblings.as_ref().is_none_or(Siblings::are_delivered);
-            if self.tcp.is_delivered() && self.udp.is_settled() && others {
+            if self.tcp.is_delivered() && self.udp.is_settled() && self.echo.is_settled() && others {
                 break;
             }
             self.progress.notified().await;
@@ -321,6 +325,7 @@ impl Gateway {
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
             Transport::Udp(datagrams) => self.udp.handle(self, packet, datagrams),
+            Transport::Echo(datagram) => self.handle_echo(packet, datagram),
             Transport::Error(message) => return Err(Self::handle_error(packet, message)),
             Transport::Unknown => {
                 return self.refuse(packet, Unreachable::Protocol.into(), Discard::Protocol);
@@ -399,6 +404,7 @@ impl Drop for Closing<'_> {
         let gateway = self.0;
         gateway.tcp.close(gateway);
         gateway.udp.close(gateway);
+        gateway.echo.close(gateway);
         gateway.errands.borrow_mut().abort_all();
         gateway.link.finish();
     }

@@ -8,9 +8,11 @@
 //! as it is. The container's own errors are read ([`embedded`]), counted and dropped: the sockets that they could concern
 //! are the host's, whose kernel answers for itself.
 //!
-//! Not done yet: echo. What else the container sends as ICMP is counted and dropped.
+//! Echo messages are in [`echo`]; they travel like datagrams ([`crate::udp`]). What else the container sends as ICMP is
+//! counted and dropped.
 
 mod codes;
+pub(crate) mod echo;
 mod embedded;
 mod limit;
 

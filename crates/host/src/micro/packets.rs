@@ -92,9 +92,11 @@ fn parse(header: Header, bytes: Vec<u8>) -> Round {
             let packet = Packet::parse(black_box(&header), black_box(&bytes)).expect("it was built");
             match black_box(packet).transport {
                 Transport::Tcp(_) | Transport::Error(_) | Transport::Unknown => {}
-                Transport::Udp(datagrams) => datagrams.iter().for_each(|datagram| {
-                    black_box(datagram);
-                }),
+                Transport::Udp(datagrams) | Transport::Echo(datagrams) => {
+                    datagrams.iter().for_each(|datagram| {
+                        black_box(datagram);
+                    });
+                }
             }
         });
     })

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OnceCell};
 
-use super::inbox::Undelivered;
+use super::inbox::{Origin, Undelivered};
+use super::kind::Kind;
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Envelope, Source};
 use crate::gateway::Gateway;
-use crate::icmp;
 use crate::link::{HeldFrame, Sent};
 use crate::packet::FlowKey;
 use crate::udp::MAX_DATAGRAMS;
@@ -29,6 +29,7 @@ const HELD_BYTES: usize = 1 << 20;
 const ASKING: Duration = Duration::from_secs(1);
 
 pub(crate) struct Mapping {
+    kind: Kind,
     source: SocketAddr,
     socket: OnceCell<Box<dyn DatagramSocket>>,
     opened: Notify,
@@ -111,7 +112,7 @@ enum Batch {
 struct Backlog {
     frame: HeldFrame,
     /// What follows: sender, size and bytes of the datagrams of each frame.
-    rest: Vec<(SocketAddr, usize, Box<[u8]>)>,
+    rest: Vec<(Origin, usize, Box<[u8]>)>,
     _charge: Charge,
 }
 
@@ -141,8 +142,9 @@ impl Drop for Charge {
 }
 
 impl Mapping {
-    pub(crate) fn new(source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
+    pub(super) fn new(kind: Kind, source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
         Self {
+            kind,
             source,
             socket: OnceCell::new(),
             opened: Notify::new(),
@@ -150,6 +152,10 @@ impl Mapping {
             deadline: Cell::new(deadline),
             held,
         }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(crate) fn source(&self) -> SocketAddr {
@@ -215,7 +221,7 @@ impl Mapping {
     /// The upstream socket; opens it if this is the first flow to need it.
     pub(crate) async fn open(&self, gateway: &Gateway) -> Result<&dyn DatagramSocket, DialError> {
         let source = Source { address: self.source };
-        let socket = self.socket.get_or_try_init(|| gateway.dialer.bind_udp(&source)).await?;
+        let socket = self.socket.get_or_try_init(|| self.kind.open(gateway, &source)).await?;
         self.opened.notify_one();
         Ok(&**socket)
     }
@@ -241,7 +247,7 @@ impl Mapping {
                 | DialError::Prohibited) => {
                     if let Some(reason) = error.unreachable() {
                         let key = FlowKey { source: self.source, destination: envelope.destination };
-                        let quoted = icmp::quote_datagram(key.source, key.destination, datagrams.bytes());
+                        let quoted = self.kind.quote(key.source, key.destination, datagrams.bytes());
                         gateway.report(key, reason.into(), &quoted);
                     }
                 }
@@ -252,7 +258,9 @@ impl Mapping {
     /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
     pub(crate) async fn run(&self, gateway: &Gateway) {
         tokio::select! {
-            Err(error) = self.receive(gateway) => tracing::debug!(source = %self.source, %error, "a UDP mapping ends"),
+            Err(error) = self.receive(gateway) => {
+                tracing::debug!(protocol = %self.kind.protocol(), source = %self.source, %error, "a mapping ends");
+            }
             () = self.expired(gateway) => {}
         }
     }
@@ -309,8 +317,8 @@ impl Mapping {
                 gateway.link.writable().await?;
                 sent = gateway.link.resend(frame);
             }
-            let Some((peer, size, bytes)) = rest.next() else { return Ok(batch) };
-            sent = gateway.link.send_datagrams(*peer, self.source, Datagrams::of_size(*size, bytes));
+            let Some((origin, size, bytes)) = rest.next() else { return Ok(batch) };
+            sent = self.kind.send_inside(gateway, *origin, self.source, Datagrams::of_size(*size, bytes));
         }
     }
 
@@ -333,18 +341,18 @@ impl Mapping {
         };
         let mut frames = inbox
             .runs()
-            .map(|(source, datagrams)| (gateway.addressing.as_seen_inside(source), datagrams))
-            .filter(|(peer, datagrams)| self.is_wanted(gateway, *peer, *datagrams))
-            .flat_map(|(peer, datagrams)| {
-                gateway.link.frames(peer, datagrams).map(move |frame| (peer, frame))
+            .map(|(origin, datagrams)| (origin.seen_inside(&gateway.addressing), datagrams))
+            .filter(|(origin, datagrams)| self.is_wanted(gateway, origin.source, *datagrams))
+            .flat_map(|(origin, datagrams)| {
+                self.kind.frames(gateway, origin.source, datagrams).map(move |frame| (origin, frame))
             });
-        while let Some((peer, datagrams)) = frames.next() {
-            if let Sent::Held(frame) = gateway.link.send_datagrams(peer, self.source, datagrams) {
+        while let Some((origin, datagrams)) = frames.next() {
+            if let Sent::Held(frame) = self.kind.send_inside(gateway, origin, self.source, datagrams) {
                 // What there is no room for is lost, as in any full queue.
                 let mut charge = Charge { bytes: 0, total: Rc::clone(&self.held) };
                 let rest = frames
                     .filter(|(_, datagrams)| charge.add(datagrams.bytes().len()))
-                    .map(|(peer, datagrams)| (peer, datagrams.size(), datagrams.bytes().into()))
+                    .map(|(origin, datagrams)| (origin, datagrams.size(), datagrams.bytes().into()))
                     .collect();
                 return (batch, Some(Backlog { frame, rest, _charge: charge }));
             }
@@ -367,7 +375,7 @@ impl Mapping {
         let peer = gateway.addressing.as_seen_inside(undelivered.destination);
         if self.peers.borrow().contains_key(&peer) {
             let Undelivered { sender, hop_limit, error, datagram, .. } = *undelivered;
-            let quoted = icmp::quote_datagram(self.source, peer, datagram);
+            let quoted = self.kind.quote(self.source, peer, datagram);
             let key = FlowKey { source: self.source, destination: peer };
             gateway.relay(key, sender, hop_limit, error, &quoted);
         }

@@ -110,8 +110,11 @@ mod tests {
     use super::*;
     use crate::dialer::Envelope;
 
-    /// Holds datagrams, each with its sender's port and what is left of its hop limit.
-    struct Script(Mutex<VecDeque<(u16, Option<u8>, Vec<u8>)>>);
+    /// A sender's port, what is left of the hop limit, and the bytes.
+    type Datagram = (u16, Option<u8>, Vec<u8>);
+
+    /// Holds datagrams.
+    struct Script(Mutex<VecDeque<Datagram>>);
 
     #[async_trait::async_trait]
     impl DatagramSocket for Script {

@@ -1,4 +1,4 @@
-//! A Dialer as a firewall: only the listed host:port pairs can be reached, each decision is printed.
+//! A Dialer as a firewall: only the listed host:port pairs can be reached, each decision is printed. Port 0 is ping.
 //!
 //! ```sh
 //! cargo build --examples
@@ -42,6 +42,10 @@ impl Dialer for Allowlist {
 
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         self.direct.bind_udp(source).await
+    }
+
+    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        self.direct.bind_echo(source).await
     }
 }
 

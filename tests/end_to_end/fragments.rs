@@ -146,7 +146,7 @@ fn receive(socket: &UdpSocket) -> Vec<u8> {
 }
 
 /// A raw socket in the container, for fragments that its kernel would not send.
-struct Raw {
+pub(crate) struct Raw {
     socket: Socket,
     source: SocketAddr,
     destination: SocketAddr,
@@ -156,8 +156,9 @@ struct Raw {
 const RAW: i32 = 255;
 
 impl Raw {
+    /// For datagrams out of `container` to `destination`.
     #[track_caller]
-    fn new(container: &Container, destination: SocketAddr) -> Self {
+    pub(crate) fn new(container: &Container, destination: SocketAddr) -> Self {
         let domain = Domain::for_address(destination);
         let socket = container.inside(|| Socket::new(domain, Type::RAW, Some(Protocol::from(RAW)))).unwrap();
         let source = container.udp(destination).local_addr().unwrap();
@@ -165,7 +166,7 @@ impl Raw {
     }
 
     /// The fragments of a datagram with this payload.
-    fn fragments(&self, identification: u32, payload: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn fragments(&self, identification: u32, payload: &[u8]) -> Vec<Vec<u8>> {
         let datagram = self.datagram(payload);
         let mut chunks = datagram.chunks(1400).enumerate().peekable();
         let mut fragments = Vec::new();
@@ -217,8 +218,9 @@ impl Raw {
         datagram
     }
 
+    /// Sends IP packets.
     #[track_caller]
-    fn send(&self, packets: &[Vec<u8>]) {
+    pub(crate) fn send(&self, packets: &[Vec<u8>]) {
         // The port in the address would be the protocol.
         let address = SocketAddr::new(self.destination.ip(), 0).into();
         for packet in packets {

@@ -4,7 +4,7 @@
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
 //! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`, all of it on several
-//! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `dns`, `names`, `dialers`, `host`; then programs: `tools`, `rootless_shell`,
+//! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `echo`, `path`, `dns`, `names`, `dialers`, `host`; then programs: `tools`, `rootless_shell`,
 //! `custom_dialer`, `join` and `oci` (the example `oci-hook`).
 
 #![allow(
@@ -17,12 +17,14 @@
 mod custom_dialer;
 mod dialers;
 mod dns;
+mod echo;
 mod fragments;
 mod handshake;
 mod host;
 mod join;
 mod names;
 mod oci;
+mod path;
 mod queue_frames;
 mod queues;
 mod rootless_shell;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use nsnet::host::{DenyDialer, Network, Offload};
 
 use crate::world::{
     AT_ONCE, GATEWAY, HOST, Noise, OTHER_SERVER, SERVER, World, assert_errno, eventually, in_both_carriages,
-    server, within,
+    output, server, within,
 };
 
 in_both_carriages! {
@@ -52,8 +53,10 @@ fn empty_datagrams_pass_both_ways(world: &World) {
     }
 }
 
-/// The device takes them whole; on the host's link, which does not, they are the host kernel's business.
 fn large_datagrams_pass_whole(world: &World) {
+    for mut ip in [Command::new("ip"), world.server_command("ip")] {
+        output(ip.args(["link", "set", "veth0", "mtu", "9216"]));
+    }
     let container = world.container_of(Network::builder().mtu(9216));
     for address in SERVER {
         let socket = container.udp(server::udp_echo(world.udp(address)));

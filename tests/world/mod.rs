@@ -14,6 +14,7 @@
 //! it runs ([`rerun`]): it needs no privilege, sees no other test and leaves nothing behind.
 
 mod container;
+pub(crate) mod hops;
 mod namespace;
 mod noise;
 mod rerun;
@@ -24,6 +25,7 @@ mod traces;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -238,6 +240,18 @@ pub(crate) fn errno(error: &io::Error) -> Errno {
 pub(crate) fn assert_errno<T: std::fmt::Debug>(result: io::Result<T>, expected: Errno) {
     let error = result.expect_err("it must fail");
     assert_eq!(errno(&error), expected, "{error}");
+}
+
+/// Sets an option of a socket that is an int, and that nix does not know.
+#[track_caller]
+pub(crate) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: i32) {
+    sys::set_option(socket.as_fd(), level, name, value).unwrap();
+}
+
+/// Reads an option of a socket that is an int, and that nix does not know.
+#[track_caller]
+pub(crate) fn option(socket: &impl AsFd, level: i32, name: i32) -> i32 {
+    sys::option(socket.as_fd(), level, name).unwrap()
 }
 
 /// How long `body` took, and what it returned.

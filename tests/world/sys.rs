@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -48,6 +48,26 @@ pub(crate) fn in_network_namespace(command: &mut Command, namespace: OwnedFd) {
     // SAFETY: `pre_exec` wants a closure that is async-signal-safe. It makes one system call; the error is a
     // bare number.
     unsafe { command.pre_exec(enter) };
+}
+
+/// Sets an option of a socket that is an int.
+pub(crate) fn set_option(socket: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> nix::Result<()> {
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `setsockopt` reads `length` bytes behind the pointer, which are those of `value`.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    Errno::result(result).map(drop)
+}
+
+/// Reads an option of a socket that is an int.
+pub(crate) fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> nix::Result<i32> {
+    let mut value = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
+    let (at, room) = ((&raw mut value).cast(), &raw mut length);
+    // SAFETY: `getsockopt` writes at most `length` bytes behind the first pointer, as many as `value` has, and how many
+    // they were behind the second.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, at, room) };
+    Errno::result(result).map(|_| value)
 }
 
 /// Waits for the real process and ends as it ended.

@@ -134,6 +134,16 @@ impl Addressing {
         self.subnets().any(|subnet| subnet.contains(address) && is_other(subnet))
     }
 
+    /// Whether an address is of the container's own network, where packets pass no router.
+    pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
+        self.subnets().any(|subnet| subnet.contains(address))
+    }
+
+    /// Whether an address is that of every host of the container's own network.
+    pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
+        self.subnets().any(|subnet| subnet.is_broadcast(address))
+    }
+
     /// What stands behind `destination`, as far as the container's own network decides it.
     pub(crate) fn resolve(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let address = destination.ip();
@@ -204,6 +214,9 @@ mod tests {
 
     #[test]
     fn nobody_else_lives_on_the_subnet() {
+        let is_on_link = |address: &str| addressing(true).is_on_link(address.parse().unwrap());
+        assert!(is_on_link("10.0.2.77") && is_on_link("fd00::77"));
+        assert!(!is_on_link("10.0.3.1") && !is_on_link("fd00:0:0:1::1"));
         assert_eq!(resolved(true, "10.0.2.77:1"), "Refuse(HostUnreachable)");
         assert_eq!(resolved(true, "[fd00::77]:1"), "Refuse(HostUnreachable)");
         assert_eq!(resolved(true, "10.0.2.255:1"), "Ignore");

@@ -54,4 +54,4 @@ pub use host_ports::{HostPorts, HostPortsError};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
-pub use statistics::{DiscardStatistics, FlowStatistics, Statistics};
+pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};

@@ -237,9 +237,9 @@ impl Link {
             let size = fragments::size(source.ip(), self.properties.mtu);
             Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len })
         } else if datagram::is_possible(source, payload.len()) {
-            let mut packet = vec![0; length];
-            datagram::write(&mut packet, source, destination, payload, ChecksumMode::Full);
-            return self.send_in_fragments(source.ip(), packet);
+            return self.send_cut(source.ip(), length, |buffer| {
+                datagram::write(buffer, source, destination, payload, ChecksumMode::Full);
+            });
         } else {
             return Sent::Done;
         };
@@ -256,6 +256,17 @@ impl Link {
             }
         };
         self.send_with(vnet::Header { checksum, segmentation }, length, fill).0
+    }
+
+    /// Sends a packet of `length` bytes that `fill` writes, with all its checksums; in fragments if it exceeds the MTU.
+    /// `address` is one of its addresses.
+    pub(crate) fn send_cut(&self, address: IpAddr, length: usize, fill: impl FnOnce(&mut [u8])) -> Sent {
+        if length <= self.properties.mtu.into() {
+            return self.send_with(vnet::Header::default(), length, fill).0;
+        }
+        let mut packet = vec![0; length];
+        fill(&mut packet);
+        self.send_in_fragments(address, packet)
     }
 
     /// Sends a packet that exceeds the MTU, without IP options or extension headers and with complete checksums.
@@ -341,149 +352,4 @@ fn random() -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
-
-    use super::*;
-    use crate::fragments::{Fragment, Reassembler};
-    use crate::local::LocalRoutes;
-    use crate::packet::{Packet, Transport};
-
-    /// A link that shuttles, and its far end.
-    fn link(offload: Offload) -> (Link, OwnedFd) {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-        // The kernel doubles it, and counts what a frame costs it: a dozen of 1500 bytes fit.
-        setsockopt(&near, sockopt::SndBuf, &16_384).unwrap();
-        let properties = LinkProperties {
-            carriage: Carriage::Shuttled,
-            offload,
-            framing: Framing::Header,
-            mtu: 1500,
-            nowait: false,
-        };
-        let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
-        (Link::new(Port { fd: near, properties }, Arc::default(), commons).unwrap(), far)
-    }
-
-    #[tokio::test]
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-    async fn a_datagram_in_fragments_outlasts_a_full_link() {
-        for (source, destination) in
-            [("10.99.0.2:53", "10.0.2.100:4000"), ("[fd99::2]:53", "[fd00::100]:4000")]
-        {
-            let (link, far) = link(Offload::NONE);
-            link.writable().await.unwrap();
-            let payload: Vec<_> =
-                (0..60_000u32).flat_map(|number| number.to_le_bytes()).take(60_000).collect();
-            let mut sent = link.send_datagrams(
-                source.parse().unwrap(),
-                destination.parse().unwrap(),
-                Datagrams::one(&payload),
-            );
-            assert!(matches!(sent, Sent::Held(_)), "it fits the link");
-            let mut reassembler = Reassembler::default();
-            let mut buffer = [0; 2048];
-            let whole = loop {
-                let Ok(length) = socket::recv(far.as_raw_fd(), &mut buffer, MsgFlags::empty()) else {
-                    let Sent::Held(frame) = sent else { panic!("all is sent, and a piece is missing") };
-                    link.writable().await.unwrap();
-                    sent = link.resend(frame);
-                    continue;
-                };
-                assert!(length <= vnet::HEADER_LEN + 1500);
-                let (header, fragment) = vnet::Header::split(&buffer[..length]).unwrap();
-                assert_eq!(header, vnet::Header::default());
-                let fragment = Fragment::parse(fragment).unwrap();
-                if let Some(whole) = reassembler.add(std::time::Instant::now(), &fragment) {
-                    break whole;
-                }
-            };
-            assert!(matches!(sent, Sent::Done));
-            let packet = Packet::parse(&vnet::Header::default(), whole.packet()).unwrap();
-            let Transport::Udp(received) = packet.transport else { panic!("not UDP") };
-            assert!(received == Datagrams::one(&payload));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_payload_that_no_packet_carries_is_lost() {
-        let (link, far) = link(Offload::NONE);
-        link.writable().await.unwrap();
-        for (source, destination, longest) in
-            [("10.99.0.2:53", "10.0.2.100:1", 65_507), ("[fd99::2]:53", "[fd00::100]:1", 65_527)]
-        {
-            let payload = vec![0; longest + 1];
-            let sent = link.send_datagrams(
-                source.parse().unwrap(),
-                destination.parse().unwrap(),
-                Datagrams::one(&payload),
-            );
-            assert!(matches!(sent, Sent::Done));
-            assert_eq!(socket::recv(far.as_raw_fd(), &mut [0; 1], MsgFlags::empty()), Err(Errno::EAGAIN));
-        }
-    }
-
-    #[tokio::test]
-    async fn with_offload_a_datagram_goes_whole_if_a_frame_holds_it() {
-        for (source, destination, length, size) in [
-            ("10.99.0.2:53", "10.0.2.100:1", 65_507, Some(1480)),
-            ("[fd99::2]:53", "[fd00::100]:1", 65_487, Some(1448)),
-            ("[fd99::2]:53", "[fd00::100]:1", 65_488, None),
-        ] {
-            let (link, far) = link(Offload::ALL);
-            setsockopt(&link.io, sockopt::SndBuf, &212_992).unwrap();
-            link.writable().await.unwrap();
-            let payload = vec![7; length];
-            let sent = link.send_datagrams(
-                source.parse().unwrap(),
-                destination.parse().unwrap(),
-                Datagrams::one(&payload),
-            );
-            assert!(matches!(sent, Sent::Done));
-            let mut buffer = vec![0; MAX_FRAME];
-            let received = socket::recv(far.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
-            let (header, packet) = vnet::Header::split(&buffer[..received]).unwrap();
-            let Some(size) = size else {
-                assert_eq!((header, packet.len()), (vnet::Header::default(), 1496));
-                continue;
-            };
-            let segmentation = header.segmentation.unwrap();
-            assert_eq!((segmentation.kind, segmentation.size), (SegmentKind::Fragments, size));
-            let uncut = vnet::Header { segmentation: None, ..header };
-            let packet = Packet::parse(&uncut, packet).unwrap();
-            let Transport::Udp(received) = packet.transport else { panic!("not UDP") };
-            assert!(received == Datagrams::one(&payload));
-            assert!(packet.key.source.is_ipv6() || packet.bytes[6] & 0x40 == 0, "DF is set");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_burst_is_cut_into_frames_that_can_carry_it() {
-        let (link, far) = link(Offload::ALL);
-        setsockopt(&link.io, sockopt::SndBuf, &(4 << 20)).unwrap();
-        link.writable().await.unwrap();
-        let bytes = vec![7; 65_507];
-        for (source, destination, whole, single) in [
-            ("10.99.0.2:53", "10.0.2.100:4000", 1472, 1473),
-            ("[fd99::2]:53", "[fd00::100]:4000", 1452, 1453),
-        ] {
-            let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-            let frames = |size, length| {
-                link.frames(source, Datagrams::of_size(size, &bytes[..length]))
-                    .map(Datagrams::count)
-                    .collect()
-            };
-            let together: Vec<usize> = frames(whole, 10 * whole);
-            assert_eq!(together, [10]);
-            let apart: Vec<usize> = frames(single, 10 * single);
-            assert_eq!(apart, [1; 10]);
-            // As much as there ever is: more than an IPv6 packet holds.
-            for datagrams in link.frames(source, Datagrams::of_size(1450, &bytes)) {
-                assert!(matches!(link.send_datagrams(source, destination, datagrams), Sent::Done));
-                let received = socket::recv(far.as_raw_fd(), &mut [0; MAX_FRAME], MsgFlags::empty()).unwrap();
-                assert!(received > datagrams.bytes().len());
-            }
-        }
-    }
-}
+mod tests;

@@ -2,8 +2,10 @@
 //!
 //! Everything the engine learns about a packet it learns here. A packet that gets through is unicast, whole,
 //! has consistent lengths and (unless the kernel vouches for it) right checksums; what does not get through is
-//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); IPv6 extension
-//! headers are not understood yet.
+//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); what has IPv6 extension
+//! headers says so too and is read again without them ([`extensions`]).
+
+pub(crate) mod extensions;
 
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -11,9 +13,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use nsnet_proto::vnet;
 use smoltcp::wire::{Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber, UdpPacket};
 
-use crate::dialer::Datagrams;
+use crate::dialer::{Datagrams, Envelope};
+use crate::icmp::{Embedded, echo};
 
-/// What identifies a flow: the container's address and port, and the ones it talks to.
+/// What identifies a flow: the container's address and port, and the ones it talks to. Of echo requests the identifier
+/// is the source's port, and the destination's is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FlowKey {
     pub(crate) source: SocketAddr,
@@ -52,18 +56,22 @@ pub(crate) enum Discard {
     Malformed,
     /// A fragment, which is for [`crate::fragments`].
     Fragment,
+    /// Behind extension headers, which [`extensions::strip`] takes out.
+    Extended,
     /// Multicast, broadcast, loopback or unspecified addresses.
     NotUnicast,
     /// A source address that is not the container's.
     ForeignSource,
     /// A transport or extension header that is not carried.
     Protocol,
+    /// An ICMP error, which nobody here waits for.
+    IcmpError,
+    /// It has come as far as its hop limit allows.
+    HopLimit,
     /// Too many packets were on the way from one queue of the device to another.
     Overrun,
     /// An answer from another container to nothing that was sent.
     Unsolicited,
-    /// The hop limit is used up.
-    HopLimit,
     /// The link to another container is full.
     Congested,
 }
@@ -76,6 +84,10 @@ pub(crate) struct Packet<'a> {
     pub(crate) key: FlowKey,
     /// Length of what stands before the transport header.
     pub(crate) ip_header_len: usize,
+    /// Routers it may still pass, this one included (TTL, RFC 791; hop limit, RFC 8200).
+    pub(crate) hop_limit: u8,
+    /// Whether nobody on the way may cut it; in IPv6 nobody may.
+    pub(crate) dont_fragment: bool,
     pub(crate) transport: Transport<'a>,
 }
 
@@ -83,6 +95,13 @@ pub(crate) struct Packet<'a> {
 pub(crate) enum Transport<'a> {
     Tcp(Segment),
     Udp(Datagrams<'a>),
+    /// An echo request, what follows its identifier. The identifier stands in the place of the source's port.
+    Echo(Datagrams<'a>),
+    /// An ICMP error about a packet that had come for the container: the message, which [`Embedded`] can be read from.
+    /// Not that itself, because every packet would have to be as large.
+    Error(&'a [u8]),
+    /// A protocol that is not carried. The flow's ports are 0.
+    Unknown,
 }
 
 /// The parts of a TCP header that decide where a segment goes.
@@ -119,14 +138,22 @@ impl<'a> Packet<'a> {
         let (ports, transport) = match ip.protocol {
             protocol::TCP => tcp(&ip, verify)?,
             protocol::UDP => udp(&ip, verify, header.segmentation)?,
-            protocol::IPV6_FRAGMENT => return Err(Discard::Fragment),
-            _ => return Err(Discard::Protocol),
+            _ => other(&ip, verify)?,
         };
         let key = FlowKey {
             source: SocketAddr::new(ip.source, ports.0),
             destination: SocketAddr::new(ip.destination, ports.1),
         };
-        Ok(Self { bytes: ip.bytes, key, ip_header_len: ip.bytes.len() - ip.payload.len(), transport })
+        let Ip { bytes, hop_limit, dont_fragment, .. } = ip;
+        let ip_header_len = bytes.len() - ip.payload.len();
+        Ok(Self { bytes, key, ip_header_len, hop_limit, dont_fragment, transport })
+    }
+
+    /// Where the packet goes from here, as the container knows it, with one hop fewer to go: at least one, for what goes
+    /// no further than to this router may have had no more.
+    pub(crate) fn envelope(&self) -> Envelope {
+        let Self { key: FlowKey { destination, .. }, hop_limit, dont_fragment, .. } = *self;
+        Envelope { destination, hop_limit: hop_limit.saturating_sub(1).max(1), dont_fragment }
     }
 }
 
@@ -137,7 +164,11 @@ pub(crate) mod protocol {
     pub(crate) const UDP: u8 = 17;
     pub(crate) const IPV6_FRAGMENT: u8 = 44;
     pub(crate) const ICMPV6: u8 = 58;
+    pub(crate) const IPV6_NO_NEXT_HEADER: u8 = 59;
 }
+
+/// In place of the ports of what has none.
+const NO_PORTS: (u16, u16) = (0, 0);
 
 /// Where a packet is going, if it is long enough to say so. Nothing else is looked at.
 pub(crate) fn destination_of(bytes: &[u8]) -> Option<IpAddr> {
@@ -154,6 +185,8 @@ pub(crate) struct Ip<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
+    hop_limit: u8,
+    dont_fragment: bool,
     pub(crate) protocol: u8,
     pub(crate) payload: &'a [u8],
 }
@@ -181,6 +214,8 @@ impl<'a> Ip<'a> {
             bytes: &bytes[..length],
             source: packet.src_addr().into(),
             destination: packet.dst_addr().into(),
+            hop_limit: packet.hop_limit(),
+            dont_fragment: packet.dont_frag(),
             protocol: packet.next_header().into(),
             payload,
         })
@@ -194,6 +229,8 @@ impl<'a> Ip<'a> {
             bytes: &bytes[..length],
             source: packet.src_addr().into(),
             destination: packet.dst_addr().into(),
+            hop_limit: packet.hop_limit(),
+            dont_fragment: true,
             protocol: packet.next_header().into(),
             payload,
         })
@@ -223,6 +260,28 @@ fn tcp<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Dis
         max_segment_size: max_segment_size(&packet),
     };
     Ok((ports, Transport::Tcp(segment)))
+}
+
+/// What there is little of.
+#[cold]
+fn other<'a>(ip: &Ip<'a>, verify: bool) -> Result<((u16, u16), Transport<'a>), Discard> {
+    let transport = match (ip.source, ip.protocol) {
+        (IpAddr::V4(_), protocol::ICMP) | (IpAddr::V6(_), protocol::ICMPV6)
+            if echo::is_request(ip.source, ip.payload) =>
+        {
+            let (identifier, datagram) = echo::parse_request(ip.source, ip.destination, ip.payload, verify)?;
+            return Ok(((identifier, 0), Transport::Echo(Datagrams::one(datagram))));
+        }
+        (IpAddr::V4(_), protocol::ICMP) | (IpAddr::V6(_), protocol::ICMPV6) => {
+            Embedded::parse(ip.source, ip.destination, ip.payload, verify)?;
+            Transport::Error(ip.payload)
+        }
+        (IpAddr::V6(_), protocol::IPV6_FRAGMENT) => return Err(Discard::Fragment),
+        (IpAddr::V6(_), protocol::IPV6_NO_NEXT_HEADER) => return Err(Discard::Protocol),
+        (IpAddr::V6(_), extension) if extensions::is_extension(extension) => return Err(Discard::Extended),
+        _ => Transport::Unknown,
+    };
+    Ok((NO_PORTS, transport))
 }
 
 /// The kernel makes no burst of more datagrams (`UDP_MAX_SEGMENTS`, include/linux/udp.h).
@@ -341,6 +400,8 @@ mod tests {
             let bytes = built(source, destination, &payload);
             let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
             prop_assert_eq!(packet.key, FlowKey { source, destination });
+            prop_assert_eq!(packet.hop_limit, 64);
+            prop_assert_eq!(packet.envelope().hop_limit, 63);
             let Transport::Udp(read) = packet.transport else { panic!("not UDP") };
             prop_assert_eq!(read, Datagrams::one(&payload));
         }
@@ -349,7 +410,10 @@ mod tests {
         fn a_flipped_bit_is_noticed(bit in 0usize..(28 + 16) * 8) {
             let mut bytes = built(container(), "10.99.0.2:53".parse().unwrap(), &[7; 16]);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(Packet::parse(&vnet::Header::default(), &bytes).is_err());
+            let packet = Packet::parse(&vnet::Header::default(), &bytes);
+            // One bit makes it IPv6, whose header has no checksum, and of a protocol that nobody checks.
+            let is_noticed = packet.is_err() || matches!(packet, Ok(Packet { transport: Transport::Unknown, .. }));
+            prop_assert!(is_noticed);
         }
     }
 
@@ -381,6 +445,39 @@ mod tests {
         let refused = |kind, size| Packet::parse(&header(kind, size), &bytes).unwrap_err();
         assert_eq!(refused(vnet::SegmentKind::Udp, 7), Discard::Malformed);
         assert_eq!(refused(vnet::SegmentKind::TcpV4, 300), Discard::Malformed);
+    }
+
+    #[test]
+    fn what_is_not_carried_is_told_from_what_is_read_elsewhere() {
+        let v6 = built("[fd00::100]:1".parse().unwrap(), "[fd99::2]:53".parse().unwrap(), b"abc");
+        let of_protocol = |protocol| {
+            let mut bytes = v6.clone();
+            bytes[6] = protocol;
+            let packet = Packet::parse(&vnet::Header::default(), &bytes);
+            packet.map(|packet| matches!(packet.transport, Transport::Unknown))
+        };
+        // SCTP, and ICMP of the other family.
+        assert_eq!((of_protocol(132), of_protocol(protocol::ICMP)), (Ok(true), Ok(true)));
+        assert_eq!(of_protocol(protocol::IPV6_FRAGMENT), Err(Discard::Fragment));
+        assert_eq!(of_protocol(protocol::IPV6_NO_NEXT_HEADER), Err(Discard::Protocol));
+        // Hop-by-hop options, routing, destination options.
+        for extension in [0, 43, 60] {
+            assert_eq!(of_protocol(extension), Err(Discard::Extended));
+        }
+    }
+
+    #[test]
+    fn only_ipv4_says_whether_it_may_be_cut() {
+        let mut bytes = built(container(), "10.99.0.2:53".parse().unwrap(), b"abc");
+        for dont_fragment in [false, true] {
+            let mut header = Ipv4Packet::new_unchecked(&mut bytes[..]);
+            header.set_dont_frag(dont_fragment);
+            header.fill_checksum();
+            let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
+            assert_eq!(packet.dont_fragment, dont_fragment);
+        }
+        let bytes = built("[fd00::100]:1".parse().unwrap(), "[fd99::2]:53".parse().unwrap(), b"abc");
+        assert!(Packet::parse(&vnet::Header::default(), &bytes).unwrap().dont_fragment);
     }
 
     #[test]

@@ -23,8 +23,23 @@ pub struct Statistics {
     pub udp: FlowStatistics,
     /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
     pub between_containers: FlowStatistics,
+    /// Echo flows (ping): a container address and identifier with one destination. What the gateway answers itself is
+    /// not among them.
+    pub echo: FlowStatistics,
+    /// ICMP errors towards containers.
+    pub icmp: IcmpStatistics,
     /// Packets from containers that went no further.
     pub discarded: DiscardStatistics,
+}
+
+/// ICMP errors towards containers: what the gateway, routers and destinations have to say about their packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IcmpStatistics {
+    /// Errors sent.
+    pub errors: u64,
+    /// Errors of the gateway's own that were not sent, because it had sent a thousand within a second.
+    pub suppressed: u64,
 }
 
 /// Counters of one protocol.
@@ -54,15 +69,17 @@ pub struct DiscardStatistics {
     pub not_unicast: u64,
     /// A source address that is not the container's.
     pub foreign_source: u64,
-    /// Transport protocols that are not carried.
+    /// Transport protocols, ICMP messages and IPv6 options that are not carried.
     pub protocol: u64,
+    /// ICMP errors of a container, which no flow of its own waits for.
+    pub icmp_errors: u64,
+    /// Packets whose hop limit ended at the gateway.
+    pub hop_limit: u64,
     /// Packets that came in on another queue than they belong to, while too many were on the way there.
     pub overrun: u64,
     /// Datagrams from the world, from a peer the container has not written to; answers from other containers to
     /// nothing that was sent.
     pub unsolicited: u64,
-    /// Packets for other containers whose hop limit was used up.
-    pub hop_limit: u64,
     /// Packets for other containers that did not read them fast enough.
     pub congested: u64,
 }
@@ -75,14 +92,17 @@ pub(crate) struct Counters {
     pub(crate) tcp: Flows,
     pub(crate) udp: Flows,
     pub(crate) between_containers: Flows,
+    pub(crate) echo: Flows,
+    pub(crate) icmp: IcmpErrors,
     malformed: AtomicU64,
     fragments: AtomicU64,
     not_unicast: AtomicU64,
     foreign_source: AtomicU64,
     protocol: AtomicU64,
+    icmp_errors: AtomicU64,
+    hop_limit: AtomicU64,
     overrun: AtomicU64,
     pub(crate) unsolicited: AtomicU64,
-    hop_limit: AtomicU64,
     congested: AtomicU64,
 }
 
@@ -136,18 +156,35 @@ impl Flows {
     }
 }
 
+#[derive(Debug, Default)]
+pub(crate) struct IcmpErrors {
+    sent: AtomicU64,
+    suppressed: AtomicU64,
+}
+
+impl IcmpErrors {
+    pub(crate) fn sent(&self) {
+        self.sent.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn suppressed(&self) {
+        self.suppressed.fetch_add(1, Relaxed);
+    }
+}
+
 impl Counters {
     pub(crate) fn discarded(&self, discard: Discard) {
         let counter = match discard {
             Discard::Malformed => &self.malformed,
             // Within another: a packet that no kernel sends.
-            Discard::Fragment => &self.malformed,
+            Discard::Fragment | Discard::Extended => &self.malformed,
             Discard::NotUnicast => &self.not_unicast,
             Discard::ForeignSource => &self.foreign_source,
             Discard::Protocol => &self.protocol,
+            Discard::IcmpError => &self.icmp_errors,
+            Discard::HopLimit => &self.hop_limit,
             Discard::Overrun => &self.overrun,
             Discard::Unsolicited => &self.unsolicited,
-            Discard::HopLimit => &self.hop_limit,
             Discard::Congested => &self.congested,
         };
         counter.fetch_add(1, Relaxed);
@@ -167,15 +204,21 @@ impl Counters {
             tcp: self.tcp.read(),
             udp: self.udp.read(),
             between_containers: self.between_containers.read(),
+            echo: self.echo.read(),
+            icmp: IcmpStatistics {
+                errors: self.icmp.sent.load(Relaxed),
+                suppressed: self.icmp.suppressed.load(Relaxed),
+            },
             discarded: DiscardStatistics {
                 malformed: self.malformed.load(Relaxed),
                 fragments: self.fragments.load(Relaxed),
                 not_unicast: self.not_unicast.load(Relaxed),
                 foreign_source: self.foreign_source.load(Relaxed),
                 protocol: self.protocol.load(Relaxed),
+                icmp_errors: self.icmp_errors.load(Relaxed),
+                hop_limit: self.hop_limit.load(Relaxed),
                 overrun: self.overrun.load(Relaxed),
                 unsolicited: self.unsolicited.load(Relaxed),
-                hop_limit: self.hop_limit.load(Relaxed),
                 congested: self.congested.load(Relaxed),
             },
         }

@@ -92,6 +92,28 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
 }
 
+/// Whether a socket's packets may be cut, in the words of the kernel (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`,
+/// ipv6(7)).
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum MtuDiscovery {
+    V4(libc::c_int),
+    V6(libc::c_int),
+}
+
+/// Sets what nix has no option for.
+pub(crate) fn set_mtu_discovery(socket: BorrowedFd<'_>, discovery: MtuDiscovery) -> nix::Result<()> {
+    let (level, name, value) = match discovery {
+        MtuDiscovery::V4(value) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value),
+        MtuDiscovery::V6(value) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value),
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: setsockopt reads `length` bytes behind the pointer, which are those of `value`, an int, which is what both
+    // options are; it lives until the call returns.
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    Errno::result(result).map(drop)
+}
+
 /// What an fd is, as a TUN device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct TunKind {

@@ -1,4 +1,4 @@
-//! The upstream end of a UDP mapping.
+//! The upstream end of a mapping of UDP or echo.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,8 @@ use async_trait::async_trait;
 
 use super::IcmpError;
 
-/// Carries the datagrams of one container address and port, to and from any number of peers.
+/// Carries the datagrams of one container address and port, or its echo requests of one identifier, to and from any
+/// number of peers.
 ///
 /// The engine calls [`try_send`](Self::try_send) as datagrams arrive from the container, and
 /// [`try_receive`](Self::try_receive) until it would block or others must have their turn, and then waits for
@@ -33,7 +34,8 @@ pub trait DatagramSocket: Send + Sync {
     ///
     /// # Errors
     /// An error loses the datagrams, as any network may. An unreachable peer (`ENETUNREACH` and the like) is
-    /// reported to the container.
+    /// reported to the container. So is one that the way out does not take at its length (`EMSGSIZE`), by what
+    /// [`try_receive`](Self::try_receive) returns next: [`Received::Undelivered`] with the MTU.
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()>;
 }
 
@@ -108,6 +110,9 @@ pub enum Received {
         size: usize,
         /// Who sent them.
         source: SocketAddr,
+        /// What was left of their hop limit when they came (TTL, RFC 791), where it matters: of echo replies the
+        /// container gets to see it, less one; of UDP datagrams it does not.
+        hop_limit: Option<u8>,
     },
     /// An earlier datagram to `destination` did not arrive.
     Undelivered {
@@ -115,6 +120,8 @@ pub enum Received {
         destination: SocketAddr,
         /// Who says so: the destination or a router on the way; `None` if that is not known.
         sender: Option<IpAddr>,
+        /// Routers that the message about it could still have passed, as far as that is known.
+        hop_limit: Option<u8>,
         /// Why it did not arrive.
         error: IcmpError,
         /// Number of bytes of the datagram's start that are now in the buffer, as far as they are known.
@@ -123,6 +130,15 @@ pub enum Received {
 }
 
 /// Where datagrams go, and what their IP headers say on the way.
+///
+/// # Examples
+/// ```
+/// use nsnet_host::Envelope;
+///
+/// let mut envelope = Envelope::new("203.0.113.7:33434".parse().unwrap());
+/// assert_eq!((envelope.hop_limit, envelope.dont_fragment), (64, false));
+/// envelope.hop_limit = 1; // as far as the first router, which will say so
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Envelope {

@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
+use super::echo_socket::{self, EchoDatagrams};
 use super::{DatagramSocket, DialError, Dialer, Flow, Source, Stream, UdpDatagrams};
 
-/// Connects from the host, as any of its programs would.
+/// Connects from the host, as any of its programs would. Echo requests (ping) leave through ping sockets, icmp(7),
+/// which the host must allow with `net.ipv4.ping_group_range`; if it does not, that is said in the log, once.
 ///
 /// # Examples
 /// ```
@@ -85,8 +87,8 @@ impl DirectDialer {
     }
 
     /// A non-blocking socket, bound as configured.
-    fn socket(&self, peer: SocketAddr, kind: Type) -> std::io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(peer), kind.nonblocking().cloexec(), None)?;
+    fn socket(&self, peer: SocketAddr, kind: Type, protocol: Option<Protocol>) -> std::io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(peer), kind.nonblocking().cloexec(), protocol)?;
         // The host's loopback is behind no other interface.
         if let Some(interface) = self.interface.as_deref().filter(|_| !peer.ip().is_loopback()) {
             socket.bind_device(Some(interface.as_bytes()))?;
@@ -97,7 +99,7 @@ impl DirectDialer {
         };
         let bind_to = match address.filter(|_| !peer.ip().is_loopback()) {
             Some(address) => Some(SocketAddr::new(address, 0)),
-            // connect(2) chooses address and port for TCP; a UDP socket receives before it has sent.
+            // connect(2) chooses address and port for TCP; the others receive before they send.
             None if kind == Type::STREAM => None,
             None if peer.is_ipv4() => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
             None => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
@@ -125,7 +127,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 #[async_trait]
 impl Dialer for DirectDialer {
     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-        let socket = self.socket(flow.target, Type::STREAM)?;
+        let socket = self.socket(flow.target, Type::STREAM, None)?;
         self.prepare_tcp(&socket)?;
         let socket = TcpSocket::from_std_stream(socket.into());
         let connecting = socket.connect(flow.target);
@@ -141,10 +143,17 @@ impl Dialer for DirectDialer {
     }
 
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        let socket = self.socket(source.address, Type::DGRAM)?;
+        let socket = self.socket(source.address, Type::DGRAM, None)?;
         // The kernel cuts the request down to `net.core.rmem_max`, socket(7); less is slower and still right.
         let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
         Ok(Box::new(UdpDatagrams::new(UdpSocket::from_std(socket.into())?)?))
+    }
+    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        let protocol = echo_socket::protocol(source.address);
+        let socket =
+            self.socket(source.address, Type::DGRAM, Some(protocol)).inspect_err(echo_socket::explain)?;
+        let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
+        Ok(Box::new(EchoDatagrams::new(socket)?))
     }
 }
 
@@ -153,7 +162,7 @@ mod tests {
     use super::*;
 
     fn prepared(dialer: &DirectDialer, peer: &str) -> Socket {
-        let socket = dialer.socket(peer.parse().unwrap(), Type::STREAM).unwrap();
+        let socket = dialer.socket(peer.parse().unwrap(), Type::STREAM, None).unwrap();
         dialer.prepare_tcp(&socket).unwrap();
         socket
     }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 /// Why a flow was refused or could not be connected. The variant decides what the container sees.
 ///
-/// | variant | TCP | UDP |
+/// | variant | TCP | UDP and echo |
 /// |---|---|---|
 /// | `Refused` | RST: ECONNREFUSED | ICMP port unreachable: ECONNREFUSED |
 /// | `HostUnreachable`, `Other` | ICMP host unreachable: EHOSTUNREACH | the same |

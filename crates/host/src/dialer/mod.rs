@@ -1,17 +1,21 @@
 //! The Dialer: where every flow out of the container is decided and connected.
 //!
-//! The engine asks two questions in turn. [`Dialer::authorize`]: may this flow be? [`Dialer::dial_tcp`] or
-//! [`Dialer::bind_udp`]: connect it. So a firewall need not know how to dial ([`FilterDialer`] wraps any
+//! The engine asks two questions in turn. [`Dialer::authorize`]: may this flow be? [`Dialer::dial_tcp`],
+//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial ([`FilterDialer`] wraps any
 //! Dialer), and a proxy need not know policy. Established traffic asks nothing.
 //!
 //! What the Dialer cannot allow is decided before it is asked: the host's loopback, the host's own addresses,
 //! and the gateway's ports, unless the embedder opened them
-//! ([`open_host`](crate::NetworkBuilder::open_host)).
+//! ([`open_host`](crate::NetworkBuilder::open_host)). Nor is it asked about pings of the gateway and of the DNS
+//! address, which are in the engine: it answers, and nothing leaves.
 
 mod datagrams;
 mod direct;
+mod echo_socket;
 mod error;
+mod error_queue;
 mod filter;
+mod ip_options;
 mod stream;
 mod udp_socket;
 
@@ -80,8 +84,31 @@ pub trait Dialer: Send + Sync {
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError>;
 
     /// Opens the socket that carries all echo requests (ping) of one container address and identifier, whatever their
-    /// destinations. Asked once its first flow is authorized. A datagram of this socket is what follows the identifier
-    /// in the message: the sequence number, two bytes, and the data. The default refuses.
+    /// destinations. Asked once its first flow is authorized. The default refuses.
+    ///
+    /// A datagram of this socket is what follows the identifier in the message: the sequence number, two bytes, and the
+    /// data; the port of a peer is 0. What it receives goes into the container as replies, if it comes from a peer that
+    /// was sent a request.
+    ///
+    /// # Examples
+    /// Pings as the host would, behind a Dialer of one's own:
+    ///
+    /// ```
+    /// # use nsnet_host::{DatagramSocket, DialError, Dialer, DirectDialer, Flow, Source, Stream, async_trait};
+    /// # struct Firewall(DirectDialer);
+    /// # #[async_trait]
+    /// # impl Dialer for Firewall {
+    /// #     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+    /// #         self.0.dial_tcp(flow).await
+    /// #     }
+    /// #     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+    /// #         self.0.bind_udp(source).await
+    /// #     }
+    /// async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+    ///     self.0.bind_echo(source).await
+    /// }
+    /// # }
+    /// ```
     async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         let _ = source;
         Err(DialError::Prohibited)

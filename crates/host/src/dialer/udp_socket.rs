@@ -2,13 +2,15 @@
 //!
 //! Datagrams of one size to one peer leave in one system call (`UDP_SEGMENT`, udp(7)) and pass the host's stack as
 //! one packet; where the kernel or the path refuses that, they leave one by one. Datagrams that the kernel has
-//! gathered (`UDP_GRO`) arrive in one call. Unreachable peers are learned of through `IP_RECVERR`, ip(7).
+//! gathered (`UDP_GRO`) arrive in one call. What routers and peers say of datagrams that did not arrive is learned of
+//! through `IP_RECVERR`, ip(7).
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use nix::libc;
@@ -19,7 +21,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::{DatagramSocket, Datagrams, Envelope, IcmpError, Received, Unreachable};
+use super::error_queue::{self, is_full, is_too_long, next_of, retried, socket_address};
+use super::ip_options::IpOptions;
+use super::{DatagramSocket, Datagrams, Envelope, Received};
 
 /// A [`DatagramSocket`] made of a kernel socket.
 #[derive(Debug)]
@@ -27,6 +31,11 @@ pub struct UdpDatagrams {
     socket: UdpSocket,
     /// The kernel has no `UDP_SEGMENT` for this socket or its way out.
     refuses_bursts: AtomicBool,
+    options: IpOptions,
+    /// Received messages come with their hop limit.
+    tells_hop_limits: AtomicBool,
+    /// Where the last datagram was to go that exceeded the MTU of the host's own link.
+    too_long_for: Mutex<Option<SocketAddr>>,
 }
 
 impl UdpDatagrams {
@@ -42,12 +51,18 @@ impl UdpDatagrams {
         }
         // Linux before 5.0 does not know it: datagrams then come one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
-        Ok(Self { socket, refuses_bursts: AtomicBool::new(false) })
+        Ok(Self {
+            socket,
+            refuses_bursts: AtomicBool::default(),
+            options: IpOptions::default(),
+            tells_hop_limits: AtomicBool::default(),
+            too_long_for: Mutex::default(),
+        })
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = Control([0; 64]);
+        let mut control = Control::default();
         let fd = self.socket.as_raw_fd();
         let message =
             socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
@@ -57,25 +72,59 @@ impl UdpDatagrams {
             usize::try_from(size).ok()
         });
         let length = message.bytes;
-        Ok(Received::Datagrams { length, size: size.map_or(length, |size| size.min(length)), source })
+        Ok(Received::Datagrams {
+            length,
+            size: size.map_or(length, |size| size.min(length)),
+            source,
+            hop_limit: None,
+        })
     }
 
     /// The next entry of the error queue that speaks of a destination.
     fn next_error(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let read = |buffer: &mut [u8]| {
+            self.tell_hop_limits();
+            error_queue::read(self.socket.as_raw_fd(), &mut [IoSliceMut::new(buffer)])
+        };
         loop {
-            let read = || read_error(self.socket.as_raw_fd(), buffer);
-            let entry = self.socket.try_io(Interest::ERROR, read)?;
-            if let Some(received) = entry {
-                return Ok(received);
+            let Some(mut entry) = self.socket.try_io(Interest::ERROR, || read(buffer))? else { continue };
+            if entry.is_local {
+                let Some(destination) = self.last_too_long(&entry.destination) else { continue };
+                entry.destination = destination;
             }
+            return Ok(entry.into_received());
         }
+    }
+
+    /// Has the kernel say with what hop limit messages come. Only once there is an error: it is for those, and makes
+    /// receiving datagrams a little more expensive.
+    fn tell_hop_limits(&self) {
+        if !self.tells_hop_limits.swap(true, Relaxed) {
+            // The kernel applies the option of either family to the sockets of its own and refuses the other.
+            let _ = setsockopt(&self.socket, sockopt::Ipv4RecvTtl, &true);
+            let _ = setsockopt(&self.socket, sockopt::Ipv6RecvHopLimit, &true);
+        }
+    }
+
+    /// The destination that the kernel means when it names one without its port.
+    fn last_too_long(&self, named: &SocketAddr) -> Option<SocketAddr> {
+        let last = self.too_long_for.lock().unwrap_or_else(PoisonError::into_inner);
+        last.filter(|last| last.ip() == named.ip())
+    }
+
+    fn note_too_long(&self, destination: SocketAddr) {
+        *self.too_long_for.lock().unwrap_or_else(PoisonError::into_inner) = Some(destination);
     }
 
     fn send_one(&self, datagram: &[u8], destination: SocketAddr) -> io::Result<()> {
         // Past tokio's readiness, which for a fresh socket knows nothing yet and would lose the first datagram.
         let socket = SockRef::from(&self.socket);
-        let destination = destination.into();
-        retried(|| socket.send_to(datagram, &destination).map(drop))
+        let address = destination.into();
+        let sent = retried(|| socket.send_to(datagram, &address).map(drop));
+        if sent.as_ref().is_err_and(is_too_long) {
+            self.note_too_long(destination);
+        }
+        sent
     }
 
     fn send_segments(&self, datagrams: Datagrams<'_>, size: u16, destination: SocketAddr) -> io::Result<()> {
@@ -95,20 +144,12 @@ impl DatagramSocket for UdpDatagrams {
 
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let receive = |buffer: &mut [u8]| self.socket.try_io(Interest::READABLE, || self.receive(buffer));
-        match receive(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.next_error(buffer),
-            // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
-            Err(pending) => match self.next_error(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(buffer)
-                    .map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }),
-                result => result,
-            },
-            received => received,
-        }
+        next_of(buffer, receive, |buffer| self.next_error(buffer))
     }
 
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()> {
         let destination = envelope.destination;
+        self.options.apply(&self.socket, envelope);
         let is_burst = datagrams.count() > 1 && !self.refuses_bursts.load(Relaxed);
         if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| is_burst) {
             match self.send_segments(datagrams, size, destination) {
@@ -132,82 +173,14 @@ impl DatagramSocket for UdpDatagrams {
     }
 }
 
-/// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
-fn is_full(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
-}
-
-/// Room for a `UDP_GRO` control message, and more, placed as a `struct cmsghdr` must be.
+/// Room for the control messages of `UDP_GRO` and of the hop limit, placed as a `struct cmsghdr` must be.
 #[repr(align(8))]
-struct Control([u8; 64]);
+pub(super) struct Control(pub(super) [u8; 64]);
 
-/// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
-/// another peer, udp(7).
-fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
-    match send() {
-        Err(error) if !is_full(&error) => send(),
-        result => result,
+impl Default for Control {
+    fn default() -> Self {
+        Self([0; 64])
     }
-}
-
-/// Reads one entry of the error queue, and into `buffer` the start of the datagram; `None` for one that says nothing
-/// about a destination.
-fn read_error(fd: i32, buffer: &mut [u8]) -> io::Result<Option<Received>> {
-    let mut iov = [IoSliceMut::new(buffer)];
-    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
-    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
-    let message = socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control), flags)?;
-    let length = message.bytes;
-    let destination = message.address.as_ref().and_then(socket_address);
-    let report = message.cmsgs()?.find_map(|entry| {
-        if let ControlMessageOwned::Ipv4RecvErr(error, sender) = entry {
-            let sender =
-                sender.map(|sender| IpAddr::from(u32::from_be(sender.sin_addr.s_addr).to_be_bytes()));
-            let is_icmp = error.ee_origin == libc::SO_EE_ORIGIN_ICMP;
-            icmp_v4_reason(error.ee_type, error.ee_code).filter(|_| is_icmp).map(|reason| (reason, sender))
-        } else if let ControlMessageOwned::Ipv6RecvErr(error, sender) = entry {
-            let sender = sender.map(|sender| IpAddr::from(sender.sin6_addr.s6_addr));
-            let is_icmp = error.ee_origin == libc::SO_EE_ORIGIN_ICMP6;
-            icmp_v6_reason(error.ee_type, error.ee_code).filter(|_| is_icmp).map(|reason| (reason, sender))
-        } else {
-            None
-        }
-    });
-    Ok(destination.zip(report).map(|(destination, (reason, sender))| Received::Undelivered {
-        destination,
-        sender,
-        error: IcmpError::Unreachable(reason),
-        length,
-    }))
-}
-
-/// RFC 792 and RFC 1812, 5.2.7.1.
-fn icmp_v4_reason(kind: u8, code: u8) -> Option<Unreachable> {
-    match (kind, code) {
-        (3, 3) => Some(Unreachable::Port),
-        (3, 0 | 6 | 11) => Some(Unreachable::Network),
-        (3, 9 | 10 | 13) => Some(Unreachable::Prohibited),
-        (3, 1 | 2 | 5 | 7 | 8 | 12) => Some(Unreachable::Host),
-        _ => None,
-    }
-}
-
-/// RFC 4443, 3.1.
-fn icmp_v6_reason(kind: u8, code: u8) -> Option<Unreachable> {
-    match (kind, code) {
-        (1, 4) => Some(Unreachable::Port),
-        (1, 0) => Some(Unreachable::Network),
-        (1, 1 | 5 | 6) => Some(Unreachable::Prohibited),
-        (1, 2 | 3) => Some(Unreachable::Host),
-        _ => None,
-    }
-}
-
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::new(address.ip().into(), address.port()));
-    v4.or_else(|| {
-        address.as_sockaddr_in6().map(|address| SocketAddr::new(address.ip().into(), address.port()))
-    })
 }
 
 #[cfg(test)]
@@ -233,7 +206,10 @@ mod tests {
         let (one, other) = (bound("127.0.0.1:0").await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let source = other.local_addr().unwrap();
         other.send_to(b"", one.socket.local_addr().unwrap()).await.unwrap();
-        assert_eq!(received(&one, &mut [0; 9]).await, Received::Datagrams { length: 0, size: 0, source });
+        assert_eq!(
+            received(&one, &mut [0; 9]).await,
+            Received::Datagrams { length: 0, size: 0, source, hop_limit: None }
+        );
     }
 
     #[tokio::test]
@@ -245,9 +221,10 @@ mod tests {
             let socket = bound(host).await;
             socket.try_send(Datagrams::one(b"x"), &Envelope::new(destination)).unwrap();
             let mut quoted = [0; 9];
-            let error = Unreachable::Port.into();
+            let error = crate::Unreachable::Port.into();
             let sender = Some(destination.ip());
-            let undelivered = Received::Undelivered { destination, sender, error, length: 1 };
+            let hop_limit = Some(64);
+            let undelivered = Received::Undelivered { destination, sender, hop_limit, error, length: 1 };
             assert_eq!(received(&socket, &mut quoted).await, undelivered);
             assert_eq!(quoted[0], b'x');
 
@@ -297,7 +274,7 @@ mod tests {
         let mut buffer = [0; 65_535];
         assert_eq!(
             received(&socket, &mut buffer).await,
-            Received::Datagrams { length: 250, size: 100, source }
+            Received::Datagrams { length: 250, size: 100, source, hop_limit: None }
         );
     }
 }

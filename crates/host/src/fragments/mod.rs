@@ -10,7 +10,8 @@
 //! What belongs together is told by source, destination and identification, and in IPv4 the protocol (RFC 791, 3.2;
 //! RFC 8200, 4.5). The whole packet has the header of the first fragment; it is read like any other then, its
 //! checksum included, for the sender has computed it before cutting. An IPv6 fragment that is all of its packet is
-//! complete at once and meets no other (RFC 6946).
+//! complete at once and meets no other (RFC 6946). Extension headers before the fragment header are taken out before
+//! it comes here ([`crate::packet::extensions`]), those behind it once the packet is whole.
 //!
 //! The sender is hostile. A datagram has a buffer and a bit for each block of 8 bytes, so a fragment costs its own
 //! length, in whatever order and however small they come, and at most once per datagram the clearing of its 64 KiB:
@@ -32,9 +33,6 @@
 //! has room for 40 bytes more), [`Fragments`] cuts it into pieces of the MTU, all but the last a multiple of 8 bytes
 //! long and with complete checksums. Either way DF is cleared, and identifications count up from a random start: the
 //! container is the only destination, so this is what RFC 7739, 5.2 describes.
-//!
-//! # Not done
-//! Extension headers before the IPv6 fragment header: such packets are discarded before they come here.
 
 mod blocks;
 mod fragment;

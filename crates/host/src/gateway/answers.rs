@@ -7,7 +7,8 @@ use super::Gateway;
 use crate::dialer::{Datagrams, DialError, IcmpError, Unreachable};
 use crate::icmp;
 use crate::link::Sent;
-use crate::packet::FlowKey;
+use crate::local::Reach;
+use crate::packet::{Discard, FlowKey, Packet, Transport};
 
 impl Gateway {
     /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
@@ -49,33 +50,79 @@ impl Gateway {
     pub(crate) fn send_unreachable(&self, key: FlowKey, error: &DialError, packet: &[u8]) {
         self.warn_of(error, key.destination);
         if let Some(reason) = error.unreachable() {
-            self.report(key.source, key.destination, None, reason.into(), packet);
+            self.report(key, reason.into(), packet);
         }
     }
 
-    /// Tells the container's socket at `source` that what it sent to `destination` did not arrive. `sender` is who says so,
-    /// as far as it is known; `quoted` is the packet, or its start.
-    pub(crate) fn report(
+    /// Turns away a packet that must not or cannot go on, and tells the container why, unless it was to go to everybody.
+    pub(super) fn refuse(
         &self,
-        source: SocketAddr,
-        destination: SocketAddr,
+        packet: &Packet<'_>,
+        error: IcmpError,
+        discard: Discard,
+    ) -> Result<(), Discard> {
+        let is_error = matches!(packet.transport, Transport::Error(_));
+        let is_broadcast = self.addressing.is_broadcast(packet.key.destination.ip());
+        // RFC 1122, 3.2.2; RFC 4443, 2.4 e.
+        if !is_error && !is_broadcast {
+            self.report(packet.key, error, packet.bytes);
+        }
+        Err(discard)
+    }
+
+    /// Tells the container of its own accord that what it sent does not arrive; `quoted` is the packet, or its start.
+    pub(crate) fn report(&self, key: FlowKey, error: IcmpError, quoted: &[u8]) {
+        if self.errors.borrow_mut().admit(self.clock.now()) {
+            self.send_error(key, None, icmp::HOP_LIMIT, error, quoted);
+        } else {
+            self.counters.icmp.suppressed();
+        }
+    }
+
+    /// Tells the container what was said upstream about something it sent. `sender` is who said so, as far as it is
+    /// known, and `hop_limit` what the message came with.
+    pub(crate) fn relay(
+        &self,
+        key: FlowKey,
         sender: Option<IpAddr>,
+        hop_limit: Option<u8>,
         error: IcmpError,
         quoted: &[u8],
     ) {
-        let sender = sender.map(|sender| self.addressing.as_seen_inside((sender, 0).into()).ip());
+        let hop_limit = hop_limit.map_or(icmp::HOP_LIMIT, |hops| hops.saturating_sub(1).max(1));
+        self.send_error(key, sender.filter(|sender| self.is_remote(*sender)), hop_limit, error, quoted);
+    }
+
+    /// `sender` is who has the word, if it is neither the destination nor a router as near as this one.
+    fn send_error(
+        &self,
+        key: FlowKey,
+        sender: Option<IpAddr>,
+        hop_limit: u8,
+        error: IcmpError,
+        quoted: &[u8],
+    ) {
         let sender = match error {
-            _ if sender.is_some_and(|sender| sender.is_ipv4() == source.is_ipv4()) => sender,
-            // The destination's own word.
-            IcmpError::Unreachable(Unreachable::Port | Unreachable::Protocol) => Some(destination.ip()),
-            // A router's.
-            IcmpError::Unreachable(Unreachable::Network | Unreachable::Host | Unreachable::Prohibited)
+            _ if sender.is_some_and(|sender| sender.is_ipv4() == key.source.is_ipv4()) => sender,
+            IcmpError::Unreachable(Unreachable::Port) => Some(key.destination.ip()),
+            IcmpError::Unreachable(
+                Unreachable::Network | Unreachable::Host | Unreachable::Protocol | Unreachable::Prohibited,
+            )
             | IcmpError::TimeExceeded
-            | IcmpError::PacketTooBig { .. } => self.gateway_address(source.ip()),
+            | IcmpError::PacketTooBig { .. } => self.gateway_address(key.source.ip()),
         };
         if let Some(sender) = sender {
-            self.send(&icmp::error(sender, source.ip(), error, quoted));
+            self.counters.icmp.sent();
+            self.send(&icmp::error(sender, key.source.ip(), hop_limit, error, quoted));
         }
+    }
+
+    /// Whether an address is that of another machine, and means the same in the container. What the host's own kernel
+    /// says is said in the gateway's name: the host's addresses are none of the container's business.
+    fn is_remote(&self, address: IpAddr) -> bool {
+        let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        !is_link_local
+            && matches!(self.commons.routes().lookup(address), Ok(Reach::Remote | Reach::Unreachable))
     }
 
     fn gateway_address(&self, container: IpAddr) -> Option<IpAddr> {

@@ -7,7 +7,7 @@ use nsnet_proto::vnet;
 use super::Gateway;
 use crate::fragments::Fragment;
 use crate::neighbours::Form;
-use crate::packet::{Discard, Packet};
+use crate::packet::{Discard, Packet, extensions};
 
 impl Gateway {
     /// Takes in a fragment. What it completes is handled as if it had come whole.
@@ -19,13 +19,27 @@ impl Gateway {
         let whole = self.fragments.borrow_mut().add(self.clock.now(), &fragment);
         self.after_fragments();
         let Some(whole) = whole else { return Ok(()) };
-        // The default header: nothing of a fragment is left for a device to complete.
-        let header = vnet::Header::default();
-        let result = self.forward(&header, whole.packet(), Form::PutTogether).unwrap_or_else(|| {
-            Packet::parse(&header, whole.packet()).and_then(|packet| self.handle_packet(&packet))
-        });
+        let result = self.handle_whole(whole.packet());
         self.fragments.borrow_mut().recycle(whole);
         result
+    }
+
+    fn handle_whole(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
+        // The default header: nothing of a fragment is left for a device to complete.
+        let header = vnet::Header::default();
+        if let Some(result) = self.forward(&header, bytes, Form::PutTogether) {
+            return result;
+        }
+        let stripped;
+        let packet = match Packet::parse(&header, bytes) {
+            Err(Discard::Extended) => {
+                stripped = extensions::strip(bytes)?;
+                Packet::parse(&header, &stripped)?
+            }
+            packet => packet?,
+        };
+        // Cut once, it may be cut again.
+        self.handle_packet(&Packet { dont_fragment: false, ..packet })
     }
 
     /// Counts the fragments that were dropped, and sees to it that those under way do not stay for ever.

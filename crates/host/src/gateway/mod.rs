@@ -5,6 +5,7 @@
 //! the flows get their turn.
 
 mod answers;
+mod echo;
 mod fragments;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -23,13 +24,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::addressing::{Addressing, Destination};
 use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::dialer::{DialError, Dialer, Protocol, Service};
+use crate::dialer::{DialError, Dialer, IcmpError, Protocol, Service, Unreachable};
 use crate::dns::NameServer;
 use crate::fragments::Reassembler;
+use crate::icmp::{Embedded, Limit};
 use crate::link::Link;
 use crate::local::Reach;
 use crate::neighbours::{Form, Isolation, Neighbours};
-use crate::packet::{Control, Discard, Packet, Segment, Transport, destination_of};
+use crate::packet::{Control, Discard, FlowKey, Packet, Segment, Transport, destination_of, extensions};
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -52,6 +54,7 @@ pub(crate) struct Limits {
     /// Bytes of memory in the rings of TCP connections, beyond what each may always use.
     pub(crate) ring_memory: usize,
     pub(crate) udp_mappings: usize,
+    pub(crate) echo_mappings: usize,
     pub(crate) udp_peers: usize,
     pub(crate) udp_idle_timeout: Duration,
     pub(crate) dial_timeout: Duration,
@@ -67,6 +70,7 @@ pub(crate) struct Gateway {
     pub(crate) resolver: Rc<NameServer>,
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
+    pub(crate) echo: udp::Table,
     pub(crate) commons: Rc<Commons>,
     isolation: Isolation,
     /// The other containers, unless this one is isolated from them or serves another queue than the first.
@@ -79,6 +83,8 @@ pub(crate) struct Gateway {
     /// The tasks of flows, decisions and look-ups.
     errands: RefCell<JoinSet<()>>,
     warned: Cell<Option<Instant>>,
+    /// Of the errors that the gateway originates.
+    errors: RefCell<Limit>,
     /// Notified when a flow has delivered its last bytes or has ended.
     pub(crate) progress: Notify,
 }
@@ -112,7 +118,8 @@ impl Gateway {
             counters,
             resolver: Rc::new(resolver),
             tcp: tcp::Table::new(limits.ring_memory),
-            udp: udp::Table::default(),
+            udp: udp::Table::new(udp::Kind::Udp),
+            echo: udp::Table::new(udp::Kind::Echo),
             commons,
             isolation,
             neighbours: OnceCell::new(),
@@ -121,6 +128,7 @@ impl Gateway {
             expires_fragments: Cell::new(false),
             errands: RefCell::default(),
             warned: Cell::new(None),
+            errors: RefCell::default(),
             progress: Notify::new(),
         })
     }
@@ -182,7 +190,7 @@ impl Gateway {
                 tokio::task::yield_now().await;
             }
             let others = self.siblings.as_ref().is_none_or(Siblings::are_delivered);
-            if self.tcp.is_delivered() && self.udp.is_settled() && others {
+            if self.tcp.is_delivered() && self.udp.is_settled() && self.echo.is_settled() && others {
                 break;
             }
             self.progress.notified().await;
@@ -298,8 +306,30 @@ impl Gateway {
         if let Some(result) = self.forward(&header, bytes, Form::AsCame) {
             return result;
         }
-        match Packet::parse(&header, bytes) {
+        self.handle_parsed(Packet::parse(&header, bytes), &header, bytes)
+    }
+
+    fn handle_parsed(
+        self: &Rc<Self>,
+        packet: Result<Packet<'_>, Discard>,
+        header: &vnet::Header,
+        bytes: &[u8],
+    ) -> Result<(), Discard> {
+        match packet {
             Err(Discard::Fragment) => self.reassemble(bytes),
+            Err(Discard::Extended) => self.handle_extended(header, bytes),
+            packet => self.handle_packet(&packet?),
+        }
+    }
+
+    /// Takes in a packet with extension headers as if it had none, but for what is quoted of it.
+    fn handle_extended(self: &Rc<Self>, header: &vnet::Header, bytes: &[u8]) -> Result<(), Discard> {
+        let stripped = extensions::strip(bytes)?;
+        match Packet::parse(header, &stripped) {
+            Err(Discard::Fragment) => self.reassemble(&stripped),
+            Ok(packet @ Packet { transport: Transport::Unknown, .. }) => {
+                self.handle_packet(&Packet { bytes, ..packet })
+            }
             packet => self.handle_packet(&packet?),
         }
     }
@@ -324,11 +354,31 @@ impl Gateway {
         if self.addressing.subnet_of_container(packet.key.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
+        if packet.hop_limit <= 1 && !self.addressing.is_on_link(packet.key.destination.ip()) {
+            return self.refuse(packet, IcmpError::TimeExceeded, Discard::HopLimit);
+        }
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
-            Transport::Udp(datagrams) => self.udp.handle(self, packet.key, datagrams, packet.bytes),
+            Transport::Udp(datagrams) => self.udp.handle(self, packet, datagrams),
+            Transport::Echo(datagram) => self.handle_echo(packet, datagram),
+            Transport::Error(message) => return Err(Self::handle_error(packet, message)),
+            Transport::Unknown => {
+                return self.refuse(packet, Unreachable::Protocol.into(), Discard::Protocol);
+            }
         }
         Ok(())
+    }
+
+    /// Reads an error of the container. Its upstream sockets are the host's, whose kernel speaks for itself.
+    fn handle_error(packet: &Packet<'_>, message: &[u8]) -> Discard {
+        let FlowKey { source, destination } = packet.key;
+        match Embedded::parse(source.ip(), destination.ip(), message, false) {
+            Ok(Embedded { error, protocol, peer, container }) => {
+                tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
+                Discard::IcmpError
+            }
+            Err(discard) => discard,
+        }
     }
 
     fn handle_message(self: &Rc<Self>, message: Message) {
@@ -356,7 +406,6 @@ impl Gateway {
             self.tcp.knows(key) || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
         };
         match Packet::parse(&passed.header, &passed.packet) {
-            Err(Discard::Fragment) => self.reassemble(&passed.packet),
             Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !is_here(&key, &segment) => {
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
@@ -364,7 +413,7 @@ impl Gateway {
                 self.tcp.answer_stray(self, key, &segment);
                 Ok(())
             }
-            packet => self.handle_packet(&packet?),
+            packet => self.handle_parsed(packet, &passed.header, &passed.packet),
         }
     }
 
@@ -397,6 +446,7 @@ impl Drop for Closing<'_> {
         let gateway = self.0;
         gateway.tcp.close(gateway);
         gateway.udp.close(gateway);
+        gateway.echo.close(gateway);
         gateway.errands.borrow_mut().abort_all();
         gateway.link.finish();
     }

@@ -91,10 +91,12 @@ fn parse(header: Header, bytes: Vec<u8>) -> Round {
         measured(|| {
             let packet = Packet::parse(black_box(&header), black_box(&bytes)).expect("it was built");
             match black_box(packet).transport {
-                Transport::Tcp(_) => {}
-                Transport::Udp(datagrams) => datagrams.iter().for_each(|datagram| {
-                    black_box(datagram);
-                }),
+                Transport::Tcp(_) | Transport::Error(_) | Transport::Unknown => {}
+                Transport::Udp(datagrams) | Transport::Echo(datagrams) => {
+                    datagrams.iter().for_each(|datagram| {
+                        black_box(datagram);
+                    });
+                }
             }
         });
     })

@@ -121,14 +121,7 @@ impl Neighbours {
         if hop::limit(passage.packet.bytes) <= 1 {
             // No error about an error (RFC 1122, 3.2.2).
             if !matches!(passage.content, Content::Error(_)) {
-                let key = passage.key;
-                sender.report(
-                    key.source,
-                    key.destination,
-                    None,
-                    IcmpError::TimeExceeded,
-                    passage.packet.bytes,
-                );
+                sender.report(passage.key, IcmpError::TimeExceeded, passage.packet.bytes);
             }
             return Err(Discard::HopLimit);
         }

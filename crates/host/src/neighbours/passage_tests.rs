@@ -132,7 +132,7 @@ fn an_error_is_about_the_flow_it_quotes() {
         let about = parse(&header, &quoted).unwrap().flow().0;
         for unreachable in [Unreachable::Port, Unreachable::Host] {
             let error = IcmpError::Unreachable(unreachable);
-            let bytes = icmp::error(key.destination.ip(), key.source.ip(), error, &quoted);
+            let bytes = icmp::error(key.destination.ip(), key.source.ip(), icmp::HOP_LIMIT, error, &quoted);
             let Content::Error(flow) = parse(&header, &bytes).unwrap().content else { panic!("no error") };
             assert_eq!(flow, about);
         }
@@ -140,10 +140,16 @@ fn an_error_is_about_the_flow_it_quotes() {
         let other = if key.source.is_ipv4() { "10.0.2.102" } else { "fd00::102" }.parse().unwrap();
         let error = IcmpError::TimeExceeded;
         for bytes in [
-            icmp::error(other, key.source.ip(), error, &quoted),
-            icmp::error(key.destination.ip(), other, error, &quoted),
-            icmp::error(key.destination.ip(), key.source.ip(), error, &quoted[..quoted.len() - 16]),
-            icmp::error(key.destination.ip(), key.source.ip(), error, b""),
+            icmp::error(other, key.source.ip(), icmp::HOP_LIMIT, error, &quoted),
+            icmp::error(key.destination.ip(), other, icmp::HOP_LIMIT, error, &quoted),
+            icmp::error(
+                key.destination.ip(),
+                key.source.ip(),
+                icmp::HOP_LIMIT,
+                error,
+                &quoted[..quoted.len() - 16],
+            ),
+            icmp::error(key.destination.ip(), key.source.ip(), icmp::HOP_LIMIT, error, b""),
         ] {
             assert_eq!(parse(&header, &bytes).unwrap_err(), Discard::Unsolicited);
         }

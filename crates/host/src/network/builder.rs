@@ -57,6 +57,7 @@ impl Default for NetworkBuilder {
                 tcp_flows: 16_384,
                 ring_memory: 256 << 20,
                 udp_mappings: 4_096,
+                echo_mappings: 512,
                 udp_peers: 16_384,
                 udp_idle_timeout: Duration::from_secs(180),
                 dial_timeout: Duration::from_secs(60),
@@ -298,6 +299,14 @@ impl NetworkBuilder {
     #[must_use]
     pub fn max_udp_mappings(mut self, mappings: usize) -> Self {
         self.limits.udp_mappings = mappings;
+        self
+    }
+
+    /// Most echo mappings of one container at a time: addresses and identifiers that have an upstream ping socket, each
+    /// a file descriptor of this process. A running ping has one, however many hosts it is for. Default: 512.
+    #[must_use]
+    pub fn max_echo_mappings(mut self, mappings: usize) -> Self {
+        self.limits.echo_mappings = mappings;
         self
     }
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::run::Run;
+use crate::addressing::Addressing;
 use crate::dialer::{DatagramSocket, Datagrams, IcmpError, Received};
 
 /// Room for the largest datagram, or the largest burst that the kernel gathers (`UDP_GRO`).
@@ -12,10 +13,24 @@ const LARGEST: usize = 1 << 16;
 /// Datagrams in one buffer, in runs that can travel together.
 pub(crate) struct Inbox {
     buffer: Box<[u8]>,
-    runs: Vec<(SocketAddr, Run)>,
+    runs: Vec<(Origin, Run)>,
     filled: usize,
     /// What has been received since it was last cleared.
     receipts: usize,
+}
+
+/// Who sent datagrams, and how far they have travelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) source: SocketAddr,
+    /// What was left of their hop limit, if the socket says so.
+    pub(super) hop_limit: Option<u8>,
+}
+
+impl Origin {
+    pub(super) fn seen_inside(self, addressing: &Addressing) -> Self {
+        Self { source: addressing.as_seen_inside(self.source), ..self }
+    }
 }
 
 /// Receipts before other tasks get their turn.
@@ -26,6 +41,7 @@ const BATCH: usize = 64;
 pub(super) struct Undelivered<'a> {
     pub(super) destination: SocketAddr,
     pub(super) sender: Option<IpAddr>,
+    pub(super) hop_limit: Option<u8>,
     pub(super) error: IcmpError,
     /// Its start, as far as it is known.
     pub(super) datagram: &'a [u8],
@@ -56,18 +72,19 @@ impl Inbox {
         let space = &mut self.buffer[self.filled..];
         self.receipts += 1;
         match socket.try_receive(space)? {
-            Received::Undelivered { destination, sender, error, length } => {
+            Received::Undelivered { destination, sender, hop_limit, error, length } => {
                 let datagram = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;
-                Ok(Some(Undelivered { destination, sender, error, datagram }))
+                Ok(Some(Undelivered { destination, sender, hop_limit, error, datagram }))
             }
-            Received::Datagrams { length, size, source } => {
+            Received::Datagrams { length, size, source, hop_limit } => {
+                let origin = Origin { source, hop_limit };
                 let received = space.get(..length).ok_or(io::ErrorKind::InvalidData)?;
                 let datagrams = Datagrams::of_size(size, received);
                 self.filled += length;
                 let extended =
-                    self.runs.last_mut().is_some_and(|(last, run)| *last == source && run.extend(datagrams));
+                    self.runs.last_mut().is_some_and(|(last, run)| *last == origin && run.extend(datagrams));
                 if !extended {
-                    self.runs.push((source, Run::new(datagrams)));
+                    self.runs.push((origin, Run::new(datagrams)));
                 }
                 Ok(None)
             }
@@ -75,12 +92,12 @@ impl Inbox {
     }
 
     /// What was received, with its senders.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (SocketAddr, Datagrams<'_>)> {
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Origin, Datagrams<'_>)> {
         let mut start = 0;
-        self.runs.iter().map(move |(source, run)| {
+        self.runs.iter().map(move |(origin, run)| {
             let bytes = &self.buffer[start..start + run.length()];
             start += run.length();
-            (*source, run.datagrams(bytes))
+            (*origin, run.datagrams(bytes))
         })
     }
 }
@@ -93,8 +110,11 @@ mod tests {
     use super::*;
     use crate::dialer::Envelope;
 
-    /// Holds datagrams, each with its sender's port.
-    struct Script(Mutex<VecDeque<(u16, Vec<u8>)>>);
+    /// A sender's port, what is left of the hop limit, and the bytes.
+    type Datagram = (u16, Option<u8>, Vec<u8>);
+
+    /// Holds datagrams.
+    struct Script(Mutex<VecDeque<Datagram>>);
 
     #[async_trait::async_trait]
     impl DatagramSocket for Script {
@@ -104,10 +124,10 @@ mod tests {
 
         fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
             let next = self.0.lock().unwrap().pop_front();
-            let (port, bytes) = next.ok_or(io::ErrorKind::WouldBlock)?;
+            let (port, hop_limit, bytes) = next.ok_or(io::ErrorKind::WouldBlock)?;
             buffer[..bytes.len()].copy_from_slice(&bytes);
             let source = ([10, 99, 0, 2], port).into();
-            Ok(Received::Datagrams { length: bytes.len(), size: bytes.len(), source })
+            Ok(Received::Datagrams { length: bytes.len(), size: bytes.len(), source, hop_limit })
         }
 
         fn try_send(&self, _: Datagrams<'_>, _: &Envelope) -> io::Result<()> {
@@ -118,11 +138,13 @@ mod tests {
     #[test]
     fn what_came_together_goes_on_together() {
         let script = [(1, "abc"), (1, "def"), (2, "ghi"), (2, ""), (2, "jkl"), (2, "m"), (2, "nop")];
-        let script = script.map(|(port, text)| (port, text.as_bytes().to_vec())).into();
+        let script = script.map(|(port, text)| (port, None, text.as_bytes().to_vec())).into();
         let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
         while inbox.receive(&socket).is_ok() {}
-        let runs: Vec<(u16, Vec<&[u8]>)> =
-            inbox.runs().map(|(source, datagrams)| (source.port(), datagrams.iter().collect())).collect();
+        let runs: Vec<(u16, Vec<&[u8]>)> = inbox
+            .runs()
+            .map(|(origin, datagrams)| (origin.source.port(), datagrams.iter().collect()))
+            .collect();
         let expected: [(u16, Vec<&[u8]>); 5] = [
             (1, vec![b"abc", b"def"]),
             (2, vec![b"ghi"]),
@@ -134,8 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn what_has_come_another_way_goes_on_by_itself() {
+        let script = [Some(60), Some(60), Some(61), None].map(|hop_limit| (1, hop_limit, vec![7; 3])).into();
+        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
+        while inbox.receive(&socket).is_ok() {}
+        let runs: Vec<_> = inbox.runs().map(|(origin, run)| (origin.hop_limit, run.count())).collect();
+        assert_eq!(runs, [(Some(60), 2), (Some(61), 1), (None, 1)]);
+    }
+
+    #[test]
     fn it_is_full_before_the_largest_would_not_fit() {
-        let script = (0..9).map(|_| (1, vec![0; 65_507])).collect();
+        let script = (0..9).map(|_| (1, None, vec![0; 65_507])).collect();
         let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
         while !inbox.is_full() {
             inbox.receive(&socket).unwrap();

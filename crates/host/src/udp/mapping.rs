@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OnceCell};
 
-use super::inbox::Undelivered;
+use super::inbox::{Origin, Undelivered};
+use super::kind::Kind;
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Envelope, Source};
 use crate::gateway::Gateway;
-use crate::icmp;
 use crate::link::{HeldFrame, Sent};
+use crate::packet::FlowKey;
 use crate::udp::MAX_DATAGRAMS;
 
 /// Datagrams held for a peer that is being decided on: a whole burst.
@@ -28,6 +29,7 @@ const HELD_BYTES: usize = 1 << 20;
 const ASKING: Duration = Duration::from_secs(1);
 
 pub(crate) struct Mapping {
+    kind: Kind,
     source: SocketAddr,
     socket: OnceCell<Box<dyn DatagramSocket>>,
     opened: Notify,
@@ -39,32 +41,39 @@ pub(crate) struct Mapping {
 
 /// Datagrams that wait for a decision; counted against the budget while they exist.
 pub(crate) struct Held {
-    datagrams: Vec<Box<[u8]>>,
+    letters: Vec<Letter>,
     total: Rc<Cell<usize>>,
+}
+
+/// A datagram, and how it is to travel.
+pub(crate) struct Letter {
+    /// As the container knows it.
+    pub(crate) envelope: Envelope,
+    pub(crate) payload: Box<[u8]>,
 }
 
 impl Held {
     fn new(total: &Rc<Cell<usize>>) -> Self {
-        Self { datagrams: Vec::new(), total: Rc::clone(total) }
+        Self { letters: Vec::new(), total: Rc::clone(total) }
     }
 
     /// Keeps a datagram if there is room for it.
-    fn push(&mut self, payload: &[u8]) {
+    fn push(&mut self, envelope: &Envelope, payload: &[u8]) {
         let total = self.total.get() + payload.len();
-        if self.datagrams.len() < HELD && total <= HELD_BYTES {
+        if self.letters.len() < HELD && total <= HELD_BYTES {
             self.total.set(total);
-            self.datagrams.push(payload.into());
+            self.letters.push(Letter { envelope: *envelope, payload: payload.into() });
         }
     }
 
-    pub(crate) fn datagrams(&self) -> &[Box<[u8]>] {
-        &self.datagrams
+    pub(crate) fn letters(&self) -> &[Letter] {
+        &self.letters
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let bytes: usize = self.datagrams.iter().map(|datagram| datagram.len()).sum();
+        let bytes: usize = self.letters.iter().map(|letter| letter.payload.len()).sum();
         self.total.set(self.total.get() - bytes);
     }
 }
@@ -103,7 +112,7 @@ enum Batch {
 struct Backlog {
     frame: HeldFrame,
     /// What follows: sender, size and bytes of the datagrams of each frame.
-    rest: Vec<(SocketAddr, usize, Box<[u8]>)>,
+    rest: Vec<(Origin, usize, Box<[u8]>)>,
     _charge: Charge,
 }
 
@@ -133,8 +142,9 @@ impl Drop for Charge {
 }
 
 impl Mapping {
-    pub(crate) fn new(source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
+    pub(super) fn new(kind: Kind, source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
         Self {
+            kind,
             source,
             socket: OnceCell::new(),
             opened: Notify::new(),
@@ -142,6 +152,10 @@ impl Mapping {
             deadline: Cell::new(deadline),
             held,
         }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub(crate) fn source(&self) -> SocketAddr {
@@ -158,11 +172,11 @@ impl Mapping {
     }
 
     /// Decides on datagrams; those for a peer that is being asked about are held here.
-    pub(crate) fn judge(&self, now: Instant, peer: SocketAddr, datagrams: Datagrams<'_>) -> Verdict {
-        match self.peers.borrow_mut().get_mut(&peer) {
+    pub(crate) fn judge(&self, now: Instant, envelope: &Envelope, datagrams: Datagrams<'_>) -> Verdict {
+        match self.peers.borrow_mut().get_mut(&envelope.destination) {
             None => Verdict::Unknown,
             Some(Peer::Asking(held)) => {
-                datagrams.iter().for_each(|datagram| held.push(datagram));
+                datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
                 Verdict::Wait
             }
             Some(Peer::Allowed { target, used }) => {
@@ -174,10 +188,10 @@ impl Mapping {
     }
 
     /// Notes that the Dialer is being asked about a peer.
-    pub(crate) fn ask(&self, peer: SocketAddr, datagrams: Datagrams<'_>) {
+    pub(crate) fn ask(&self, envelope: &Envelope, datagrams: Datagrams<'_>) {
         let mut held = Held::new(&self.held);
-        datagrams.iter().for_each(|datagram| held.push(datagram));
-        self.peers.borrow_mut().insert(peer, Peer::Asking(held));
+        datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
+        self.peers.borrow_mut().insert(envelope.destination, Peer::Asking(held));
     }
 
     /// Notes the Dialer's answer and returns the datagrams that waited for it.
@@ -207,15 +221,21 @@ impl Mapping {
     /// The upstream socket; opens it if this is the first flow to need it.
     pub(crate) async fn open(&self, gateway: &Gateway) -> Result<&dyn DatagramSocket, DialError> {
         let source = Source { address: self.source };
-        let socket = self.socket.get_or_try_init(|| gateway.dialer.bind_udp(&source)).await?;
+        let socket = self.socket.get_or_try_init(|| self.kind.open(gateway, &source)).await?;
         self.opened.notify_one();
         Ok(&**socket)
     }
 
-    /// Sends datagrams of the container to the world.
-    pub(crate) fn send(&self, gateway: &Gateway, target: SocketAddr, datagrams: Datagrams<'_>) {
+    /// Sends datagrams of the container to `target` in the world; the rest of the envelope is what it has written.
+    pub(crate) fn send(
+        &self,
+        gateway: &Gateway,
+        target: SocketAddr,
+        envelope: &Envelope,
+        datagrams: Datagrams<'_>,
+    ) {
         let Some(socket) = self.socket.get() else { return };
-        match socket.try_send(datagrams, &Envelope::new(target)) {
+        match socket.try_send(datagrams, &Envelope { destination: target, ..*envelope }) {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -226,9 +246,9 @@ impl Mapping {
                 | DialError::NetworkUnreachable
                 | DialError::Prohibited) => {
                     if let Some(reason) = error.unreachable() {
-                        let (destination, sender) = (target, None);
-                        let (error, datagram) = (reason.into(), datagrams.bytes());
-                        self.report(gateway, &Undelivered { destination, sender, error, datagram });
+                        let key = FlowKey { source: self.source, destination: envelope.destination };
+                        let quoted = self.kind.quote(key.source, key.destination, datagrams.bytes());
+                        gateway.report(key, reason.into(), &quoted);
                     }
                 }
             },
@@ -238,7 +258,9 @@ impl Mapping {
     /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
     pub(crate) async fn run(&self, gateway: &Gateway) {
         tokio::select! {
-            Err(error) = self.receive(gateway) => tracing::debug!(source = %self.source, %error, "a UDP mapping ends"),
+            Err(error) = self.receive(gateway) => {
+                tracing::debug!(protocol = %self.kind.protocol(), source = %self.source, %error, "a mapping ends");
+            }
             () = self.expired(gateway) => {}
         }
     }
@@ -295,8 +317,8 @@ impl Mapping {
                 gateway.link.writable().await?;
                 sent = gateway.link.resend(frame);
             }
-            let Some((peer, size, bytes)) = rest.next() else { return Ok(batch) };
-            sent = gateway.link.send_datagrams(*peer, self.source, Datagrams::of_size(*size, bytes));
+            let Some((origin, size, bytes)) = rest.next() else { return Ok(batch) };
+            sent = self.kind.send_inside(gateway, *origin, self.source, Datagrams::of_size(*size, bytes));
         }
     }
 
@@ -319,18 +341,18 @@ impl Mapping {
         };
         let mut frames = inbox
             .runs()
-            .map(|(source, datagrams)| (gateway.addressing.as_seen_inside(source), datagrams))
-            .filter(|(peer, datagrams)| self.is_wanted(gateway, *peer, *datagrams))
-            .flat_map(|(peer, datagrams)| {
-                gateway.link.frames(peer, datagrams).map(move |frame| (peer, frame))
+            .map(|(origin, datagrams)| (origin.seen_inside(&gateway.addressing), datagrams))
+            .filter(|(origin, datagrams)| self.is_wanted(gateway, origin.source, *datagrams))
+            .flat_map(|(origin, datagrams)| {
+                self.kind.frames(gateway, origin.source, datagrams).map(move |frame| (origin, frame))
             });
-        while let Some((peer, datagrams)) = frames.next() {
-            if let Sent::Held(frame) = gateway.link.send_datagrams(peer, self.source, datagrams) {
+        while let Some((origin, datagrams)) = frames.next() {
+            if let Sent::Held(frame) = self.kind.send_inside(gateway, origin, self.source, datagrams) {
                 // What there is no room for is lost, as in any full queue.
                 let mut charge = Charge { bytes: 0, total: Rc::clone(&self.held) };
                 let rest = frames
                     .filter(|(_, datagrams)| charge.add(datagrams.bytes().len()))
-                    .map(|(peer, datagrams)| (peer, datagrams.size(), datagrams.bytes().into()))
+                    .map(|(origin, datagrams)| (origin, datagrams.size(), datagrams.bytes().into()))
                     .collect();
                 return (batch, Some(Backlog { frame, rest, _charge: charge }));
             }
@@ -352,8 +374,10 @@ impl Mapping {
     fn report(&self, gateway: &Gateway, undelivered: &Undelivered<'_>) {
         let peer = gateway.addressing.as_seen_inside(undelivered.destination);
         if self.peers.borrow().contains_key(&peer) {
-            let quoted = icmp::quote_datagram(self.source, peer, undelivered.datagram);
-            gateway.report(self.source, peer, undelivered.sender, undelivered.error, &quoted);
+            let Undelivered { sender, hop_limit, error, datagram, .. } = *undelivered;
+            let quoted = self.kind.quote(self.source, peer, datagram);
+            let key = FlowKey { source: self.source, destination: peer };
+            gateway.relay(key, sender, hop_limit, error, &quoted);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! UDP: datagrams between the container and the world.
+//! UDP, and echo like it: datagrams between the container and the world.
 //!
 //! # Mappings
 //! One upstream socket per container address and port, whatever the destination (endpoint-independent mapping,
@@ -15,22 +15,34 @@
 //! (`VIRTIO_NET_HDR_GSO_UDP_L4`). So does what an end sent as a burst. Either way every datagram arrives as it was
 //! sent; a datagram waits for the end of the batch of frames it was read in, never for another one to come.
 //!
-//! # Errors
-//! ICMP errors that the upstream socket learns of (`IP_RECVERR`) go to the container with its own headers
-//! quoted, so a closed port is ECONNREFUSED at once.
+//! # Hop limits, path MTU, errors
+//! A datagram leaves with the hop limit that the container gave it, less one, and with its will about fragments
+//! (`IP_TTL`, `IP_MTU_DISCOVER`, ip(7)); datagrams that differ in that do not travel together. What routers and peers say
+//! of it, and what the host's kernel says of one too long for its own link (`IP_RECVERR`), goes to the container
+//! with its own headers quoted, in the name of who said so. So a closed port is ECONNREFUSED at once, traceroute(8)
+//! sees every router behind the gateway, and the container's kernel learns the MTU of the way.
+//!
+//! # Echo
+//! An echo request (ping) is to this module a datagram whose port is the identifier and whose peer has the port 0: its
+//! mapping is an upstream ping socket, icmp(7), its replies come back from peers that a request went to and from
+//! nobody else. What differs is in [`Kind`]: the headers, the timeout, one error and one frame for each. Echo has a table
+//! and limits of its own, so that pings keep no datagram out. Requests to the gateway and the resolver never come
+//! here: [`gateway`](crate::gateway) answers them.
 //!
 //! # Limits and timers
 //! A mapping ends when the container has sent nothing for the idle timeout (180 s; 10 s when it only talks to
-//! port 53); what comes in does not prolong it (RFC 4787, 4.3). The number of mappings, of peers and of held
+//! port 53, 60 s for echo); what comes in does not prolong it (RFC 4787, 4.3). The number of mappings, of peers and of held
 //! datagrams is bounded. Datagrams larger than the MTU travel in fragments
 //! ([`crate::fragments`]), but for answers of the gateway's resolver, which are cut (RFC 1035, 4.2.1).
 
 pub(crate) mod datagram;
 mod inbox;
+mod kind;
 mod mapping;
 mod run;
 mod table;
 
 pub(crate) use inbox::Inbox;
+pub(crate) use kind::Kind;
 pub(crate) use run::MAX_DATAGRAMS;
 pub(crate) use table::Table;

@@ -1,4 +1,4 @@
-//! All mappings of one container: finds the mapping of a datagram, asks the Dialer about new destinations.
+//! All mappings of one container and kind: finds the mapping of a datagram, asks the Dialer about new destinations.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -8,27 +8,22 @@ use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 
-use super::mapping::{Mapping, Peer, Verdict};
+use super::kind::Kind;
+use super::mapping::{Held, Letter, Mapping, Peer, Verdict};
 use super::run::Run;
 use crate::addressing::Destination;
-use crate::dialer::{Datagrams, DialError, Flow, Protocol, Service};
+use crate::dialer::{Datagrams, DialError, Envelope, Flow, Service};
 use crate::dns::Transport;
 use crate::gateway::Gateway;
-use crate::packet::FlowKey;
-
-/// Idle timeout of a mapping that only speaks DNS: a query is answered soon or never.
-const DNS_IDLE: Duration = Duration::from_secs(10);
+use crate::packet::{FlowKey, Packet};
 
 /// How often idle peers are looked for when there is no room.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// RFC 1035, 4.2.1.
-const DNS_PORT: u16 = 53;
-
 type Entry = (Rc<Mapping>, Option<AbortHandle>);
 
-#[derive(Default)]
 pub(crate) struct Table {
+    kind: Kind,
     mappings: RefCell<HashMap<SocketAddr, Entry>>,
     /// Peers of all mappings.
     peers: Cell<usize>,
@@ -42,23 +37,39 @@ pub(crate) struct Table {
 
 /// Datagrams that leave at the end of the batch they were read in; their bytes are in the thread's burst buffer.
 struct Waiting {
-    key: FlowKey,
     mapping: Rc<Mapping>,
+    /// What the container has written on all of them.
+    envelope: Envelope,
     target: SocketAddr,
     run: Run,
 }
 
+impl Waiting {
+    /// Whether datagrams of this source and envelope may join.
+    fn is_of(&self, source: SocketAddr, envelope: &Envelope) -> bool {
+        self.mapping.source() == source && self.envelope == *envelope
+    }
+}
+
 impl Table {
-    /// Takes in datagrams from the container; `packet` is the IP packet around them. What it sends of them may wait
-    /// for [`flush`](Self::flush).
-    pub(crate) fn handle(
-        &self,
-        gateway: &Rc<Gateway>,
-        key: FlowKey,
-        datagrams: Datagrams<'_>,
-        packet: &[u8],
-    ) {
-        if let Some(waiting) = self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.key == key)
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            mappings: RefCell::default(),
+            peers: Cell::new(0),
+            purged: Cell::new(None),
+            deciding: Cell::new(0),
+            held: Rc::default(),
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Takes in datagrams from the container; `packet` is what they came in. What it sends of them may wait for
+    /// [`flush`](Self::flush).
+    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
+        let (key, envelope) = (packet.key, packet.envelope());
+        if let Some(waiting) = self.waiting.borrow_mut().as_mut()
+            && waiting.is_of(key.source, &envelope)
             && waiting.run.extend(datagrams)
         {
             return gateway.commons.burst().extend_from_slice(datagrams.bytes());
@@ -66,24 +77,25 @@ impl Table {
         self.flush(gateway);
         let known = self.mappings.borrow().get(&key.source).map(|(mapping, _)| Rc::clone(mapping));
         let Some(mapping) = known else {
-            return self.admit(gateway, None, key, datagrams, packet);
+            return self.admit(gateway, None, packet, datagrams);
         };
         let now = gateway.clock.now();
-        let verdict = mapping.judge(now, key.destination, datagrams);
+        let verdict = mapping.judge(now, &envelope, datagrams);
         if !matches!(verdict, Verdict::Unknown) {
-            mapping.refresh(now, idle_timeout(gateway, key.destination));
+            mapping.refresh(now, self.kind.idle_timeout(&gateway.limits, key.destination));
         }
         match verdict {
-            Verdict::Unknown => self.admit(gateway, Some(mapping), key, datagrams, packet),
+            Verdict::Unknown => self.admit(gateway, Some(mapping), packet, datagrams),
             Verdict::Wait => {}
-            Verdict::Send(target) if datagrams.count() > 1 => {
-                mapping.send(gateway, target, datagrams);
+            // Of echo requests only each alone has a sequence number in its place.
+            Verdict::Send(target) if datagrams.count() > 1 || self.kind == Kind::Echo => {
+                mapping.send(gateway, target, &envelope, datagrams);
             }
             Verdict::Send(target) => {
                 let mut burst = gateway.commons.burst();
                 burst.clear();
                 burst.extend_from_slice(datagrams.bytes());
-                let waiting = Waiting { key, mapping, target, run: Run::new(datagrams) };
+                let waiting = Waiting { mapping, envelope, target, run: Run::new(datagrams) };
                 self.waiting.borrow_mut().replace(waiting);
             }
             Verdict::Resolve => {
@@ -94,8 +106,10 @@ impl Table {
 
     /// Sends what waits for the end of the batch.
     pub(crate) fn flush(&self, gateway: &Gateway) {
-        let Some(Waiting { mapping, target, run, .. }) = self.waiting.borrow_mut().take() else { return };
-        mapping.send(gateway, target, run.datagrams(&gateway.commons.burst()));
+        let Some(Waiting { mapping, envelope, target, run }) = self.waiting.borrow_mut().take() else {
+            return;
+        };
+        mapping.send(gateway, target, &envelope, run.datagrams(&gateway.commons.burst()));
     }
 
     /// Whether no datagram waits for a decision.
@@ -119,45 +133,45 @@ impl Table {
         &self,
         gateway: &Rc<Gateway>,
         mapping: Option<Rc<Mapping>>,
-        key: FlowKey,
+        packet: &Packet<'_>,
         datagrams: Datagrams<'_>,
-        packet: &[u8],
     ) {
-        let (target, service) = match gateway.destination(Protocol::Udp, key.destination) {
+        let key = packet.key;
+        let (target, service) = match gateway.destination(self.kind.protocol(), key.destination) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => {
-                gateway.counters.udp.refused();
-                return gateway.send_unreachable(key, &error, packet);
+                self.kind.flows(gateway).refused();
+                return gateway.send_unreachable(key, &error, packet.bytes);
             }
             Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
         };
         let Some(mapping) = mapping.or_else(|| self.create(gateway, key.source)) else {
-            return gateway.counters.udp.overflowed();
+            return self.kind.flows(gateway).overflowed();
         };
         if !self.has_room(gateway) {
-            return gateway.counters.udp.overflowed();
+            return self.kind.flows(gateway).overflowed();
         }
-        mapping.refresh(gateway.clock.now(), idle_timeout(gateway, key.destination));
-        mapping.ask(key.destination, datagrams);
+        mapping.refresh(gateway.clock.now(), self.kind.idle_timeout(&gateway.limits, key.destination));
+        mapping.ask(&packet.envelope(), datagrams);
         self.peers.set(self.peers.get() + 1);
-        gateway.counters.udp.opened();
+        self.kind.flows(gateway).opened();
         let flow = Flow {
-            protocol: Protocol::Udp,
+            protocol: self.kind.protocol(),
             source: key.source,
             destination: key.destination,
             target,
             service,
         };
         let gateway = Rc::clone(gateway);
-        let deciding = Deciding::new(&gateway);
-        gateway.spawn(async move { decide(&deciding.0, &mapping, key, &flow).await });
+        let deciding = Deciding::new(self.kind, &gateway);
+        gateway.spawn(async move { decide(&deciding.gateway, &mapping, key, &flow).await });
     }
 
     fn create(&self, gateway: &Rc<Gateway>, source: SocketAddr) -> Option<Rc<Mapping>> {
-        if self.mappings.borrow().len() >= gateway.limits.udp_mappings {
+        if self.mappings.borrow().len() >= self.kind.mappings(&gateway.limits) {
             return None;
         }
-        let mapping = Rc::new(Mapping::new(source, gateway.clock.now(), Rc::clone(&self.held)));
+        let mapping = Rc::new(Mapping::new(self.kind, source, gateway.clock.now(), Rc::clone(&self.held)));
         self.mappings.borrow_mut().insert(source, (Rc::clone(&mapping), None));
         let lease = Lease { gateway: Rc::clone(gateway), mapping: Rc::clone(&mapping) };
         let task = gateway.spawn(async move { lease.mapping.run(&lease.gateway).await });
@@ -182,7 +196,7 @@ impl Table {
 
     /// Forgets the peers of all mappings that have not been written to for the idle timeout.
     fn purge(&self, gateway: &Gateway, now: Instant) {
-        let Some(limit) = now.checked_sub(gateway.limits.udp_idle_timeout) else { return };
+        let Some(limit) = now.checked_sub(self.kind.idle_peers(&gateway.limits)) else { return };
         let forgotten = self.mappings.borrow().values().map(|(mapping, _)| mapping.forget_peers(limit)).sum();
         self.peers_gone(gateway, forgotten);
     }
@@ -190,7 +204,7 @@ impl Table {
     fn peers_gone(&self, gateway: &Gateway, count: usize) {
         self.peers.set(self.peers.get() - count);
         for _ in 0..count {
-            gateway.counters.udp.closed();
+            self.kind.flows(gateway).closed();
         }
     }
 
@@ -217,7 +231,7 @@ struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.gateway.udp.release(&self.gateway, &self.mapping);
+        self.mapping.kind().table(&self.gateway).release(&self.gateway, &self.mapping);
     }
 }
 
@@ -233,18 +247,22 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
     };
     let answer =
         tokio::time::timeout(gateway.limits.dial_timeout, asking).await.unwrap_or(Err(DialError::TimedOut));
-    if !gateway.udp.is_current(mapping) {
+    let kind = mapping.kind();
+    if !kind.table(gateway).is_current(mapping) {
         undecided.decided = true;
         return;
     }
     match answer {
         Err(error) => {
             tracing::debug!(%flow, %error, "refused");
-            gateway.counters.udp.refused();
+            kind.flows(gateway).refused();
             gateway.warn_of(&error, key.destination);
+            let held = undecided.forget();
             if let Some(reason) = error.unreachable() {
-                let quoted = crate::icmp::quote_datagram(key.source, key.destination, &[]);
-                gateway.report(key.source, key.destination, None, reason.into(), &quoted);
+                for Letter { payload, .. } in held.letters().iter().take(kind.errors_at_once()) {
+                    let quoted = kind.quote(key.source, key.destination, payload);
+                    gateway.report(key, reason.into(), &quoted);
+                }
             }
         }
         Ok(()) => {
@@ -255,11 +273,11 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                     Peer::Allowed { target: flow.target, used: gateway.clock.now() }
                 }
             };
-            for payload in mapping.answer(key.destination, Some(peer)).datagrams() {
+            for Letter { envelope, payload } in mapping.answer(key.destination, Some(peer)).letters() {
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
                     Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
-                        mapping.send(gateway, flow.target, Datagrams::one(payload));
+                        mapping.send(gateway, flow.target, envelope, Datagrams::one(payload));
                     }
                 }
             }
@@ -268,19 +286,24 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
 }
 
 /// Counts a decision while it is under way.
-struct Deciding(Rc<Gateway>);
+struct Deciding {
+    kind: Kind,
+    gateway: Rc<Gateway>,
+}
 
 impl Deciding {
-    fn new(gateway: &Rc<Gateway>) -> Self {
-        gateway.udp.deciding.set(gateway.udp.deciding.get() + 1);
-        Self(Rc::clone(gateway))
+    fn new(kind: Kind, gateway: &Rc<Gateway>) -> Self {
+        let deciding = &kind.table(gateway).deciding;
+        deciding.set(deciding.get() + 1);
+        Self { kind, gateway: Rc::clone(gateway) }
     }
 }
 
 impl Drop for Deciding {
     fn drop(&mut self) {
-        self.0.udp.deciding.set(self.0.udp.deciding.get() - 1);
-        self.0.progress.notify_one();
+        let deciding = &self.kind.table(&self.gateway).deciding;
+        deciding.set(deciding.get() - 1);
+        self.gateway.progress.notify_one();
     }
 }
 
@@ -292,11 +315,19 @@ struct Undecided<'a> {
     decided: bool,
 }
 
+impl Undecided<'_> {
+    /// Forgets the peer and returns the datagrams that waited for the decision.
+    fn forget(&mut self) -> Held {
+        self.decided = true;
+        self.mapping.kind().table(self.gateway).peers_gone(self.gateway, 1);
+        self.mapping.answer(self.peer, None)
+    }
+}
+
 impl Drop for Undecided<'_> {
     fn drop(&mut self) {
-        if !self.decided && self.gateway.udp.is_current(self.mapping) {
-            self.mapping.answer(self.peer, None);
-            self.gateway.udp.peers_gone(self.gateway, 1);
+        if !self.decided && self.mapping.kind().table(self.gateway).is_current(self.mapping) {
+            self.forget();
         }
     }
 }
@@ -309,8 +340,4 @@ fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
             asked.send_datagram(key.destination, key.source, reply.message(), reply.may_wait()).await;
         }
     });
-}
-
-fn idle_timeout(gateway: &Gateway, destination: SocketAddr) -> Duration {
-    if destination.port() == DNS_PORT { DNS_IDLE } else { gateway.limits.udp_idle_timeout }
 }

@@ -1,0 +1,119 @@
+//! The error queue of a socket: ICMP errors about what it has sent (`IP_RECVERR`, ip(7)).
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrStorage};
+
+use super::{IcmpError, Received};
+use crate::icmp;
+
+/// An entry that says why something did not arrive.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Without a port, if [`is_local`](Self::is_local).
+    pub(super) destination: SocketAddr,
+    /// The kernel has refused it itself.
+    pub(super) is_local: bool,
+    sender: Option<IpAddr>,
+    hop_limit: Option<u8>,
+    error: IcmpError,
+    /// Bytes that are known of what was sent.
+    pub(super) length: usize,
+}
+
+impl Entry {
+    /// What it tells the engine.
+    pub(super) fn into_received(self) -> Received {
+        let Self { destination, sender, hop_limit, error, length, .. } = self;
+        Received::Undelivered { destination, sender, hop_limit, error, length }
+    }
+}
+
+/// What a socket holds next: what `receive` has, or else what `next_error` has of its error queue.
+pub(super) fn next_of(
+    buffer: &mut [u8],
+    receive: impl Fn(&mut [u8]) -> io::Result<Received>,
+    next_error: impl Fn(&mut [u8]) -> io::Result<Received>,
+) -> io::Result<Received> {
+    match receive(buffer) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => next_error(buffer),
+        // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
+        Err(pending) => match next_error(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(buffer)
+                .map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }),
+            result => result,
+        },
+        received => received,
+    }
+}
+
+/// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
+/// another peer, udp(7).
+pub(super) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+    match send() {
+        Err(error) if !is_full(&error) && !is_too_long(&error) => send(),
+        result => result,
+    }
+}
+
+/// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
+}
+
+/// Whether the link that it would leave by cannot take a datagram, which must not be cut or is longer than any may be.
+pub(super) fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMSGSIZE)
+}
+
+/// Reads one entry, and into `iov` the start of what was sent; `None` for one that says nothing about a destination.
+pub(super) fn read(fd: RawFd, iov: &mut [IoSliceMut<'_>]) -> io::Result<Option<Entry>> {
+    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::c_int);
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    let message = socket::recvmsg::<SockaddrStorage>(fd, iov, Some(&mut control), flags)?;
+    let length = message.bytes;
+    let destination = message.address.as_ref().and_then(socket_address);
+    let (mut report, mut hop_limit) = (None, None);
+    for entry in message.cmsgs()? {
+        if let ControlMessageOwned::Ipv4RecvErr(error, sender) = entry {
+            let sender =
+                sender.map(|sender| IpAddr::from(u32::from_be(sender.sin_addr.s_addr).to_be_bytes()));
+            report = Some((error, sender));
+        } else if let ControlMessageOwned::Ipv6RecvErr(error, sender) = entry {
+            report = Some((error, sender.map(|sender| IpAddr::from(sender.sin6_addr.s6_addr))));
+        } else if let ControlMessageOwned::Ipv4Ttl(hops) | ControlMessageOwned::Ipv6HopLimit(hops) = entry {
+            hop_limit = u8::try_from(hops).ok();
+        }
+    }
+    Ok(destination.zip(report).and_then(|(destination, (report, sender))| {
+        let is_local = report.ee_origin == libc::SO_EE_ORIGIN_LOCAL;
+        let (sender, hop_limit) = if is_local { (None, None) } else { (sender, hop_limit) };
+        let error = meaning(&report)?;
+        Some(Entry { destination, is_local, sender, hop_limit, error, length })
+    }))
+}
+
+fn meaning(report: &libc::sock_extended_err) -> Option<IcmpError> {
+    let (kind, code, parameter) = (report.ee_type, report.ee_code, report.ee_info);
+    match report.ee_origin {
+        libc::SO_EE_ORIGIN_ICMP => icmp::meaning_v4(kind, code, parameter),
+        libc::SO_EE_ORIGIN_ICMP6 => icmp::meaning_v6(kind, code, parameter),
+        // Larger than the link takes that it would leave by.
+        libc::SO_EE_ORIGIN_LOCAL => {
+            let is_too_big = i32::try_from(report.ee_errno) == Ok(Errno::EMSGSIZE as i32);
+            is_too_big.then_some(IcmpError::PacketTooBig { mtu: parameter })
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::new(address.ip().into(), address.port()));
+    v4.or_else(|| {
+        address.as_sockaddr_in6().map(|address| SocketAddr::new(address.ip().into(), address.port()))
+    })
+}

@@ -1,0 +1,138 @@
+//! ICMP errors of the container: which of its flows they are about. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet};
+
+use super::{HEADER, meaning_v4, meaning_v6};
+use crate::IcmpError;
+use crate::packet::{Discard, extensions, protocol};
+
+/// What an error of the container says of a packet that had come for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Embedded {
+    pub(crate) error: IcmpError,
+    /// TCP or UDP.
+    pub(crate) protocol: u8,
+    /// Who had sent the packet.
+    pub(crate) peer: SocketAddr,
+    /// Where it had come to.
+    pub(crate) container: SocketAddr,
+}
+
+impl Embedded {
+    /// Reads an ICMP message of the container, whose checksum must be right if `verify` says so. An error that is sound
+    /// but says nothing of a TCP or UDP flow is [`Discard::IcmpError`], what is no error [`Discard::Protocol`].
+    pub(crate) fn parse(
+        source: IpAddr,
+        destination: IpAddr,
+        message: &[u8],
+        verify: bool,
+    ) -> Result<Self, Discard> {
+        let (header, quoted) = message.split_first_chunk::<HEADER>().ok_or(Discard::Malformed)?;
+        let [kind, code, _, _, parameter @ ..] = *header;
+        let parameter = u32::from_be_bytes(parameter);
+        let (is_error, is_intact, meaning) = match (source, destination) {
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let message = Icmpv6Packet::new_unchecked(message);
+                let is_intact = !verify || message.verify_checksum(&source, &destination);
+                (kind < 128, is_intact, meaning_v6(kind, code, parameter))
+            }
+            (IpAddr::V4(_) | IpAddr::V6(_), _) => {
+                let is_intact = !verify || Icmpv4Packet::new_unchecked(message).verify_checksum();
+                (matches!(kind, 3 | 4 | 5 | 11 | 12), is_intact, meaning_v4(kind, code, parameter))
+            }
+        };
+        if !is_error {
+            return Err(Discard::Protocol);
+        }
+        let flow = if source.is_ipv4() { flow_v4(quoted) } else { flow_v6(quoted) };
+        let (protocol, peer, container) = flow.filter(|_| is_intact).ok_or(Discard::Malformed)?;
+        // A host speaks of what came to itself.
+        if container.ip() != source {
+            return Err(Discard::Malformed);
+        }
+        let error = meaning.filter(|_| matches!(protocol, protocol::TCP | protocol::UDP));
+        Ok(Self { error: error.ok_or(Discard::IcmpError)?, protocol, peer, container })
+    }
+}
+
+/// Protocol, source and destination of the packet that `quoted` is the start of: with eight bytes behind the header
+/// at least (RFC 792).
+fn flow_v4(quoted: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let (header, _) = quoted.split_first_chunk::<20>()?;
+    let [first, .., p0, p1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+    let is_first = u16::from_be_bytes([p0, p1]) & 0x1fff == 0;
+    let payload = quoted.get(usize::from(first & 0xf) * 4..)?;
+    let ports = ports(payload).filter(|_| first >> 4 == 4 && first & 0xf >= 5 && is_first)?;
+    let (source, destination) = (Ipv4Addr::from([s0, s1, s2, s3]), Ipv4Addr::from([d0, d1, d2, d3]));
+    Some((protocol, (source, ports.0).into(), (destination, ports.1).into()))
+}
+
+fn flow_v6(quoted: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let address = |at: usize| {
+        let octets = quoted.get(at..at + 16)?;
+        <[u8; 16]>::try_from(octets).ok().map(Ipv6Addr::from)
+    };
+    let (source, destination) = (address(8)?, address(24)?);
+    let chain = extensions::read(quoted).ok().filter(|_| quoted[0] >> 4 == 6)?;
+    let ports = ports(quoted.get(chain.end..)?)?;
+    Some((chain.protocol, (source, ports.0).into(), (destination, ports.1).into()))
+}
+
+fn ports(payload: &[u8]) -> Option<(u16, u16)> {
+    let ([s0, s1, d0, d1, ..], _) = payload.split_first_chunk::<8>()?;
+    Some((u16::from_be_bytes([*s0, *s1]), u16::from_be_bytes([*d0, *d1])))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Unreachable;
+    use crate::icmp::{error, quote_datagram};
+
+    const FLOWS: [[&str; 2]; 2] = [["10.99.0.2:53", "10.0.2.100:4000"], ["[fd99::2]:53", "[fd00::100]:4000"]];
+
+    /// The message of an error from the container about a datagram of `peer`, and how it is read.
+    fn read_back(said: IcmpError, [peer, container]: [&str; 2]) -> (Result<Embedded, Discard>, Embedded) {
+        let (peer, container): (SocketAddr, SocketAddr) = (peer.parse().unwrap(), container.parse().unwrap());
+        let quoted = quote_datagram(peer, container, b"late");
+        let packet = error(container.ip(), peer.ip(), 64, said, &quoted);
+        let message = &packet[crate::wire::ip_header_len(peer.ip())..];
+        let read = Embedded::parse(container.ip(), peer.ip(), message, true);
+        (read, Embedded { error: said, protocol: protocol::UDP, peer, container })
+    }
+
+    #[test]
+    fn a_closed_port_of_the_container_is_told_with_its_flow() {
+        for flow in FLOWS {
+            for said in [Unreachable::Port.into(), IcmpError::PacketTooBig { mtu: 1300 }] {
+                let (read, expected) = read_back(said, flow);
+                assert_eq!(read, Ok(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_error_is_told_from_one() {
+        let address = "10.0.2.100".parse().unwrap();
+        let request = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+        assert_eq!(Embedded::parse(address, address, &request, true), Err(Discard::Protocol));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), kind in 0..15u8) {
+            let mut bytes = bytes;
+            if bytes.len() > 8 {
+                (bytes[0], bytes[8]) = (kind, if kind % 2 == 0 { 0x45 } else { 0x60 });
+            }
+            for address in ["10.0.2.100", "fd00::100"] {
+                let address = address.parse().unwrap();
+                let _ = Embedded::parse(address, address, &bytes, false);
+            }
+        }
+    }
+}

@@ -149,6 +149,15 @@ impl World {
         self.in_server(|| TcpListener::bind((at, 0))).unwrap()
     }
 
+    /// A connection out of the server's namespace. Nothing that is done with it takes longer than [`PATIENCE`].
+    #[track_caller]
+    pub(crate) fn connect(&self, to: SocketAddr) -> TcpStream {
+        let stream = self.in_server(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
     /// A UDP socket in the server's namespace.
     #[track_caller]
     pub(crate) fn udp(&self, at: IpAddr) -> UdpSocket {

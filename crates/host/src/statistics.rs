@@ -1,5 +1,6 @@
 //! What a network has carried and refused.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::packet::Discard;
@@ -17,8 +18,10 @@ pub struct Statistics {
     pub packets_to_container: u64,
     /// IP bytes written to containers.
     pub bytes_to_container: u64,
-    /// TCP connections.
+    /// TCP connections of containers.
     pub tcp: FlowStatistics,
+    /// What came in through published ports: TCP connections, and UDP clients.
+    pub published: FlowStatistics,
     /// UDP flows: a container address and port with one destination.
     pub udp: FlowStatistics,
     /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
@@ -75,6 +78,7 @@ pub(crate) struct Counters {
     pub(crate) tcp: Flows,
     pub(crate) udp: Flows,
     pub(crate) between_containers: Flows,
+    pub(crate) published: Flows,
     malformed: AtomicU64,
     fragments: AtomicU64,
     not_unicast: AtomicU64,
@@ -136,6 +140,23 @@ impl Flows {
     }
 }
 
+/// Counts a connection or client of a published port while it exists.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<Counters>);
+
+impl Counted {
+    pub(crate) fn published(counters: &Arc<Counters>) -> Self {
+        counters.published.opened();
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.published.closed();
+    }
+}
+
 impl Counters {
     pub(crate) fn discarded(&self, discard: Discard) {
         let counter = match discard {
@@ -167,6 +188,7 @@ impl Counters {
             tcp: self.tcp.read(),
             udp: self.udp.read(),
             between_containers: self.between_containers.read(),
+            published: self.published.read(),
             discarded: DiscardStatistics {
                 malformed: self.malformed.load(Relaxed),
                 fragments: self.fragments.load(Relaxed),

@@ -4,6 +4,8 @@
 //! [`Dialer::bind_udp`]: connect it. So a firewall need not know how to dial ([`FilterDialer`] wraps any
 //! Dialer), and a proxy need not know policy. Established traffic asks nothing.
 //!
+//! The other way round, [`Dialer::accept`] is asked about clients of published ports.
+//!
 //! What the Dialer cannot allow is decided before it is asked: the host's loopback, the host's own addresses,
 //! and the gateway's ports, unless the embedder opened them
 //! ([`open_host`](crate::NetworkBuilder::open_host)).
@@ -12,8 +14,9 @@ mod datagrams;
 mod direct;
 mod error;
 mod filter;
+mod inbound;
 mod stream;
-mod udp_socket;
+pub(crate) mod udp_socket;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,6 +27,7 @@ pub use datagrams::{DatagramSocket, Datagrams, Envelope, Received};
 pub use direct::DirectDialer;
 pub use error::{DialError, IcmpError, Unreachable};
 pub use filter::{DenyDialer, FilterDialer};
+pub use inbound::Inbound;
 pub use stream::{ByteStream, Stream};
 pub use udp_socket::UdpDatagrams;
 
@@ -68,6 +72,14 @@ pub trait Dialer: Send + Sync {
     /// destination of an identifier. The default allows.
     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
         let _ = flow;
+        Ok(())
+    }
+
+    /// Asked once for every connection and every UDP client that comes in through a published port
+    /// ([`Publish`](crate::Publish)). The default allows. Whatever the error, a connection that is not accepted is reset,
+    /// and a datagram lost.
+    async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
+        let _ = inbound;
         Ok(())
     }
 

@@ -133,7 +133,7 @@ impl DatagramSocket for UdpDatagrams {
 }
 
 /// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
-fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
@@ -143,7 +143,7 @@ struct Control([u8; 64]);
 
 /// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
 /// another peer, udp(7).
-fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     match send() {
         Err(error) if !is_full(&error) => send(),
         result => result,
@@ -152,9 +152,10 @@ fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
 
 /// Reads one entry of the error queue, and into `buffer` the start of the datagram; `None` for one that says nothing
 /// about a destination.
-fn read_error(fd: i32, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+pub(crate) fn read_error(fd: i32, buffer: &mut [u8]) -> io::Result<Option<Received>> {
     let mut iov = [IoSliceMut::new(buffer)];
-    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6);
+    // A socket that wants to know its own address is told it here as well.
+    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::in6_pktinfo);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control), flags)?;
     let length = message.bytes;
@@ -203,7 +204,7 @@ fn icmp_v6_reason(kind: u8, code: u8) -> Option<Unreachable> {
     }
 }
 
-fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|address| SocketAddr::new(address.ip().into(), address.port()));
     v4.or_else(|| {
         address.as_sockaddr_in6().map(|address| SocketAddr::new(address.ip().into(), address.port()))

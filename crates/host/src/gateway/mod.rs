@@ -30,6 +30,7 @@ use crate::link::Link;
 use crate::local::Reach;
 use crate::neighbours::{Form, Isolation, Neighbours};
 use crate::packet::{Control, Discard, Packet, Segment, Transport, destination_of};
+use crate::publish::Clients;
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -67,6 +68,8 @@ pub(crate) struct Gateway {
     pub(crate) resolver: Rc<NameServer>,
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
+    /// Those of published UDP ports.
+    pub(crate) clients: Clients,
     pub(crate) commons: Rc<Commons>,
     isolation: Isolation,
     /// The other containers, unless this one is isolated from them or serves another queue than the first.
@@ -113,6 +116,7 @@ impl Gateway {
             resolver: Rc::new(resolver),
             tcp: tcp::Table::new(limits.ring_memory),
             udp: udp::Table::default(),
+            clients: Clients::default(),
             commons,
             isolation,
             neighbours: OnceCell::new(),
@@ -164,7 +168,7 @@ impl Gateway {
                 if let Some(siblings) = &self.siblings {
                     siblings.announce_gone();
                 }
-                self.tcp.orphan(self);
+                self.tcp.orphan();
                 tokio::select! {
                     () = end => {}
                     () = self.delivered() => {}
@@ -326,7 +330,11 @@ impl Gateway {
         }
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
-            Transport::Udp(datagrams) => self.udp.handle(self, packet.key, datagrams, packet.bytes),
+            Transport::Udp(datagrams) => {
+                if !self.clients.answer(self, packet.key, datagrams) {
+                    self.udp.handle(self, packet.key, datagrams, packet.bytes);
+                }
+            }
         }
         Ok(())
     }
@@ -397,6 +405,7 @@ impl Drop for Closing<'_> {
         let gateway = self.0;
         gateway.tcp.close(gateway);
         gateway.udp.close(gateway);
+        gateway.clients.close();
         gateway.errands.borrow_mut().abort_all();
         gateway.link.finish();
     }

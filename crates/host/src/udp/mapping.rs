@@ -44,12 +44,12 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn new(total: &Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(total: &Rc<Cell<usize>>) -> Self {
         Self { datagrams: Vec::new(), total: Rc::clone(total) }
     }
 
     /// Keeps a datagram if there is room for it.
-    fn push(&mut self, payload: &[u8]) {
+    pub(crate) fn push(&mut self, payload: &[u8]) {
         let total = self.total.get() + payload.len();
         if self.datagrams.len() < HELD && total <= HELD_BYTES {
             self.total.set(total);

@@ -32,5 +32,6 @@ mod run;
 mod table;
 
 pub(crate) use inbox::Inbox;
+pub(crate) use mapping::Held;
 pub(crate) use run::MAX_DATAGRAMS;
 pub(crate) use table::Table;

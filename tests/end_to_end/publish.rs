@@ -95,7 +95,7 @@ fn refused_inside_is_reset_outside(world: &World) {
     let closed = container.listen(HOST[0]).local_addr().unwrap().port();
     let published = publish(&container, closed);
     for address in outside(&published) {
-        within(AT_ONCE, || assert_reset(world.connect(address)));
+        within(AT_ONCE, || assert_refused(world, address));
     }
     eventually("no connection is left", || container.network().statistics().published.active == 0);
     assert_eq!(container.network().statistics().published.refused, 2);
@@ -110,7 +110,7 @@ fn reset_follows_silence_inside(world: &World) {
     let ip = container.command("ip").args(["route", "add", "blackhole", &SERVER[0].to_string()]).status();
     assert!(ip.unwrap().success());
     let published = publish(&container, listener.local_addr().unwrap().port());
-    within(PATIENCE, || assert_reset(world.connect(outside(&published)[0])));
+    within(PATIENCE, || assert_refused(world, outside(&published)[0]));
     eventually("no connection is left", || container.network().statistics().published.active == 0);
 }
 
@@ -275,14 +275,14 @@ fn port_outlives_the_containers_it_leads_to(world: &World) {
     let network = Arc::new(Network::builder().publish(Publish::tcp((HOST[0], 9000), 7000)).build().unwrap());
     let address = (HOST[0], 9000).into();
     for _ in 0..2 {
-        assert_reset(world.connect(address));
+        assert_refused(world, address);
         let mut container = Container::new(Arc::clone(&network), world.carriage());
         server::tcp_echo(container.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap());
         let mut stream = world.connect(address);
         assert_echoes(&mut stream);
         container.close();
         assert_reset(stream);
-        eventually("the container is gone", || resets(world.connect(address)));
+        eventually("the container is gone", || is_refused(world, address));
     }
 }
 
@@ -291,7 +291,7 @@ fn named_container_is_the_one(world: &World) {
     let first = Container::new(Arc::clone(&network), world.carriage());
     let published = network.publish(Publish::tcp((HOST[0], 0), 7000).container("second")).unwrap();
     server::tcp_echo(first.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap());
-    assert_reset(world.connect(published.addresses()[0]));
+    assert_refused(world, published.addresses()[0]);
     let nameless = network.publish(Publish::tcp((HOST[0], 0), 7000)).unwrap();
     assert_echoes(&mut world.connect(nameless.addresses()[0]));
 }
@@ -362,8 +362,19 @@ fn assert_reset(mut stream: TcpStream) {
     assert_errno(stream.read(&mut [0]), Errno::ECONNRESET);
 }
 
-fn resets(mut stream: TcpStream) -> bool {
-    stream.read(&mut [0]).is_err_and(|error| errno(&error) == Errno::ECONNRESET)
+/// Sees a reset, at the latest when it reads.
+#[track_caller]
+fn assert_refused(world: &World, address: SocketAddr) {
+    assert!(is_refused(world, address), "{address} is open");
+}
+
+fn is_refused(world: &World, address: SocketAddr) -> bool {
+    let connect = || TcpStream::connect_timeout(&address, PATIENCE);
+    let read = |mut stream: TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.read(&mut [0])
+    };
+    world.in_server(connect).and_then(read).is_err_and(|error| errno(&error) == Errno::ECONNRESET)
 }
 
 /// Ends the connection with a reset.

@@ -13,7 +13,7 @@ use nsnet::host::{Attachment, Member, Network, Offload, Ready};
 use nsnet_proto::{Channel, Report, Setup};
 
 use super::namespace::Namespace;
-use super::{Carriage, PATIENCE, example};
+use super::{CONTAINER, Carriage, PATIENCE, example};
 
 /// A namespace attached to a network. The host side is this process, the container side a few threads of it.
 pub(crate) struct Container {
@@ -159,10 +159,11 @@ impl Container {
         Ok(stream)
     }
 
-    /// A listener in the container, at all addresses of one family.
+    /// A listener in the container, at its address of one family.
     #[track_caller]
     pub(crate) fn listen(&self, family: IpAddr) -> TcpListener {
-        self.inside(|| TcpListener::bind((unspecified(family), 0))).unwrap()
+        let address = CONTAINER[usize::from(family.is_ipv6())];
+        self.inside(|| TcpListener::bind((address, 0))).unwrap()
     }
 
     /// A UDP socket in the container that is connected to `to`.

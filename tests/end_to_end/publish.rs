@@ -55,8 +55,8 @@ fn outside(published: &Published) -> [SocketAddr; 2] {
 
 fn client_is_seen_with_its_own_address(world: &World) {
     let container = world.container();
-    for family in 0..2 {
-        let listener = container.listen(HOST[family]);
+    for (family, host) in HOST.into_iter().enumerate() {
+        let listener = container.listen(host);
         let published = publish(&container, listener.local_addr().unwrap().port());
         let mut stream = world.connect(outside(&published)[family]);
         let mut inside = accept(&listener);
@@ -130,8 +130,8 @@ fn either_family_reaches_a_server_of_the_other(world: &World) {
 fn transfers_end_half_by_half(world: &World) {
     for offload in [Offload::ALL, Offload::NONE] {
         let container = world.container_of(Network::builder().offload(offload));
-        for family in 0..2 {
-            let inside = server::exchange(container.listen(HOST[family]), 20_000_000);
+        for (family, host) in HOST.into_iter().enumerate() {
+            let inside = server::exchange(container.listen(host), 20_000_000);
             let published = publish(&container, inside.port());
             exchange(world.connect(outside(&published)[family]), 20_000_000);
         }
@@ -141,8 +141,8 @@ fn transfers_end_half_by_half(world: &World) {
 fn transfers_pass_on_two_queues(world: &World) {
     const LENGTH: u64 = 200_000;
     let container = world.container_of(Network::builder().queues(2));
-    for family in 0..2 {
-        let inside = server::exchange(container.listen(HOST[family]), LENGTH);
+    for (family, host) in HOST.into_iter().enumerate() {
+        let inside = server::exchange(container.listen(host), LENGTH);
         let published = publish(&container, inside.port());
         let streams: Vec<_> = (0..100).map(|_| world.connect(outside(&published)[family])).collect();
         let exchanges: Vec<_> =

@@ -34,7 +34,7 @@ pub struct Statistics {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowStatistics {
-    /// Flows that were put to the Dialer.
+    /// Flows that were put to the Dialer, or are about to be.
     pub opened: u64,
     /// Flows that exist now, those still being dialled included.
     pub active: u64,

@@ -207,7 +207,7 @@ impl Gateway {
                 let Ok(message) = inbox.try_recv() else { break };
                 self.handle_message(message);
             }
-            self.udp.flush(self);
+            self.flush();
         }
     }
 
@@ -282,8 +282,14 @@ impl Gateway {
             }
             break;
         }
-        self.udp.flush(self);
+        self.flush();
         outcome
+    }
+
+    /// Sends the datagrams that wait for the end of a batch.
+    fn flush(&self) {
+        self.udp.flush(self);
+        self.clients.flush();
     }
 
     fn handle_frame(self: &Rc<Self>, frame: &[u8]) {

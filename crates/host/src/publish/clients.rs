@@ -19,7 +19,7 @@ use crate::gateway::Gateway;
 use crate::link::Sent;
 use crate::packet::FlowKey;
 use crate::statistics::Counted;
-use crate::udp::Held;
+use crate::udp::{Held, Run};
 
 /// Most clients of one port.
 pub(super) const MAX_CLIENTS: usize = 4096;
@@ -44,6 +44,15 @@ pub(crate) struct Clients {
     /// Bytes of datagrams that wait for the Dialer.
     held: Rc<Cell<usize>>,
     handed_out: Cell<u16>,
+    /// What leaves at the end of the batch that it was read in.
+    waiting: RefCell<Option<Waiting>>,
+}
+
+/// Answers to one client, back to back.
+struct Waiting {
+    client: Rc<Client>,
+    run: Run,
+    bytes: Vec<u8>,
 }
 
 pub(super) struct Client {
@@ -86,6 +95,17 @@ impl Drop for Client {
     }
 }
 
+impl Waiting {
+    fn send(&self) {
+        let Some(port) = self.client.port.upgrade() else { return };
+        let datagrams = self.run.datagrams(&self.bytes);
+        if let Err(error) = port.socket.send(datagrams, self.client.address, &self.client.local.get()) {
+            // Lost, as on any network.
+            tracing::trace!(client = %self.client.address, %error, "answers of a published port are lost");
+        }
+    }
+}
+
 impl Clients {
     /// A port for a client that has none, another one each time.
     pub(super) fn next_port(&self) -> u16 {
@@ -123,27 +143,40 @@ impl Clients {
         self.by_client.borrow().get(&(Rc::as_ptr(port), address)).cloned()
     }
 
-    /// Sends datagrams of the container to the client they are for. Returns whether there is one.
+    /// Sends datagrams of the container to the client they are for. Returns whether there is one. What it sends may
+    /// wait for [`flush`](Self::flush).
     pub(crate) fn answer(&self, gateway: &Gateway, key: FlowKey, datagrams: Datagrams<'_>) -> bool {
-        let client = self.by_key.borrow().get(&key).cloned();
-        let Some((client, port)) = client.and_then(|client| client.port.upgrade().map(|port| (client, port)))
-        else {
-            return false;
-        };
-        if client.is_asked_about() {
-            return false;
+        if let Some(waiting) = self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.client.key == key)
+            && waiting.run.extend(datagrams)
+        {
+            waiting.bytes.extend_from_slice(datagrams.bytes());
+            return true;
         }
+        self.flush();
+        let client = self.by_key.borrow().get(&key).cloned();
+        let is_served = |client: &Rc<Client>| client.port.strong_count() > 0 && !client.is_asked_about();
+        let Some(client) = client.filter(is_served) else { return false };
         client.used.set(gateway.clock.now());
         client.is_answered.set(true);
-        if let Err(error) = port.socket.send(datagrams, client.address, &client.local.get()) {
-            // Lost, as on any network.
-            tracing::trace!(client = %client.address, %error, "an answer of a published port is lost");
+        let waiting = Waiting { client, run: Run::new(datagrams), bytes: datagrams.bytes().into() };
+        if datagrams.count() > 1 {
+            waiting.send();
+        } else {
+            self.waiting.replace(Some(waiting));
         }
         true
     }
 
+    /// Sends what waits for the end of the batch.
+    pub(crate) fn flush(&self) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.send();
+        }
+    }
+
     /// Forgets everybody.
     pub(crate) fn close(&self) {
+        self.waiting.take();
         self.by_client.borrow_mut().clear();
         self.by_key.borrow_mut().clear();
     }

@@ -36,7 +36,7 @@ const DATAGRAM_BUFFER: usize = 1 << 20;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// All addresses of the host if there is none. Its port means nothing.
+    /// All addresses of the host if there is none. Its port is 0, whatever the ports are.
     address: Option<SocketAddr>,
     ports: RangeInclusive<u16>,
 }
@@ -48,7 +48,8 @@ impl Listen {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    fn at(address: SocketAddr, ports: RangeInclusive<u16>) -> Self {
+    fn at(mut address: SocketAddr, ports: RangeInclusive<u16>) -> Self {
+        address.set_port(0);
         Self { address: Some(address), ports }
     }
 }

@@ -132,7 +132,9 @@ impl Drop for Client {
 
 /// Takes a client in, if there is a container and room for it.
 fn admit(client: Client, target: &Target, terms: &Terms) {
-    let Some(gateway) = terms.members.find(target.member.as_deref()) else { return };
+    let Some(gateway) = terms.members.find(target.member.as_deref()) else {
+        return terms.parts.counters.published.refused();
+    };
     let Some(place) = Place::reserve(&gateway) else { return gateway.counters.published.overflowed() };
     let task = Rc::new(OnceCell::new());
     let own_task = Rc::clone(&task);

@@ -403,5 +403,9 @@ pub(crate) fn header_length(address: IpAddr) -> usize {
 pub(super) mod client;
 
 #[cfg(test)]
+#[path = "connect_tests.rs"]
+mod connect_tests;
+
+#[cfg(test)]
 #[path = "stack_tests.rs"]
 mod tests;

@@ -33,5 +33,5 @@ mod table;
 
 pub(crate) use inbox::Inbox;
 pub(crate) use mapping::Held;
-pub(crate) use run::MAX_DATAGRAMS;
+pub(crate) use run::{MAX_DATAGRAMS, Run};
 pub(crate) use table::Table;

@@ -24,6 +24,7 @@ in_both_carriages! {
     closed_client_is_reported_inside,
     silent_clients_are_forgotten,
     withdrawn_port_is_closed,
+    client_of_a_withdrawn_port_is_itself_at_the_next,
     refused_clients_are_not_heard,
     datagrams_pass_on_two_queues,
 }
@@ -196,6 +197,24 @@ fn withdrawn_port_is_closed(world: &World) {
     client.send(b"hello").unwrap();
     within(AT_ONCE, || assert_errno(receive(&client), Errno::ECONNREFUSED));
     UdpSocket::bind(("0.0.0.0", at.port())).unwrap();
+}
+
+/// While the first is remembered in vain.
+fn client_of_a_withdrawn_port_is_itself_at_the_next(world: &World) {
+    let (container, socket, published) = published(world, Network::builder(), 0);
+    let inside = server::udp_mirror(socket);
+    let client = world.udp(SERVER[0]);
+    client.send_to(b"who am I?", (HOST[0], port(&published))).unwrap();
+    assert_eq!(seen(&client), client.local_addr().unwrap());
+    // A second way to the same server: the tuple is taken.
+    let second = container.network().publish(Publish::udp(0, inside.port())).unwrap();
+    client.send_to(b"who am I?", (HOST[0], port(&second))).unwrap();
+    assert_eq!(seen(&client).ip(), GATEWAY[0]);
+    container.network().unpublish(published);
+    container.network().unpublish(second);
+    let third = container.network().publish(Publish::udp(0, inside.port())).unwrap();
+    client.send_to(b"who am I?", (HOST[0], port(&third))).unwrap();
+    assert_eq!(seen(&client), client.local_addr().unwrap());
 }
 
 fn refused_clients_are_not_heard(world: &World) {

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ const FIRST_PORT: u16 = 32_768;
 
 #[derive(Default)]
 pub(crate) struct Clients {
-    /// By the port that they have written to.
+    /// By the port that they have written to. Its address is nobody else's as long as a client refers to it.
     by_client: RefCell<HashMap<(*const Port, SocketAddr), Rc<Client>>>,
     by_key: RefCell<HashMap<FlowKey, Rc<Client>>>,
     /// Whether an errand waits for the next to be forgotten.
@@ -75,6 +76,11 @@ enum Standing {
 impl Client {
     pub(super) fn key(&self) -> FlowKey {
         self.key
+    }
+
+    /// Whether its port is still published.
+    fn has_port(&self) -> bool {
+        self.port.strong_count() > 0
     }
 
     fn is_asked_about(&self) -> bool {
@@ -154,7 +160,7 @@ impl Clients {
         }
         self.flush();
         let client = self.by_key.borrow().get(&key).cloned();
-        let is_served = |client: &Rc<Client>| client.port.strong_count() > 0 && !client.is_asked_about();
+        let is_served = |client: &Rc<Client>| client.has_port() && !client.is_asked_about();
         let Some(client) = client.filter(is_served) else { return false };
         client.used.set(gateway.clock.now());
         client.is_answered.set(true);
@@ -194,7 +200,7 @@ impl Clients {
             return None;
         }
         let way = ways(&gateway.addressing, caller(gateway, Some(address)), port.target).next()?;
-        let key = way.key(|key| !self.by_key.borrow().contains_key(key))?;
+        let key = way.key(|key| self.by_key.borrow().get(key).is_none_or(|client| !client.has_port()))?;
         port.clients.set(port.clients.get() + 1);
         let client = Rc::new(Client {
             key,
@@ -222,20 +228,27 @@ impl Clients {
     }
 
     fn forget(&self, client: &Rc<Client>) {
-        // A fault aside it is there: none that is being asked about is forgotten otherwise.
-        self.by_client.borrow_mut().remove(&(client.port.as_ptr(), client.address));
-        self.by_key.borrow_mut().remove(&client.key);
+        // Another may have its tuple by now, if its port was closed.
+        remove(&mut self.by_client.borrow_mut(), &(client.port.as_ptr(), client.address), client);
+        remove(&mut self.by_key.borrow_mut(), &client.key, client);
     }
 
     /// Forgets those who have been silent for too long, and those whose port is closed. Returns when to look again.
     fn expire(&self, now: Instant, idle: Duration) -> Option<Instant> {
         let lives = |client: &Rc<Client>| {
             // A decision has a deadline of its own.
-            client.port.strong_count() > 0 && (client.is_asked_about() || client.deadline(idle) > now)
+            client.has_port() && (client.is_asked_about() || client.deadline(idle) > now)
         };
         self.by_client.borrow_mut().retain(|_, client| lives(client));
         self.by_key.borrow_mut().retain(|_, client| lives(client));
         self.by_key.borrow().values().map(|client| client.deadline(idle)).min()
+    }
+}
+
+/// Removes what a key stands for if it is this client.
+fn remove<K: Eq + Hash>(clients: &mut HashMap<K, Rc<Client>>, key: &K, client: &Rc<Client>) {
+    if clients.get(key).is_some_and(|other| Rc::ptr_eq(other, client)) {
+        clients.remove(key);
     }
 }
 

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nsnet::host::{Network, Offload, Publish, Published};
+use nsnet::host::{Member, Network, Offload, Publish, Published};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::world::{
@@ -292,6 +292,11 @@ fn named_container_is_the_one(world: &World) {
     let published = network.publish(Publish::tcp((HOST[0], 0), 7000).container("second")).unwrap();
     server::tcp_echo(first.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap());
     assert_refused(world, published.addresses()[0]);
+    let second = Container::member(&network, world.carriage(), Member::named("second"));
+    let listener = second.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap();
+    let client = world.connect(published.addresses()[0]);
+    assert_eq!(accept(&listener).peer_addr().unwrap(), client.local_addr().unwrap());
+    // Without a name it is the one that was there first.
     let nameless = network.publish(Publish::tcp((HOST[0], 0), 7000)).unwrap();
     assert_echoes(&mut world.connect(nameless.addresses()[0]));
 }

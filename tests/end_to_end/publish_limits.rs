@@ -98,7 +98,9 @@ fn clients_wait_while_descriptors_are_short(world: &World) {
     let echo = server::tcp_echo(container.listen(HOST[0]));
     let published = container.network().publish(Publish::tcp((HOST[0], 0), echo.port())).unwrap();
     let address = published.addresses()[0];
-    assert_echoes(&mut world.connect(address));
+    // Open until the end, so that no descriptor of it becomes free meanwhile.
+    let mut first = world.connect(address);
+    assert_echoes(&mut first);
     let mut sockets: Vec<_> = (0..3)
         .map(|_| {
             world
@@ -123,6 +125,7 @@ fn clients_wait_while_descriptors_are_short(world: &World) {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_echoes(&mut socket.into());
     }
+    assert_echoes(&mut first);
 }
 
 fn dialer_decides_on_clients(world: &World) {

@@ -217,6 +217,7 @@ mod tests {
         fn shared<T: Send + Sync>() {}
         shared::<Network>();
         shared::<Attachment>();
+        shared::<Published>();
     }
 
     #[test]

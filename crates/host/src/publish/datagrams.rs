@@ -1,5 +1,5 @@
-//! A published UDP socket: datagrams with the address of the host that they were sent to, which is where answers must come
-//! from (`IP_PKTINFO`, ip(7)); one socket may stand for all addresses of the host.
+//! A published UDP socket: datagrams with the address of the host that they were sent to, which is where answers must
+//! come from (`IP_PKTINFO`, ip(7)); one socket may stand for all addresses of the host.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -66,7 +66,10 @@ pub enum PublishError {
     )]
     FileExists(PathBuf),
     /// Something else kept the UNIX socket from listening.
-    #[error("listen on {}: {source}; the directory must exist and be writable, the path have 107 bytes at most", .path.display())]
+    #[error(
+        "listen on {}: {source}; the directory must exist and be writable, the path have 107 bytes at most",
+        .path.display()
+    )]
     File {
         /// What was to be listened on.
         path: PathBuf,

@@ -3,8 +3,8 @@
 //! # Who opens what
 //! [`Publish`] says what is wanted, and opening its sockets is part of the call, on the thread of the caller: an address
 //! in use is an error of `publish`, not a line in a log. The engine takes the sockets over and finds the container anew
-//! for every connection and every client ([`Members`](crate::members::Members)), so a port outlives the containers it leads to. Without one, TCP
-//! is reset and datagrams are lost.
+//! for every connection and every client ([`Members`](crate::members::Members)), so a port outlives the containers it
+//! leads to. Without one, TCP is reset and datagrams are lost.
 //!
 //! # TCP
 //! A client is accepted, the Dialer is asked, and then the connection is opened inside
@@ -13,14 +13,14 @@
 //! connection like any other, and has nothing to do with the port any more.
 //!
 //! # UDP
-//! Every client of a port is remembered by the container's gateway ([`clients`]), and what the container sends to it from that
-//! port leaves through the published socket, from the very address that the client has written to. Forgotten after the idle
-//! timeout of mappings, or 30 s if the container has never answered.
+//! Every client of a port is remembered by the container's gateway ([`clients`]), and what the container sends to it
+//! from that port leaves through the published socket, from the very address that the client has written to. It is
+//! forgotten after the idle timeout of mappings, or 30 s if the container has never answered.
 //!
 //! # Who is seen inside
 //! The client, with its own address and port ([`appearance`]). The host's own addresses, the loopback among them,
-//! are not the container's business or would be taken for its own: those clients appear as the gateway, and so does one whose
-//! address the container's network uses or has no family for.
+//! are not the container's business or would be taken for its own: those clients appear as the gateway, and so does one
+//! whose address the container's network uses or has no family for.
 //!
 //! # Limits
 //! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows); one beyond is reset. A port has at
@@ -28,10 +28,11 @@
 //! clients wait in the kernel's queue.
 //!
 //! Not done: an ICMP error of the container, "port unreachable" say, does not reach a UDP client, since an
-//! unprivileged process cannot send one; and UDP does not change the address family. With several queues all of it happens on the
-//! first; the kernel then knows from our SYN where the container's answers belong.
+//! unprivileged process cannot send one; and UDP changes the address family only for a network that lacks the client's.
+//! With several queues all of it happens on the first; the kernel then knows from our SYN where the container's answers
+//! belong.
 
-pub(crate) mod appearance;
+mod appearance;
 mod clients;
 mod datagrams;
 mod error;
@@ -65,8 +66,8 @@ use listen::{Opened, Socket};
 /// port `HOST`, at `ADDR` or all addresses, leads to the container's port `PORT`. `/PATH:PORT` is a UNIX socket.
 ///
 /// Without an address, **all addresses of the host** are meant, as with Docker, Podman and slirp4netns: to publish is to
-/// open to others. [`Listen::loopback`] is for what the host itself only shall reach, and [`Dialer::accept`](crate::Dialer::accept) decides on
-/// each client.
+/// open to others. [`Listen::loopback`] is for what the host itself only shall reach, and
+/// [`Dialer::accept`](crate::Dialer::accept) decides on each client.
 ///
 /// # Examples
 /// ```

@@ -12,8 +12,8 @@
 //!
 //! The SYN is held while the Dialer decides and connects, so that *connected* in the container means connected
 //! outside, and a failure looks as it would on a real network ([`DialError`](crate::DialError)). A repeated SYN
-//! is absorbed, another SYN on the tuple or an RST cancels the dial. Connections from outside, of published ports, are opened by
-//! [`active_open`] and are the same from then on.
+//! is absorbed, another SYN on the tuple or an RST cancels the dial. Connections from outside, of published ports, are
+//! opened by [`active_open`] and are the same from then on.
 //!
 //! Segments are fed into the flow's stack straight from the link reader, their payload lands in smoltcp's
 //! ring, and the flow's task moves it on: no queue stands between packet and socket, the receive window is the

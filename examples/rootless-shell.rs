@@ -26,7 +26,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nsnet::container::supervise::{die_with_parent, exit_code};
 use nsnet::container::{Namespaces, Offload, Shuttle, Supervisor, TunDevice};
 use nsnet::container::{namespace, report_failure, resolv_conf};
-use nsnet::host::{HostPorts, Network};
+use nsnet::host::{HostPorts, Network, NetworkBuilder, Publish};
 use tracing_subscriber::filter::LevelFilter;
 
 const HELP: &str = "\
@@ -45,6 +45,9 @@ Options:
       --open-host WHAT Let the network inside reach a part of the host: PORT of its loopback, or ADDRESS or
                        ADDRESS:PORT of its own; may be repeated
       --ipv4-only      No IPv6 inside
+      --publish [ADDR:]HOST[-HOST]:PORT[/udp]
+                       Lead port HOST of this machine, at ADDR or all addresses, to PORT inside; a range leads to
+                       consecutive ports. /PATH:PORT is a UNIX socket. May be repeated
       --log LEVEL      Log to stderr: off, error, warn (default), info, debug or trace
   -h, --help           Print this help
 
@@ -196,6 +199,7 @@ struct Options {
     host_loopback: bool,
     open_host: Vec<HostPorts>,
     ipv4_only: bool,
+    publish: Vec<Publish>,
     log: LevelFilter,
     command: Vec<OsString>,
 }
@@ -211,6 +215,7 @@ impl Options {
             host_loopback: false,
             open_host: Vec::new(),
             ipv4_only: false,
+            publish: Vec::new(),
             log: LevelFilter::WARN,
             command: Vec::new(),
         };
@@ -224,6 +229,7 @@ impl Options {
                 Long("host-loopback") => options.host_loopback = true,
                 Long("open-host") => options.open_host.push(parser.value()?.parse_with(host_ports)?),
                 Long("ipv4-only") => options.ipv4_only = true,
+                Long("publish") => options.publish.push(parser.value()?.parse()?),
                 Long("log") => options.log = parser.value()?.parse()?,
                 Short('h') | Long("help") => return Ok(None),
                 Value(program) => {
@@ -256,7 +262,7 @@ impl Options {
         if self.ipv4_only {
             builder = builder.ipv4_only();
         }
-        builder.build()
+        self.publish.iter().cloned().fold(builder, NetworkBuilder::publish).build()
     }
 
     fn command(&self) -> (OsString, &[OsString]) {

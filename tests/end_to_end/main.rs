@@ -4,7 +4,7 @@
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
 //! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`, all of it on several
-//! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `echo`, `path`, `dns`, `names`, `dialers`, `host`; then programs: `tools`, `rootless_shell`,
+//! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `echo`, `path`, `dns`, `names`, `dialers`, `host`, `publish`; then programs: `tools`, `rootless_shell`,
 //! `custom_dialer`, `join` and `oci` (the example `oci-hook`).
 
 #![allow(
@@ -25,6 +25,10 @@ mod join;
 mod names;
 mod oci;
 mod path;
+mod publish;
+mod publish_limits;
+mod publish_programs;
+mod publish_udp;
 mod queue_frames;
 mod queues;
 mod rootless_shell;

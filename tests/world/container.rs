@@ -1,7 +1,7 @@
 //! A container: a network namespace with nothing in it but what nsnet puts there.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use nsnet::host::{Attachment, Member, Network, Offload, Ready};
 use nsnet_proto::{Channel, Report, Setup};
 
 use super::namespace::Namespace;
-use super::{Carriage, PATIENCE, example};
+use super::{CONTAINER, Carriage, PATIENCE, example};
 
 /// A namespace attached to a network. The host side is this process, the container side a few threads of it.
 pub(crate) struct Container {
@@ -159,6 +159,13 @@ impl Container {
         Ok(stream)
     }
 
+    /// A listener in the container, at its address of one family.
+    #[track_caller]
+    pub(crate) fn listen(&self, family: IpAddr) -> TcpListener {
+        let address = CONTAINER[usize::from(family.is_ipv6())];
+        self.inside(|| TcpListener::bind((address, 0))).unwrap()
+    }
+
     /// A UDP socket in the container that is connected to `to`.
     pub(crate) fn udp(&self, to: SocketAddr) -> UdpSocket {
         let socket = self.udp_unconnected(to.ip());
@@ -168,13 +175,17 @@ impl Container {
 
     /// A UDP socket in the container, of the family of `towards`.
     pub(crate) fn udp_unconnected(&self, towards: IpAddr) -> UdpSocket {
-        let any: IpAddr = match towards {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = self.inside(|| UdpSocket::bind((any, 0))).unwrap();
+        let socket = self.inside(|| UdpSocket::bind((unspecified(towards), 0))).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket
+    }
+}
+
+/// All addresses of the same family.
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 

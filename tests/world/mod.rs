@@ -55,6 +55,8 @@ pub(crate) const SILENT: IpAddr = v4(198, 51, 100, 1);
 /// The host has no route there.
 pub(crate) const NOWHERE: [IpAddr; 2] =
     [v4(203, 0, 113, 1), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+/// The container's addresses.
+pub(crate) const CONTAINER: [IpAddr; 2] = [v4(10, 0, 2, 100), v6(0xfd00, 0x100)];
 /// The gateway as the container sees it.
 pub(crate) const GATEWAY: [IpAddr; 2] = [v4(10, 0, 2, 2), v6(0xfd00, 2)];
 /// The addresses that answer DNS in the container.
@@ -149,6 +151,15 @@ impl World {
     #[track_caller]
     pub(crate) fn listen(&self, at: IpAddr) -> TcpListener {
         self.in_server(|| TcpListener::bind((at, 0))).unwrap()
+    }
+
+    /// A connection out of the server's namespace. Nothing that is done with it takes longer than [`PATIENCE`].
+    #[track_caller]
+    pub(crate) fn connect(&self, to: SocketAddr) -> TcpStream {
+        let stream = self.in_server(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
     }
 
     /// A UDP socket in the server's namespace.

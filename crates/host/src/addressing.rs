@@ -54,7 +54,8 @@ impl Subnet {
             .map(move |offset| from_bits(first & !hosts | first.wrapping_add(offset) & hosts, self.container))
     }
 
-    fn contains(&self, address: IpAddr) -> bool {
+    /// Whether an address is of the prefix.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let prefix = |address| to_bits(address) & !self.host_mask();
         address.is_ipv4() == self.container.is_ipv4() && prefix(address) == prefix(self.container)
     }

@@ -19,7 +19,7 @@ use crate::dns;
 use crate::engine::Request;
 use crate::gateway::{Gateway, Limits, Parts};
 use crate::link::{Link, Port};
-use crate::members::Members;
+use crate::members::{Members, Presence};
 use crate::neighbours::Neighbours;
 use crate::queues::Siblings;
 use crate::threads::Seat;
@@ -68,9 +68,9 @@ pub(crate) async fn host(
             tracing::info!(?carriage, ?offload, queues, "container attached");
             // Nobody need wait for the news.
             let _ = outcome.send(Ok(ready));
-            let _presence = terms.members.enter(member, &gateways.first);
+            let presence = terms.members.enter(member, &gateways.first);
             let _stay = terms.neighbours.as_ref().map(|neighbours| neighbours.admit(&gateways.first));
-            gateways.run(end, shutdown).await;
+            gateways.run(end, shutdown, presence).await;
         }
         Err(error) => {
             tracing::debug!(%error, "the container side did not get ready");
@@ -80,14 +80,14 @@ pub(crate) async fn host(
 }
 
 /// Waits for a request to close; an attachment that is merely dropped makes none.
-async fn requested(close: oneshot::Receiver<()>) {
+pub(crate) async fn requested(close: oneshot::Receiver<()>) {
     if close.await.is_err() {
         future::pending().await
     }
 }
 
 /// Waits until the network is to end in good order.
-async fn finishing(mut shutdown: watch::Receiver<bool>) {
+pub(crate) async fn finishing(mut shutdown: watch::Receiver<bool>) {
     // Fails when the sender is dropped, and then the end has come anyway.
     let _ = shutdown.wait_for(|is_finishing| *is_finishing).await;
 }
@@ -152,7 +152,13 @@ impl Gateways {
         Ok(Self { first, others: Some(others) })
     }
 
-    async fn run(self, mut end: Pin<&mut impl Future<Output = ()>>, shutdown: watch::Receiver<bool>) {
+    /// Serves until the end. The container is not to be found any more as soon as its first gateway is closed.
+    async fn run(
+        self,
+        mut end: Pin<&mut impl Future<Output = ()>>,
+        shutdown: watch::Receiver<bool>,
+        presence: Presence,
+    ) {
         let finish = finishing(shutdown);
         let Some(Others { end: end_others, mut ended }) = self.others else {
             return self.first.run(end, finish).await;
@@ -166,6 +172,7 @@ impl Gateways {
             end_others.take();
         };
         self.first.run(pin!(end_of_all), finish).await;
+        drop(presence);
         drop(end_others);
         while ended.join_next().await.is_some() {}
     }

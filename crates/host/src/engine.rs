@@ -21,6 +21,7 @@ use crate::dns;
 use crate::gateway::{Limits, Parts};
 use crate::leases::{Lease, Member};
 use crate::neighbours::{Isolation, Neighbours};
+use crate::publish::{self, Listening, Published};
 use crate::statistics::Counters;
 use crate::threads::{Seat, Seats};
 
@@ -85,6 +86,17 @@ impl Engine {
         }
     }
 
+    /// Hands published sockets to the engine. Fails only if it has ended.
+    pub(crate) fn publish(&self, listening: Listening) -> Result<(), ShutDown> {
+        self.tell(Message::Publish(listening))
+    }
+
+    /// Closes published sockets, and waits for that unless the caller is in the way.
+    pub(crate) fn unpublish(&self, published: Published) {
+        let patience = if self.is_here() { Duration::ZERO } else { JOIN };
+        published.withdraw(patience);
+    }
+
     fn tell(&self, message: Message) -> Result<(), ShutDown> {
         self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
     }
@@ -93,12 +105,17 @@ impl Engine {
     fn join(&mut self, patience: Duration) {
         let Some(ended) = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
-        if self.seat.is_here() || self.further.iter().any(Seat::is_here) {
+        if self.is_here() {
             return;
         }
         if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
             tracing::error!("a network does not end: a Dialer blocks its thread");
         }
+    }
+
+    /// Whether the caller is on one of the engine's threads.
+    fn is_here(&self) -> bool {
+        self.seat.is_here() || self.further.iter().any(Seat::is_here)
     }
 }
 
@@ -108,6 +125,7 @@ pub(crate) struct ShutDown;
 
 enum Message {
     Attach(Box<Request>),
+    Publish(Listening),
     Finish(Duration),
 }
 
@@ -137,6 +155,7 @@ async fn serve(
     // Dropped to end the containers' networks at once, set to end them in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
+    let mut ports = JoinSet::new();
     let grace = loop {
         tokio::select! {
             message = requests.recv() => match message {
@@ -147,16 +166,22 @@ async fn serve(
                         container::host(*request, &terms, commons, &further, shutdown).await;
                     });
                 }
+                Some(Message::Publish(listening)) => {
+                    let shutdown = is_finishing.subscribe();
+                    ports.spawn_local(publish::serve(listening, Rc::clone(&terms), Rc::clone(&commons), shutdown));
+                }
                 Some(Message::Finish(grace)) => break grace,
                 None => break Duration::ZERO,
             },
             Some(ended) = containers.join_next() => report_panic(ended),
+            Some(ended) = ports.join_next() => report_panic(ended),
         }
     };
     is_finishing.send_replace(!grace.is_zero());
     let _ = tokio::time::timeout(grace, join_all(&mut containers)).await;
     drop(is_finishing);
     join_all(&mut containers).await;
+    ports.shutdown().await;
 }
 
 async fn join_all(containers: &mut JoinSet<()>) {
@@ -167,6 +192,6 @@ async fn join_all(containers: &mut JoinSet<()>) {
 
 fn report_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "a container's gateway failed");
+        tracing::error!(%error, "a container's gateway or a published port failed");
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! The modules stand in the order in which a packet passes them on its way out: `attach` (handshake), `link`
 //! (frames), `gateway` (demultiplexing) and `engine` (the thread it runs on), `packet` (checked views), `fragments`,
-//! `tcp`, `udp`, `icmp`, `dns`, and `dialer`; `neighbours` for what goes to another container.
+//! `tcp`, `udp`, `icmp`, `dns`, and `dialer`; `neighbours` for what goes to another container; `publish` leads the other
+//! way.
 
 #![deny(unsafe_code)]
 
@@ -33,6 +34,7 @@ pub mod micro;
 mod neighbours;
 mod network;
 mod packet;
+mod publish;
 mod queues;
 mod statistics;
 #[allow(unsafe_code)]
@@ -47,11 +49,13 @@ pub use async_trait::async_trait;
 pub use attach::{Attachment, Ready, SetupError};
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
-    FilterDialer, Flow, IcmpError, Protocol, Received, Service, Source, Stream, UdpDatagrams, Unreachable,
+    FilterDialer, Flow, IcmpError, Inbound, Protocol, Received, Service, Source, Stream, UdpDatagrams,
+    Unreachable,
 };
 pub use dns::{DnsQuery, Resolver};
 pub use host_ports::{HostPorts, HostPortsError};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
+pub use publish::{Listen, ParsePublishError, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};

@@ -34,7 +34,6 @@ impl Members {
         Presence { members: Rc::clone(self), id }
     }
 
-    #[expect(dead_code, reason = "looked up by what is published")]
     /// The container of this name; without a name, the one that has been up for longest.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<Rc<Gateway>> {
         let entries = self.entries.borrow();

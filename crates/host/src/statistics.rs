@@ -1,5 +1,6 @@
 //! What a network has carried and refused.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::packet::Discard;
@@ -17,8 +18,10 @@ pub struct Statistics {
     pub packets_to_container: u64,
     /// IP bytes written to containers.
     pub bytes_to_container: u64,
-    /// TCP connections.
+    /// TCP connections of containers.
     pub tcp: FlowStatistics,
+    /// What came in through published ports: TCP connections, and UDP clients.
+    pub published: FlowStatistics,
     /// UDP flows: a container address and port with one destination.
     pub udp: FlowStatistics,
     /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
@@ -46,7 +49,7 @@ pub struct IcmpStatistics {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowStatistics {
-    /// Flows that were put to the Dialer.
+    /// Flows that were put to the Dialer, or are about to be.
     pub opened: u64,
     /// Flows that exist now, those still being dialled included.
     pub active: u64,
@@ -94,6 +97,7 @@ pub(crate) struct Counters {
     pub(crate) between_containers: Flows,
     pub(crate) echo: Flows,
     pub(crate) icmp: IcmpErrors,
+    pub(crate) published: Flows,
     malformed: AtomicU64,
     fragments: AtomicU64,
     not_unicast: AtomicU64,
@@ -172,6 +176,23 @@ impl IcmpErrors {
     }
 }
 
+/// Counts a connection or client of a published port while it exists.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<Counters>);
+
+impl Counted {
+    pub(crate) fn published(counters: &Arc<Counters>) -> Self {
+        counters.published.opened();
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.published.closed();
+    }
+}
+
 impl Counters {
     pub(crate) fn discarded(&self, discard: Discard) {
         let counter = match discard {
@@ -209,6 +230,7 @@ impl Counters {
                 errors: self.icmp.sent.load(Relaxed),
                 suppressed: self.icmp.suppressed.load(Relaxed),
             },
+            published: self.published.read(),
             discarded: DiscardStatistics {
                 malformed: self.malformed.load(Relaxed),
                 fragments: self.fragments.load(Relaxed),

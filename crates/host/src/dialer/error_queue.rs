@@ -13,7 +13,7 @@ use crate::icmp;
 
 /// An entry that says why something did not arrive.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Without a port, if [`is_local`](Self::is_local).
     pub(super) destination: SocketAddr,
     /// The kernel has refused it itself.
@@ -27,7 +27,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// What it tells the engine.
-    pub(super) fn into_received(self) -> Received {
+    pub(crate) fn into_received(self) -> Received {
         let Self { destination, sender, hop_limit, error, length, .. } = self;
         Received::Undelivered { destination, sender, hop_limit, error, length }
     }
@@ -53,7 +53,7 @@ pub(super) fn next_of(
 
 /// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
 /// another peer, udp(7).
-pub(super) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     match send() {
         Err(error) if !is_full(&error) && !is_too_long(&error) => send(),
         result => result,
@@ -61,7 +61,7 @@ pub(super) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()
 }
 
 /// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
@@ -71,8 +71,10 @@ pub(super) fn is_too_long(error: &io::Error) -> bool {
 }
 
 /// Reads one entry, and into `iov` the start of what was sent; `None` for one that says nothing about a destination.
-pub(super) fn read(fd: RawFd, iov: &mut [IoSliceMut<'_>]) -> io::Result<Option<Entry>> {
-    let mut control = nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::c_int);
+pub(crate) fn read(fd: RawFd, iov: &mut [IoSliceMut<'_>]) -> io::Result<Option<Entry>> {
+    // A socket that wants to know the hop limit, or its own address, is told them here as well.
+    let mut control =
+        nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::c_int, libc::in6_pktinfo);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = socket::recvmsg::<SockaddrStorage>(fd, iov, Some(&mut control), flags)?;
     let length = message.bytes;
@@ -111,7 +113,7 @@ fn meaning(report: &libc::sock_extended_err) -> Option<IcmpError> {
     }
 }
 
-pub(super) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     let v4 = address.as_sockaddr_in().map(|address| SocketAddr::new(address.ip().into(), address.port()));
     v4.or_else(|| {
         address.as_sockaddr_in6().map(|address| SocketAddr::new(address.ip().into(), address.port()))

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{DatagramSocket, DialError, Dialer, Flow, Source, Stream};
+use super::{DatagramSocket, DialError, Dialer, Flow, Inbound, Source, Stream};
 
 /// A closure that decides, in front of a Dialer that connects.
 ///
@@ -37,6 +37,10 @@ impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> Dialer for 
         self.inner.authorize(flow).await
     }
 
+    async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
+        self.inner.accept(inbound).await
+    }
+
     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
         self.inner.dial_tcp(flow).await
     }
@@ -50,13 +54,17 @@ impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> Dialer for 
     }
 }
 
-/// Refuses everything as administratively prohibited, DNS included.
+/// Refuses everything as administratively prohibited, DNS and clients of published ports included.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DenyDialer;
 
 #[async_trait]
 impl Dialer for DenyDialer {
     async fn authorize(&self, _flow: &Flow) -> Result<(), DialError> {
+        Err(DialError::Prohibited)
+    }
+
+    async fn accept(&self, _inbound: &Inbound) -> Result<(), DialError> {
         Err(DialError::Prohibited)
     }
 

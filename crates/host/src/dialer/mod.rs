@@ -4,6 +4,8 @@
 //! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial ([`FilterDialer`] wraps any
 //! Dialer), and a proxy need not know policy. Established traffic asks nothing.
 //!
+//! The other way round, [`Dialer::accept`] is asked about clients of published ports.
+//!
 //! What the Dialer cannot allow is decided before it is asked: the host's loopback, the host's own addresses,
 //! and the gateway's ports, unless the embedder opened them
 //! ([`open_host`](crate::NetworkBuilder::open_host)). Nor is it asked about pings of the gateway and of the DNS
@@ -13,8 +15,9 @@ mod datagrams;
 mod direct;
 mod echo_socket;
 mod error;
-mod error_queue;
+pub(crate) mod error_queue;
 mod filter;
+mod inbound;
 mod ip_options;
 mod stream;
 mod udp_socket;
@@ -28,6 +31,7 @@ pub use datagrams::{DatagramSocket, Datagrams, Envelope, Received};
 pub use direct::DirectDialer;
 pub use error::{DialError, IcmpError, Unreachable};
 pub use filter::{DenyDialer, FilterDialer};
+pub use inbound::Inbound;
 pub use stream::{ByteStream, Stream};
 pub use udp_socket::UdpDatagrams;
 
@@ -72,6 +76,14 @@ pub trait Dialer: Send + Sync {
     /// destination of an identifier. The default allows.
     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
         let _ = flow;
+        Ok(())
+    }
+
+    /// Asked once for every connection and every UDP client that comes in through a published port
+    /// ([`Publish`](crate::Publish)). The default allows. Whatever the error, a connection that is not accepted is reset,
+    /// and a datagram lost.
+    async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
+        let _ = inbound;
         Ok(())
     }
 

@@ -32,6 +32,7 @@ use crate::link::Link;
 use crate::local::Reach;
 use crate::neighbours::{Form, Isolation, Neighbours};
 use crate::packet::{Control, Discard, FlowKey, Packet, Segment, Transport, destination_of, extensions};
+use crate::publish::Clients;
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
 use crate::{tcp, udp};
@@ -71,6 +72,8 @@ pub(crate) struct Gateway {
     pub(crate) tcp: tcp::Table,
     pub(crate) udp: udp::Table,
     pub(crate) echo: udp::Table,
+    /// Those of published UDP ports.
+    pub(crate) clients: Clients,
     pub(crate) commons: Rc<Commons>,
     isolation: Isolation,
     /// The other containers, unless this one is isolated from them or serves another queue than the first.
@@ -120,6 +123,7 @@ impl Gateway {
             tcp: tcp::Table::new(limits.ring_memory),
             udp: udp::Table::new(udp::Kind::Udp),
             echo: udp::Table::new(udp::Kind::Echo),
+            clients: Clients::default(),
             commons,
             isolation,
             neighbours: OnceCell::new(),
@@ -172,7 +176,7 @@ impl Gateway {
                 if let Some(siblings) = &self.siblings {
                     siblings.announce_gone();
                 }
-                self.tcp.orphan(self);
+                self.tcp.orphan();
                 tokio::select! {
                     () = end => {}
                     () = self.delivered() => {}
@@ -211,7 +215,7 @@ impl Gateway {
                 let Ok(message) = inbox.try_recv() else { break };
                 self.handle_message(message);
             }
-            self.udp.flush(self);
+            self.flush();
         }
     }
 
@@ -286,8 +290,14 @@ impl Gateway {
             }
             break;
         }
-        self.udp.flush(self);
+        self.flush();
         outcome
+    }
+
+    /// Sends the datagrams that wait for the end of a batch.
+    fn flush(&self) {
+        self.udp.flush(self);
+        self.clients.flush();
     }
 
     fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
@@ -359,7 +369,11 @@ impl Gateway {
         }
         match packet.transport {
             Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
-            Transport::Udp(datagrams) => self.udp.handle(self, packet, datagrams),
+            Transport::Udp(datagrams) => {
+                if !self.clients.answer(self, packet.key, datagrams) {
+                    self.udp.handle(self, packet, datagrams);
+                }
+            }
             Transport::Echo(datagram) => self.handle_echo(packet, datagram),
             Transport::Error(message) => return Err(Self::handle_error(packet, message)),
             Transport::Unknown => {
@@ -447,6 +461,7 @@ impl Drop for Closing<'_> {
         gateway.tcp.close(gateway);
         gateway.udp.close(gateway);
         gateway.echo.close(gateway);
+        gateway.clients.close();
         gateway.errands.borrow_mut().abort_all();
         gateway.link.finish();
     }

@@ -18,6 +18,7 @@ use crate::gateway::Limits;
 use crate::host_ports::HostPorts;
 use crate::leases::Pool;
 use crate::neighbours::Isolation;
+use crate::publish::Publish;
 use crate::statistics::Counters;
 use crate::threads::{Seats, own_namespace};
 
@@ -36,6 +37,7 @@ pub struct NetworkBuilder {
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
     limits: Limits,
+    publish: Vec<Publish>,
 }
 
 impl Default for NetworkBuilder {
@@ -62,6 +64,7 @@ impl Default for NetworkBuilder {
                 udp_idle_timeout: Duration::from_secs(180),
                 dial_timeout: Duration::from_secs(60),
             },
+            publish: Vec::new(),
         }
     }
 }
@@ -276,14 +279,16 @@ impl NetworkBuilder {
     }
 
     /// How long the Dialer may take for one flow, deciding and connecting together; then it is dropped, and
-    /// the container sees silence. Default: 60 s, below the 127 s after which Linux gives a connection up.
+    /// the container sees silence. As long may it take to open a connection of a published port inside, and then the
+    /// client is reset. Default: 60 s, below the 127 s after which Linux gives a connection up.
     #[must_use]
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.limits.dial_timeout = timeout;
         self
     }
 
-    /// Most TCP connections of one container at a time, those being dialled included; a SYN beyond is lost. Each
+    /// Most TCP connections of one container at a time, those being dialled and those of published ports included; a SYN
+    /// beyond is lost, a client of a published port reset. Each
     /// needs a file descriptor of this process, and 2 MiB of its address space (not of memory): lower this, or raise
     /// `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself. With several
     /// [`queues`](Self::queues) each has its even share, rounded up, and a connection beyond that of its queue is
@@ -310,10 +315,18 @@ impl NetworkBuilder {
         self
     }
 
+    /// Lets a port of the host lead into a container, for as long as the network lives; once for each. See
+    /// [`Network::publish`]. Default: none.
+    #[must_use]
+    pub fn publish(mut self, publish: Publish) -> Self {
+        self.publish.push(publish);
+        self
+    }
+
     /// Starts the network.
     ///
     /// # Errors
-    /// [`BuildError`] for values that cannot work, or if no thread can be started.
+    /// [`BuildError`] for values that cannot work, if no thread can be started, or something cannot be published.
     pub fn build(self) -> Result<Network, BuildError> {
         if let Some((ports, problem)) = self.host.iter().find_map(|ports| Some((ports, ports.check().err()?)))
         {
@@ -366,7 +379,11 @@ impl NetworkBuilder {
         let config = Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation };
         let counters = Arc::new(Counters::default());
         let engine = Engine::start(config, Arc::clone(&counters), seats);
-        Ok(Network { engine, setup, addresses, counters })
+        let network = Network { engine, setup, addresses, counters };
+        for publish in self.publish {
+            network.publish(publish)?;
+        }
+        Ok(network)
     }
 }
 

@@ -7,6 +7,7 @@ use nsnet_proto::{ChannelError, DEVICE_NAME_MAX};
 
 use crate::addressing::Subnet;
 use crate::host_ports::{HostPorts, HostPortsError};
+use crate::publish::PublishError;
 
 /// Why a command could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +98,9 @@ pub enum BuildError {
     /// The network namespace of the calling thread has no identity to be found.
     #[error("find out the own network namespace: {0}; is /proc mounted?")]
     Namespace(#[source] io::Error),
+    /// Something could not be published.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
     /// The engine's thread or its runtime could not be made.
     #[error("start the network's thread: {0}")]
     Thread(#[source] io::Error),

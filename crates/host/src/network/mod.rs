@@ -20,6 +20,7 @@ pub use error::{AttachError, BuildError};
 use crate::attach::{Attachment, Inherited};
 use crate::engine::{Engine, Request};
 use crate::leases::{Member, Pool};
+use crate::publish::{Publish, PublishError, Published};
 use crate::statistics::{Counters, Statistics};
 use crate::sys;
 
@@ -114,6 +115,40 @@ impl Network {
         Ok((attachment, container))
     }
 
+    /// Lets a port of the host lead into a container, from now on until [`unpublish`](Self::unpublish) or the end of the
+    /// network, whichever containers come and go: each new connection finds the one that is meant. The sockets are opened
+    /// by the calling thread, in its namespaces. They listen when this returns.
+    ///
+    /// A server inside sees the client's own address and port; clients on the host itself, and those who come by a UNIX
+    /// socket, appear as the gateway. Where nobody listens inside, in either address family, the client sees a reset.
+    ///
+    /// # Errors
+    /// [`PublishError`]: says what is in use, or out of reach. Of a range, all ports are published or none.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use nsnet_host::{Network, Publish};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::builder().publish(Publish::tcp(8080, 80)).build()?;
+    /// let debugger = network.publish(Publish::tcp(0, 5005).container("app"))?;
+    /// println!("debug at {:?}", debugger.addresses());
+    /// network.unpublish(debugger);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn publish(&self, publish: Publish) -> Result<Published, PublishError> {
+        let (listening, published) = publish.open()?;
+        self.engine.publish(listening).map_err(|_| PublishError::ShutDown)?;
+        Ok(published)
+    }
+
+    /// Closes what [`publish`](Self::publish) has opened; when this returns, the addresses are free. TCP connections that
+    /// are open go on; UDP clients are not heard any more.
+    pub fn unpublish(&self, published: Published) {
+        self.engine.unpublish(published);
+    }
+
     /// Ends the network in good order: serves until the upstream sockets have everything that the containers have
     /// sent and finished with FIN, for `grace` at the most, and then drops. Blocks the calling thread for that long.
     ///
@@ -182,6 +217,7 @@ mod tests {
         fn shared<T: Send + Sync>() {}
         shared::<Network>();
         shared::<Attachment>();
+        shared::<Published>();
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! The container's end of a connection, in memory: an ordinary smoltcp client, for tests and micro-benchmarks.
 
-use smoltcp::wire::IpAddress;
-
 use super::*;
 
 pub(crate) struct Client {

@@ -31,7 +31,8 @@ const TIME_WAIT_ANSWERS: Duration = Duration::from_secs(5);
 /// An open connection.
 pub(crate) struct Flow {
     key: FlowKey,
-    segment_size: u16,
+    /// Bytes of payload in a segment, as the container's SYN has it.
+    segment_size: Cell<u16>,
     pub(super) stack: RefCell<TcpStack>,
     /// The memory that the stack's socket works in.
     pub(super) rings: RefCell<Rings>,
@@ -45,10 +46,23 @@ pub(crate) struct Flow {
     is_delivered: Cell<bool>,
     is_orphaned: Cell<bool>,
     is_warm: Cell<bool>,
+    opening: Cell<Opening>,
     commons: Rc<Commons>,
 }
 
+/// How an active open stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// The container's SYN has been taken in.
+    Over,
+    /// It is waited for.
+    UnderWay,
+    /// The container has answered our SYN as a segment of an older connection.
+    Challenged,
+}
+
 impl Flow {
+    /// A flow whose SYN the container has sent.
     pub(crate) fn new(
         key: FlowKey,
         syn: &Segment,
@@ -57,10 +71,32 @@ impl Flow {
         commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
-        let segment_size = syn.max_segment_size.filter(|size| *size != 0).unwrap_or(DEFAULT_MSS);
+        Self::with(key, segment_size(syn), Opening::Over, stack, rings, commons, now)
+    }
+
+    /// A flow whose SYN is sent to the container.
+    pub(super) fn opening(
+        key: FlowKey,
+        stack: TcpStack,
+        rings: Rings,
+        commons: Rc<Commons>,
+        now: Instant,
+    ) -> Self {
+        Self::with(key, DEFAULT_MSS, Opening::UnderWay, stack, rings, commons, now)
+    }
+
+    fn with(
+        key: FlowKey,
+        segment_size: u16,
+        opening: Opening,
+        stack: TcpStack,
+        rings: Rings,
+        commons: Rc<Commons>,
+        now: Instant,
+    ) -> Self {
         Self {
             key,
-            segment_size: segment_size.max(MIN_MSS),
+            segment_size: Cell::new(segment_size),
             stack: RefCell::new(stack),
             rings: RefCell::new(rings),
             held: RefCell::new(None),
@@ -70,6 +106,7 @@ impl Flow {
             is_delivered: Cell::new(false),
             is_orphaned: Cell::new(false),
             is_warm: Cell::new(false),
+            opening: Cell::new(opening),
             commons,
         }
     }
@@ -79,6 +116,10 @@ impl Flow {
         let now = clock.now();
         let mut stack = self.stack.borrow_mut();
         self.heard.set(now);
+        if stack.is_connecting() {
+            self.handle_answer(&mut stack, clock.smoltcp(now), link, segment, packet);
+            return self.wake();
+        }
         // An acknowledgment or a reset needs no memory.
         let needs_memory = segment.payload > 0 && segment.control == Control::Other;
         if needs_memory
@@ -92,6 +133,29 @@ impl Flow {
             self.last_ack.set(LastAck::answering(segment));
         }
         self.wake();
+    }
+
+    /// Takes in what may be the answer to our SYN.
+    fn handle_answer(
+        &self,
+        stack: &mut TcpStack,
+        now: smoltcp::time::Instant,
+        link: &Link,
+        segment: &Segment,
+        packet: &[u8],
+    ) {
+        stack.handle_packet(now, packet, &mut self.outlet(link));
+        if stack.is_connecting() {
+            let is_foreign = segment.control == Control::Other && segment.acknowledgment.is_some();
+            if is_foreign {
+                self.opening.set(Opening::Challenged);
+            }
+        } else if stack.standing() == Standing::Alive {
+            // The stack takes in no payload of this segment: it comes again.
+            self.rings.borrow_mut().begin(segment.sequence + 1);
+            self.segment_size.set(segment_size(segment));
+            self.opening.set(Opening::Over);
+        }
     }
 
     /// Resets the connection towards the container at once. With a full link RST is held like any frame.
@@ -116,9 +180,20 @@ impl Flow {
         self.is_orphaned.get()
     }
 
-    /// Whether the stream has everything that the container will ever send, or takes nothing any more.
+    /// Whether the stream has everything that the container will ever send, or takes nothing any more. The container
+    /// has sent nothing on a connection that is not open yet.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.is_delivered.get()
+        self.is_delivered.get() || self.opening.get() != Opening::Over
+    }
+
+    pub(super) fn how_it_opens(&self) -> Opening {
+        self.opening.get()
+    }
+
+    /// Sends another SYN, after the container has taken the last one for a segment of an older connection.
+    pub(super) fn open_anew(&self) {
+        self.opening.set(Opening::UnderWay);
+        self.stack.borrow_mut().connect_anew(self.key);
     }
 
     pub(super) fn set_delivered(&self) {
@@ -200,7 +275,7 @@ impl Flow {
     }
 
     fn outlet<'a>(&'a self, link: &'a Link) -> Outlet<'a> {
-        Outlet { link, held: &self.held, key: self.key, segment_size: self.segment_size }
+        Outlet { link, held: &self.held, key: self.key, segment_size: self.segment_size.get() }
     }
 }
 
@@ -211,6 +286,10 @@ impl Drop for Flow {
             self.commons.sockets().give_back(RingSocket { socket, pages });
         }
     }
+}
+
+fn segment_size(syn: &Segment) -> u16 {
+    syn.max_segment_size.filter(|size| *size != 0).unwrap_or(DEFAULT_MSS).max(MIN_MSS)
 }
 
 /// Sends a stack's packets over the link, holding one back when it is full.

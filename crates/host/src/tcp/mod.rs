@@ -12,7 +12,8 @@
 //!
 //! The SYN is held while the Dialer decides and connects, so that *connected* in the container means connected
 //! outside, and a failure looks as it would on a real network ([`DialError`](crate::DialError)). A repeated SYN
-//! is absorbed, another SYN on the tuple or an RST cancels the dial.
+//! is absorbed, another SYN on the tuple or an RST cancels the dial. Connections from outside, of published ports, are
+//! opened by [`active_open`] and are the same from then on.
 //!
 //! Segments are fed into the flow's stack straight from the link reader, their payload lands in smoltcp's
 //! ring, and the flow's task moves it on: no queue stands between packet and socket, the receive window is the
@@ -24,6 +25,7 @@
 //!
 //! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
 
+mod active_open;
 mod bare;
 mod flow;
 #[cfg(feature = "micro")]
@@ -36,6 +38,7 @@ mod stack;
 mod table;
 mod warm;
 
+pub(crate) use active_open::{Connection, OpenError, Place, connect};
 #[cfg(test)]
 pub(crate) use bare::acknowledgment;
 pub(crate) use bare::reset_for;

@@ -35,7 +35,7 @@ use crate::link::Link;
 const SILENCE: Duration = Duration::from_secs(300);
 
 /// The resolution of the runtime's timers.
-const TICK: Duration = Duration::from_millis(1);
+pub(super) const TICK: Duration = Duration::from_millis(1);
 
 /// How long a stream that takes nothing any more is asked for bytes that arrived before it broke.
 const LAST_WORDS: Duration = Duration::from_millis(5);
@@ -120,18 +120,18 @@ struct Relay<'a> {
 
 /// A timer that is set anew only to fire earlier than it will. One that fires too early is set again; that is one
 /// wake-up for any number of deadlines that have moved on, and each setting would cost a system call.
-struct Timer {
+pub(super) struct Timer {
     sleep: Pin<Box<Sleep>>,
     is_set: bool,
 }
 
 impl Timer {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), is_set: false }
     }
 
     /// Ready at `deadline` at the latest.
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         if !self.is_set || deadline < self.sleep.deadline().into_std() {
             self.sleep.as_mut().reset(deadline.into());
             self.is_set = true;

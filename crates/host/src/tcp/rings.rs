@@ -92,6 +92,12 @@ impl Rings {
         Self { pages: Some(pages), budget, receive, send: Queued::default() }
     }
 
+    /// Sets the sequence number of the container's first byte, before which nothing has been taken in.
+    pub(super) fn begin(&mut self, first: TcpSeqNumber) {
+        debug_assert_eq!(self.receive.extent, 0);
+        self.receive = Received { first, start: first, end: first, extent: 0 };
+    }
+
     /// Whether there is memory for the payload of a segment that begins at `sequence`; counts it if so.
     pub(super) fn admit(&mut self, state: Occupancy, sequence: TcpSeqNumber, payload: usize) -> bool {
         let expected = self.receive.expected(state);

@@ -4,6 +4,9 @@
 //! smoltcp looks a socket up linearly for every packet, so a flow that owns its interface costs the same
 //! among ten thousand as alone, and shares nothing that another flow's fault could damage.
 //!
+//! A connection is accepted from the container ([`TcpStack::listen`]) or opened towards it ([`TcpStack::connect`], for
+//! published ports); after the handshake there is no difference.
+//!
 //! What smoltcp does not do and this stack's users must: hold the SYN (it is fed in once the dial succeeded),
 //! end half-closed and silent connections (no FIN-WAIT-2 timer), keep the last ACK through TIME-WAIT.
 
@@ -14,7 +17,7 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, Soc
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{HardwareAddress, IpCidr, IpListenEndpoint};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpListenEndpoint};
 
 use super::rings::Occupancy;
 use crate::packet::FlowKey;
@@ -53,7 +56,7 @@ pub(crate) enum Standing {
     Reset,
 }
 
-/// A connection accepted from the container.
+/// A connection with the container.
 pub(crate) struct TcpStack {
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -82,13 +85,41 @@ impl TcpStack {
         now: Instant,
     ) -> Self {
         let interface = interface(key.destination.ip(), capabilities, seed, now);
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(Some(ACK_DELAY));
         let endpoint =
             IpListenEndpoint { addr: Some(key.destination.ip().into()), port: key.destination.port() };
         // Ports are checked to be non-zero where packets are parsed, and the socket comes closed.
         let listening = socket.listen(endpoint);
         debug_assert!(listening.is_ok(), "{listening:?}");
+        Self::new(interface, socket, capabilities)
+    }
+
+    /// A stack that is about to send its SYN to the container. For `seed` see [`listen`](Self::listen).
+    pub(crate) fn connect(
+        key: FlowKey,
+        socket: tcp::Socket<'static>,
+        capabilities: Capabilities,
+        seed: u64,
+        now: Instant,
+    ) -> Self {
+        let interface = interface(key.destination.ip(), capabilities, seed, now);
+        let mut stack = Self::new(interface, socket, capabilities);
+        stack.connect_anew(key);
+        stack
+    }
+
+    /// Gives up the handshake under way and begins another, with a new initial sequence number.
+    pub(crate) fn connect_anew(&mut self, key: FlowKey) {
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(self.handle);
+        socket.abort();
+        let remote: (IpAddress, u16) = (key.source.ip().into(), key.source.port());
+        let local: (IpAddress, u16) = (key.destination.ip().into(), key.destination.port());
+        let connecting = socket.connect(self.interface.context(), remote, local);
+        debug_assert!(connecting.is_ok(), "{connecting:?}");
+    }
+
+    fn new(interface: Interface, mut socket: tcp::Socket<'static>, capabilities: Capabilities) -> Self {
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(Some(ACK_DELAY));
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Self { interface, sockets, handle, capabilities, reset_by_container: false, read: 0 }
@@ -241,6 +272,16 @@ impl TcpStack {
         self.state() == tcp::State::Listen
     }
 
+    /// Whether the container has not answered our SYN yet.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.state() == tcp::State::SynSent
+    }
+
+    /// Whether the handshake is over, and the connection was or is open.
+    pub(crate) fn is_synchronized(&self) -> bool {
+        !matches!(self.state(), tcp::State::Listen | tcp::State::SynSent | tcp::State::SynReceived)
+    }
+
     /// Takes the socket out, so that its buffers serve another flow. The stack is of no use afterwards.
     pub(crate) fn take_socket(&mut self) -> tcp::Socket<'static> {
         let smoltcp::socket::Socket::Tcp(mut socket) = self.sockets.remove(self.handle);
@@ -360,6 +401,10 @@ pub(crate) fn header_length(address: IpAddr) -> usize {
 #[cfg(any(test, feature = "micro"))]
 #[path = "client.rs"]
 pub(super) mod client;
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod connect_tests;
 
 #[cfg(test)]
 #[path = "stack_tests.rs"]

@@ -30,16 +30,18 @@ const RESET_PATIENCE: Duration = Duration::from_millis(500);
 const MAX_SYN: usize = 256;
 
 pub(crate) struct Table {
-    entries: RefCell<HashMap<FlowKey, Entry>>,
-    resting: RefCell<Resting>,
+    pub(super) entries: RefCell<HashMap<FlowKey, Entry>>,
+    pub(super) resting: RefCell<Resting>,
     /// Flows that deliver their last bytes while another uses their tuple.
     replaced: RefCell<HashSet<u64>>,
-    budget: Rc<Budget>,
+    pub(super) budget: Rc<Budget>,
     /// Connections whose rings may hold memory.
     warm: Warm,
     /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
-    seeds: RandomState,
+    pub(super) seeds: RandomState,
     opened: Cell<u64>,
+    /// Connections from outside that are on their way to being opened.
+    pub(super) reserved: Cell<usize>,
 }
 
 /// A tuple in use.
@@ -81,6 +83,7 @@ impl Table {
             warm: Warm::default(),
             seeds: RandomState::new(),
             opened: Cell::new(0),
+            reserved: Cell::new(0),
         }
     }
 
@@ -113,7 +116,6 @@ impl Table {
             if let State::Open(flow) = entry.state {
                 flow.reset(&gateway.clock, &gateway.link);
             }
-            gateway.counters.tcp.closed();
             if let Some(task) = entry.task {
                 task.abort();
             }
@@ -122,7 +124,7 @@ impl Table {
 
     /// Leaves to themselves the flows that the container has ended, breaks the others off: its end of the link is
     /// gone.
-    pub(crate) fn orphan(&self, gateway: &Gateway) {
+    pub(crate) fn orphan(&self) {
         let broken: Vec<FlowKey> = {
             let entries = self.entries.borrow();
             let is_broken = |entry: &Entry| match &entry.state {
@@ -132,7 +134,7 @@ impl Table {
             entries.iter().filter(|(_, entry)| is_broken(entry)).map(|(key, _)| *key).collect()
         };
         for key in broken {
-            self.cancel(gateway, &key);
+            self.cancel(&key);
         }
     }
 
@@ -171,8 +173,15 @@ impl Table {
         &self.warm
     }
 
-    fn len(&self) -> usize {
-        self.entries.borrow().len() + self.replaced.borrow().len()
+    pub(super) fn len(&self) -> usize {
+        self.entries.borrow().len() + self.replaced.borrow().len() + self.reserved.get()
+    }
+
+    /// Tells this use of a tuple from all others.
+    pub(super) fn next_id(&self) -> u64 {
+        let id = self.opened.get();
+        self.opened.set(id + 1);
+        id
     }
 
     fn feed(&self, gateway: &Rc<Gateway>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
@@ -186,7 +195,7 @@ impl Table {
             // The panic has been reported by the panic hook. It ends this flow and no other.
             tracing::error!(%key.source, %key.destination, "a TCP flow failed on a segment and was dropped");
             flow.reset(&gateway.clock, &gateway.link);
-            self.cancel(gateway, &key);
+            self.cancel(&key);
         }
     }
 
@@ -198,7 +207,7 @@ impl Table {
         match held {
             Some(sequence) if sequence == syn.sequence => {}
             Some(_) => {
-                self.cancel(gateway, &key);
+                self.cancel(&key);
                 self.start(gateway, key, syn, packet);
             }
             None => {
@@ -217,7 +226,7 @@ impl Table {
         if let Some(sequence) = dialing {
             // From SYN-SENT the container can take only its SYN back.
             if segment.control == Control::Reset && is_reset_of(sequence, segment) {
-                self.cancel(gateway, &key);
+                self.cancel(&key);
             }
             return;
         }
@@ -256,12 +265,11 @@ impl Table {
             target,
             service,
         };
-        let id = self.opened.get();
-        self.opened.set(id + 1);
+        let id = self.next_id();
         let state = State::Dialing { syn: *syn, packet: packet.into() };
         self.entries.borrow_mut().insert(key, Entry { id, task: None, state });
         gateway.counters.tcp.opened();
-        let lease = Lease { gateway: Rc::clone(gateway), key, id };
+        let lease = Lease { gateway: Rc::clone(gateway), key, id, origin: Origin::Container };
         let task = gateway.spawn(run(lease, flow));
         if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.id == id) {
             entry.task = Some(task);
@@ -312,9 +320,8 @@ impl Table {
     }
 
     /// Drops a flow without a word to the container.
-    fn cancel(&self, gateway: &Gateway, key: &FlowKey) {
+    fn cancel(&self, key: &FlowKey) {
         let Some(entry) = self.entries.borrow_mut().remove(key) else { return };
-        gateway.counters.tcp.closed();
         if let Some(task) = entry.task {
             task.abort();
         }
@@ -324,7 +331,7 @@ impl Table {
     fn release(&self, gateway: &Gateway, key: FlowKey, id: u64) {
         gateway.progress.notify_one();
         if self.replaced.borrow_mut().remove(&id) {
-            return gateway.counters.tcp.closed();
+            return;
         }
         let entry = {
             let mut entries = self.entries.borrow_mut();
@@ -333,7 +340,6 @@ impl Table {
             }
             entries.remove(&key)
         };
-        gateway.counters.tcp.closed();
         let Some(Entry { state: State::Open(flow), .. }) = entry else { return };
         if !flow.is_over() {
             // Its task has failed: the container must not wait for it.
@@ -346,14 +352,27 @@ impl Table {
 }
 
 /// Releases a tuple when the task that serves it ends, a panic included.
-struct Lease {
-    gateway: Rc<Gateway>,
-    key: FlowKey,
-    id: u64,
+pub(super) struct Lease {
+    pub(super) gateway: Rc<Gateway>,
+    pub(super) key: FlowKey,
+    pub(super) id: u64,
+    pub(super) origin: Origin,
+}
+
+/// Who has opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Container,
+    /// A client of a published port, where such connections are counted.
+    World,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        match self.origin {
+            Origin::Container => self.gateway.counters.tcp.closed(),
+            Origin::World => {}
+        }
         self.gateway.tcp.release(&self.gateway, self.key, self.id);
     }
 }

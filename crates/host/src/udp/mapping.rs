@@ -53,12 +53,12 @@ pub(crate) struct Letter {
 }
 
 impl Held {
-    fn new(total: &Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(total: &Rc<Cell<usize>>) -> Self {
         Self { letters: Vec::new(), total: Rc::clone(total) }
     }
 
     /// Keeps a datagram if there is room for it.
-    fn push(&mut self, envelope: &Envelope, payload: &[u8]) {
+    pub(crate) fn push(&mut self, envelope: &Envelope, payload: &[u8]) {
         let total = self.total.get() + payload.len();
         if self.letters.len() < HELD && total <= HELD_BYTES {
             self.total.set(total);

@@ -44,5 +44,6 @@ mod table;
 
 pub(crate) use inbox::Inbox;
 pub(crate) use kind::Kind;
-pub(crate) use run::MAX_DATAGRAMS;
+pub(crate) use mapping::{Held, Letter};
+pub(crate) use run::{MAX_DATAGRAMS, Run};
 pub(crate) use table::Table;

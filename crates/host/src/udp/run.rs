@@ -10,18 +10,18 @@ const MAX_BYTES: usize = 65_487;
 
 /// The shape of [`Datagrams`] to which more may be added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct Run {
     size: usize,
     length: usize,
 }
 
 impl Run {
-    pub(super) fn new(datagrams: Datagrams<'_>) -> Self {
+    pub(crate) fn new(datagrams: Datagrams<'_>) -> Self {
         Self { size: datagrams.size(), length: datagrams.bytes().len() }
     }
 
     /// Adds datagrams if they can travel with those before: of the same size, all but the last.
-    pub(super) fn extend(&mut self, datagrams: Datagrams<'_>) -> bool {
+    pub(crate) fn extend(&mut self, datagrams: Datagrams<'_>) -> bool {
         let length = self.length + datagrams.bytes().len();
         let last_is_whole = self.size > 0 && self.length.is_multiple_of(self.size);
         let follows = datagrams.size() == self.size
@@ -34,11 +34,11 @@ impl Run {
     }
 
     /// The datagrams, of which `bytes` are the bytes.
-    pub(super) fn datagrams<'a>(&self, bytes: &'a [u8]) -> Datagrams<'a> {
+    pub(crate) fn datagrams<'a>(&self, bytes: &'a [u8]) -> Datagrams<'a> {
         Datagrams::of_size(self.size, bytes)
     }
 
-    pub(super) fn length(&self) -> usize {
+    pub(crate) fn length(&self) -> usize {
         self.length
     }
 }

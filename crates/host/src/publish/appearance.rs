@@ -1,0 +1,159 @@
+//! As whom a client appears in the container, and by which of the container's addresses. Pure.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::addressing::{Addressing, Subnet};
+use crate::packet::FlowKey;
+
+/// Where a client comes from, as far as the container may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// From another host.
+    Remote(SocketAddr),
+    /// From the host itself, whose addresses are the gateway's business.
+    Host(SocketAddr),
+    /// By a UNIX socket; a port it may have.
+    Local(u16),
+}
+
+/// Ports that a client may be given instead of its own: everybody's.
+const PORTS: std::ops::RangeInclusive<u16> = 1024..=65_535;
+
+/// One way to a container's port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Way {
+    container: SocketAddr,
+    /// The client's own address, if it can appear with it.
+    own: Option<SocketAddr>,
+    gateway: SocketAddr,
+}
+
+/// The ways for a client, the best first: by its own address family, then by the other.
+pub(crate) fn ways(addressing: &Addressing, caller: Caller, port: u16) -> impl Iterator<Item = Way> + use<> {
+    let is_near = |subnet: &Subnet| match caller {
+        Caller::Remote(client) | Caller::Host(client) => client.is_ipv4() == subnet.container.is_ipv4(),
+        Caller::Local(_) => true,
+    };
+    let (near, far): (Vec<_>, Vec<_>) = addressing.subnets().partition(is_near);
+    near.into_iter().chain(far).map(move |subnet| Way {
+        container: SocketAddr::new(subnet.container, port),
+        own: match caller {
+            Caller::Remote(client) if is_presentable(&subnet, client.ip()) => Some(plain(client)),
+            Caller::Remote(_) | Caller::Host(_) | Caller::Local(_) => None,
+        },
+        gateway: SocketAddr::new(subnet.gateway, caller.port()),
+    })
+}
+
+impl Caller {
+    fn port(self) -> u16 {
+        match self {
+            Self::Remote(client) | Self::Host(client) => client.port(),
+            Self::Local(port) => port,
+        }
+    }
+}
+
+impl Way {
+    /// The container's end.
+    pub(crate) fn container(&self) -> SocketAddr {
+        self.container
+    }
+
+    /// A tuple that is free: with the client's own address if possible, with the gateway's and a port close to the
+    /// client's else.
+    pub(crate) fn key(&self, is_free: impl Fn(&FlowKey) -> bool) -> Option<FlowKey> {
+        let first = self.gateway.port();
+        let others = (first.max(*PORTS.start())..=*PORTS.end()).chain(PORTS);
+        let gateways =
+            std::iter::once(first).chain(others).map(|port| SocketAddr::new(self.gateway.ip(), port));
+        let key = |destination| FlowKey { source: self.container, destination };
+        self.own.into_iter().chain(gateways).map(key).find(is_free)
+    }
+}
+
+/// Whether packets with this source address are welcome in the container, and their answers come here.
+fn is_presentable(subnet: &Subnet, client: IpAddr) -> bool {
+    let is_on_link = match client {
+        // The scope that it needs means nothing inside.
+        IpAddr::V6(client) => client.is_unicast_link_local(),
+        IpAddr::V4(_) => false,
+    };
+    client.is_ipv4() == subnet.container.is_ipv4() && !subnet.contains(client) && !is_on_link
+}
+
+/// Without scope and flow label, as a packet has it.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn both() -> Addressing {
+        Addressing { v4: Some(Subnet::IPV4), v6: Some(Subnet::IPV6), host: Default::default() }
+    }
+
+    /// "container < client" for every way.
+    fn seen(addressing: &Addressing, caller: Caller) -> Vec<String> {
+        ways(addressing, caller, 80)
+            .map(|way| {
+                let key = way.key(|_| true).unwrap();
+                format!("{} < {}", key.source, key.destination)
+            })
+            .collect()
+    }
+
+    fn remote(client: &str) -> Caller {
+        Caller::Remote(client.parse().unwrap())
+    }
+
+    #[test]
+    fn a_client_appears_as_itself_and_by_the_other_family_as_the_gateway() {
+        assert_eq!(
+            seen(&both(), remote("203.0.113.9:5000")),
+            ["10.0.2.100:80 < 203.0.113.9:5000", "[fd00::100]:80 < [fd00::2]:5000"]
+        );
+        assert_eq!(
+            seen(&both(), remote("[fd99::2]:5000")),
+            ["[fd00::100]:80 < [fd99::2]:5000", "10.0.2.100:80 < 10.0.2.2:5000"]
+        );
+        let only_v4 = Addressing { v6: None, ..both() };
+        assert_eq!(seen(&only_v4, remote("[fd99::2]:5000")), ["10.0.2.100:80 < 10.0.2.2:5000"]);
+    }
+
+    #[test]
+    fn the_host_appears_as_the_gateway() {
+        let host = Caller::Host("127.0.0.1:5000".parse().unwrap());
+        assert_eq!(seen(&both(), host)[0], "10.0.2.100:80 < 10.0.2.2:5000");
+        let host = Caller::Host("[::1]:5000".parse().unwrap());
+        assert_eq!(seen(&both(), host)[0], "[fd00::100]:80 < [fd00::2]:5000");
+        assert_eq!(seen(&both(), Caller::Local(40_000))[0], "10.0.2.100:80 < 10.0.2.2:40000");
+    }
+
+    #[test]
+    fn addresses_that_mean_another_inside_do_not_appear() {
+        for client in ["10.0.2.100:5000", "10.0.2.77:5000"] {
+            assert_eq!(seen(&both(), remote(client))[0], "10.0.2.100:80 < 10.0.2.2:5000");
+        }
+        assert_eq!(seen(&both(), remote("[fe80::1%3]:5000"))[0], "[fd00::100]:80 < [fd00::2]:5000");
+    }
+
+    #[test]
+    fn two_clients_never_share_a_tuple() {
+        let mut taken = HashSet::new();
+        for client in
+            ["203.0.113.9:65535", "203.0.113.9:65535", "127.0.0.1:65535", "127.0.0.1:22", "127.0.0.1:22"]
+        {
+            let client = client.parse::<SocketAddr>().unwrap();
+            let caller =
+                if client.ip().is_loopback() { Caller::Host(client) } else { Caller::Remote(client) };
+            let way = ways(&both(), caller, 80).next().unwrap();
+            assert!(taken.insert(way.key(|key| !taken.contains(key)).unwrap()));
+        }
+        assert!(ways(&both(), Caller::Local(7), 80).next().unwrap().key(|_| false).is_none());
+    }
+}

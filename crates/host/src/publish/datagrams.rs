@@ -1,0 +1,163 @@
+//! A published UDP socket: datagrams with the address of the host that they were sent to, which is where answers must
+//! come from (`IP_PKTINFO`, ip(7)); one socket may stand for all addresses of the host.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use nix::libc;
+use nix::sys::socket::{
+    self, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, setsockopt, sockopt,
+};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::dialer::error_queue::{self, is_full, retried, socket_address};
+use crate::dialer::{Datagrams, Received};
+
+pub(super) struct Socket {
+    io: UdpSocket,
+    port: u16,
+}
+
+/// What came in.
+pub(super) enum Arrival {
+    /// Datagrams of one client, now in the buffer.
+    Datagrams { length: usize, size: usize, client: SocketAddr, local: Local },
+    /// What [`Received`] has besides.
+    Other(Received),
+}
+
+/// The host's end of what a client sends: what its answers have to come from.
+#[derive(Clone, Copy)]
+pub(super) enum Local {
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
+}
+
+impl Local {
+    pub(super) fn address(&self) -> IpAddr {
+        match self {
+            Self::V4(info) => Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
+            Self::V6(info) => Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
+        }
+    }
+
+    /// For answers: by whatever interface leads to the client, unless the address belongs to a link.
+    fn of_received(info: &ControlMessageOwned) -> Option<Self> {
+        if let ControlMessageOwned::Ipv4PacketInfo(info) = info {
+            Some(Self::V4(libc::in_pktinfo { ipi_ifindex: 0, ..*info }))
+        } else if let ControlMessageOwned::Ipv6PacketInfo(info) = info {
+            let is_on_link = Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local();
+            let ipi6_ifindex = if is_on_link { info.ipi6_ifindex } else { 0 };
+            Some(Self::V6(libc::in6_pktinfo { ipi6_ifindex, ..*info }))
+        } else {
+            None
+        }
+    }
+
+    fn control(&self) -> ControlMessage<'_> {
+        match self {
+            Self::V4(info) => ControlMessage::Ipv4PacketInfo(info),
+            Self::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+        }
+    }
+}
+
+impl Socket {
+    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        if address.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        // Linux before 5.0 does not know it: datagrams then come one by one.
+        let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+        Ok(Self { io: UdpSocket::from_std(socket)?, port: address.port() })
+    }
+
+    /// The host's port.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.io.ready(Interest::READABLE | Interest::ERROR).await.map(drop)
+    }
+
+    /// Takes the next datagrams or error without waiting.
+    pub(super) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
+        match self.io.try_io(Interest::READABLE, || self.receive(buffer)) {
+            Ok(arrival) => Ok(arrival),
+            // Nothing, or the pending error of an ICMP message: the error queue says whom it concerns.
+            Err(error) => match self.next_error(buffer) {
+                Err(none) if none.kind() == io::ErrorKind::WouldBlock => Err(error),
+                result => result,
+            },
+        }
+    }
+
+    /// Sends datagrams to a client. One by one if the kernel does not take them as a burst.
+    pub(super) fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
+        let client = SockaddrStorage::from(client);
+        if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1) {
+            let control = [local.control(), ControlMessage::UdpGsoSegments(&size)];
+            match self.send_with(datagrams.bytes(), &control, &client) {
+                Err(error) if !is_full(&error) => {}
+                result => return result,
+            }
+        }
+        datagrams
+            .iter()
+            .try_for_each(|datagram| retried(|| self.send_with(datagram, &[local.control()], &client)))
+    }
+
+    fn send_with(
+        &self,
+        payload: &[u8],
+        control: &[ControlMessage<'_>],
+        client: &SockaddrStorage,
+    ) -> io::Result<()> {
+        let (fd, iov) = (self.io.as_raw_fd(), [IoSlice::new(payload)]);
+        socket::sendmsg(fd, &iov, control, MsgFlags::MSG_DONTWAIT, Some(client))?;
+        Ok(())
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
+        let mut iov = [IoSliceMut::new(buffer)];
+        let mut control = Control([0; 128]);
+        let message = socket::recvmsg::<SockaddrStorage>(
+            self.io.as_raw_fd(),
+            &mut iov,
+            Some(&mut control.0),
+            MsgFlags::MSG_DONTWAIT,
+        )?;
+        let client = message.address.as_ref().and_then(socket_address);
+        let (mut size, mut local) = (message.bytes, None);
+        for entry in message.cmsgs()? {
+            if let ControlMessageOwned::UdpGroSegments(gathered) = entry {
+                size = usize::try_from(gathered).map_or(size, |gathered| gathered.min(size));
+            }
+            local = local.or_else(|| Local::of_received(&entry));
+        }
+        let (client, local) = client.zip(local).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Arrival::Datagrams { length: message.bytes, size, client, local })
+    }
+
+    fn next_error(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
+        loop {
+            let mut iov = [IoSliceMut::new(buffer)];
+            let read = || error_queue::read(self.io.as_raw_fd(), &mut iov);
+            if let Some(entry) = self.io.try_io(Interest::ERROR, read)? {
+                return Ok(Arrival::Other(entry.into_received()));
+            }
+        }
+    }
+}
+
+/// Room for `IPV6_PKTINFO` and `UDP_GRO`, placed as a `struct cmsghdr` must be.
+#[repr(align(8))]
+struct Control([u8; 128]);

@@ -1,0 +1,132 @@
+//! Why something could not be published.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use crate::dialer::Protocol;
+
+/// Why something could not be published. Nothing of it is then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// Somebody listens there already.
+    #[error(
+        "listen on {address} ({protocol}): the address is in use; choose another port, or 0 for any that is free"
+    )]
+    InUse {
+        /// What was to be listened on.
+        address: SocketAddr,
+        /// For what.
+        protocol: Protocol,
+    },
+    /// Low ports are for the privileged.
+    #[error(
+        "listen on {address} ({protocol}): ports below {lowest} are for the privileged; choose one from {lowest} on, or \
+         as root: sysctl net.ipv4.ip_unprivileged_port_start={port}", port = .address.port()
+    )]
+    LowPort {
+        /// What was to be listened on.
+        address: SocketAddr,
+        /// For what.
+        protocol: Protocol,
+        /// The lowest port for everybody (`net.ipv4.ip_unprivileged_port_start`).
+        lowest: u16,
+    },
+    /// The host does not have this address.
+    #[error(
+        "listen on {address} ({protocol}): it is no address of this host, or not yet; ip address shows those it has"
+    )]
+    NotLocal {
+        /// What was to be listened on.
+        address: SocketAddr,
+        /// For what.
+        protocol: Protocol,
+    },
+    /// Something else kept the socket from listening.
+    #[error("listen on {address} ({protocol}): {source}; if file descriptors ran out, raise RLIMIT_NOFILE")]
+    Socket {
+        /// What was to be listened on.
+        address: SocketAddr,
+        /// For what.
+        protocol: Protocol,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Somebody listens on the UNIX socket.
+    #[error("listen on {}: somebody listens there already; choose another path", .0.display())]
+    FileInUse(PathBuf),
+    /// There is a file of that name, on which nobody listens.
+    #[error(
+        "listen on {}: the file exists, and nobody listens on it; if it is what a program has left behind, remove it",
+        .0.display()
+    )]
+    FileExists(PathBuf),
+    /// Something else kept the UNIX socket from listening.
+    #[error(
+        "listen on {}: {source}; the directory must exist and be writable, the path have 107 bytes at most",
+        .path.display()
+    )]
+    File {
+        /// What was to be listened on.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// Port 0 cannot be a port of a container.
+    #[error("a container has no port 0: say which one is published")]
+    NoContainerPort,
+    /// The range has no port, or 0 and others.
+    #[error("the ports {first}-{last} are no range: from 1 on, the first one first")]
+    NoRange {
+        /// What was given as the first port.
+        first: u16,
+        /// What was given as the last port.
+        last: u16,
+    },
+    /// The ports of the container would go beyond the last there is.
+    #[error("{count} ports from {port} on go beyond 65535: begin lower in the container")]
+    BeyondPorts {
+        /// The first port in the container.
+        port: u16,
+        /// How many there would be.
+        count: usize,
+    },
+    /// The engine's thread has ended.
+    #[error("the network has been shut down")]
+    ShutDown,
+}
+
+impl PublishError {
+    /// What an error of bind(2) or listen(2) means.
+    pub(super) fn of_socket(address: SocketAddr, protocol: Protocol, source: io::Error) -> Self {
+        match source.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EADDRINUSE) => Self::InUse { address, protocol },
+            Some(Errno::EADDRNOTAVAIL) => Self::NotLocal { address, protocol },
+            Some(Errno::EACCES) => match lowest_unprivileged_port() {
+                lowest if address.port() < lowest => Self::LowPort { address, protocol, lowest },
+                _ => Self::Socket { address, protocol, source },
+            },
+            _ => Self::Socket { address, protocol, source },
+        }
+    }
+}
+
+/// ip(7); of the calling thread's network namespace, as the sockets are.
+fn lowest_unprivileged_port() -> u16 {
+    let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
+}
+
+/// Why a string does not say what to publish.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{text:?} is no {part}; expected [ADDR:]HOST[-HOST]:PORT[/tcp|/udp], IPv6 addresses in brackets, or /PATH:PORT"
+)]
+pub struct ParsePublishError {
+    pub(super) part: &'static str,
+    pub(super) text: String,
+}

@@ -1,0 +1,225 @@
+//! Published ports: sockets of the host that lead into a container.
+//!
+//! # Who opens what
+//! [`Publish`] says what is wanted, and opening its sockets is part of the call, on the thread of the caller: an address
+//! in use is an error of `publish`, not a line in a log. The engine takes the sockets over and finds the container anew
+//! for every connection and every client ([`Members`](crate::members::Members)), so a port outlives the containers it
+//! leads to. Without one, TCP is reset and datagrams are lost.
+//!
+//! # TCP
+//! A client is accepted, the Dialer is asked, and then the connection is opened inside
+//! ([`tcp::connect`](crate::tcp)); what the client says meanwhile stays in its socket. Refused inside: once more by the
+//! other address family, for a server that listens on one only, and then the client is reset. From then on it is a
+//! connection like any other, and has nothing to do with the port any more.
+//!
+//! # UDP
+//! Every client of a port is remembered by the container's gateway ([`clients`]), and what the container sends to it
+//! from that port leaves through the published socket, from the very address that the client has written to. It is
+//! forgotten after the idle timeout of mappings, or 30 s if the container has never answered.
+//!
+//! # Who is seen inside
+//! The client, with its own address and port ([`appearance`]). The host's own addresses, the loopback among them,
+//! are not the container's business or would be taken for its own: those clients appear as the gateway, and so does one
+//! whose address the container's network uses or has no family for.
+//!
+//! # Limits
+//! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows); one beyond is reset. A port has at
+//! most [`MAX_CLIENTS`](clients::MAX_CLIENTS) UDP clients. Without file descriptors nothing is accepted for a while, and
+//! clients wait in the kernel's queue.
+//!
+//! Not done: an ICMP error of the container, "port unreachable" say, does not reach a UDP client, since an
+//! unprivileged process cannot send one; and UDP changes the address family only for a network that lacks the client's.
+//! With several queues all of it happens on the first; the kernel then knows from our SYN where the container's answers
+//! belong.
+
+mod appearance;
+mod clients;
+mod datagrams;
+mod error;
+mod listen;
+mod parse;
+mod socket_file;
+mod tcp;
+mod udp;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+pub(crate) use clients::Clients;
+pub use error::{ParsePublishError, PublishError};
+pub use listen::Listen;
+
+use crate::commons::Commons;
+use crate::container::{self, Terms};
+use listen::{Opened, Socket};
+
+/// What is published, and where it leads.
+///
+/// Read from a string it has the form `[ADDR:]HOST[-HOST]:PORT[/tcp|/udp]`, with IPv6 addresses in brackets: the host's
+/// port `HOST`, at `ADDR` or all addresses, leads to the container's port `PORT`. `/PATH:PORT` is a UNIX socket.
+///
+/// Without an address, **all addresses of the host** are meant, as with Docker, Podman and slirp4netns: to publish is to
+/// open to others. [`Listen::loopback`] is for what the host itself only shall reach, and
+/// [`Dialer::accept`](crate::Dialer::accept) decides on each client.
+///
+/// # Examples
+/// ```
+/// use nsnet_host::{Listen, Publish};
+///
+/// let web = Publish::tcp(8080, 80);
+/// assert_eq!(web, "8080:80".parse()?);
+/// let dns = Publish::udp(Listen::loopback(5353), 53).container("resolver");
+/// let games = Publish::udp(27000..=27009, 27000);
+/// assert_eq!(games, "27000-27009:27000/udp".parse()?);
+/// let api = Publish::unix("/run/user/1000/api.sock", 80);
+/// # Ok::<(), nsnet_host::ParsePublishError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    front: Front,
+    member: Option<String>,
+    port: u16,
+}
+
+/// What listens on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Front {
+    Tcp(Listen),
+    Udp(Listen),
+    Unix(PathBuf),
+}
+
+impl Publish {
+    /// TCP connections to `listen` lead to this port of the container; of a range, each port to the next one.
+    #[must_use]
+    pub fn tcp(listen: impl Into<Listen>, container_port: u16) -> Self {
+        Self::new(Front::Tcp(listen.into()), container_port)
+    }
+
+    /// Datagrams to `listen` lead to this port of the container; of a range, each port to the next one.
+    #[must_use]
+    pub fn udp(listen: impl Into<Listen>, container_port: u16) -> Self {
+        Self::new(Front::Udp(listen.into()), container_port)
+    }
+
+    /// Connections to a UNIX socket (`SOCK_STREAM`) lead to this TCP port of the container, where they come from the
+    /// gateway. The file is made, with the permissions that the umask leaves, and removed in the end. A UNIX socket knows
+    /// no reset: a client that is refused sees an end.
+    #[must_use]
+    pub fn unix(path: impl Into<PathBuf>, container_port: u16) -> Self {
+        Self::new(Front::Unix(path.into()), container_port)
+    }
+
+    /// The container of this name ([`Member::named`](crate::Member::named)). Default: the one that has been up for
+    /// longest.
+    #[must_use]
+    pub fn container(mut self, name: impl Into<String>) -> Self {
+        self.member = Some(name.into());
+        self
+    }
+
+    fn new(front: Front, port: u16) -> Self {
+        Self { front, member: None, port }
+    }
+
+    /// Opens all sockets, or none.
+    pub(crate) fn open(self) -> Result<(Listening, Published), PublishError> {
+        let sockets = listen::open(&self.front, self.port)?;
+        let addresses = sockets.iter().filter_map(|opened| opened.address).collect();
+        let (close, closing) = oneshot::channel();
+        let (alive, closed) = mpsc::channel();
+        let listening = Listening { sockets, member: self.member, close: closing, _alive: alive };
+        Ok((listening, Published { addresses, close, closed: Mutex::new(closed) }))
+    }
+}
+
+/// What has been published. Dropping it changes nothing: a port stays until
+/// [`Network::unpublish`](crate::Network::unpublish) or the end of the network.
+#[derive(Debug)]
+pub struct Published {
+    addresses: Vec<SocketAddr>,
+    close: oneshot::Sender<()>,
+    /// Disconnects when the sockets are closed. The mutex makes this `Sync`.
+    closed: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Published {
+    /// The addresses that are listened on, with the ports that were chosen for 0: for all addresses of the host, one of
+    /// each family. None for a UNIX socket.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Asks for the end, and waits so long for it.
+    pub(crate) fn withdraw(self, patience: Duration) {
+        // Fails only if the network has ended.
+        if self.close.send(()).is_ok() {
+            let closed = self.closed.into_inner().unwrap_or_else(PoisonError::into_inner);
+            // Nothing is ever sent; an engine that a Dialer blocks closes them later.
+            let _ = closed.recv_timeout(patience);
+        }
+    }
+}
+
+/// Sockets on their way to the engine.
+pub(crate) struct Listening {
+    sockets: Vec<Opened>,
+    member: Option<String>,
+    close: oneshot::Receiver<()>,
+    /// Dropped once the sockets are closed.
+    _alive: mpsc::Sender<()>,
+}
+
+impl fmt::Debug for Listening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listening").field("member", &self.member).finish_non_exhaustive()
+    }
+}
+
+/// Where a socket leads.
+#[derive(Debug, Clone)]
+struct Target {
+    /// Without a name, the container that has been up for longest.
+    member: Option<Rc<str>>,
+    port: u16,
+}
+
+/// Serves published sockets until they are withdrawn. Connections are accepted no longer than until `shutdown` is set;
+/// datagrams pass as long as there are containers.
+pub(crate) async fn serve(
+    listening: Listening,
+    terms: Rc<Terms>,
+    commons: Rc<Commons>,
+    shutdown: watch::Receiver<bool>,
+) {
+    let Listening { sockets, member, close, _alive } = listening;
+    let member: Option<Rc<str>> = member.map(Into::into);
+    let mut ports = JoinSet::new();
+    for Opened { socket, address, port } in sockets {
+        let target = Target { member: member.clone(), port };
+        let started = match socket {
+            Socket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
+                ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
+            }),
+            Socket::Unix(listener, file) => tcp::Listener::unix(listener, file).map(|listener| {
+                ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
+            }),
+            Socket::Udp(socket) => datagrams::Socket::new(socket).map(|socket| {
+                ports.spawn_local(udp::serve(socket, target, Rc::clone(&terms), Rc::clone(&commons)))
+            }),
+        };
+        if let Err(error) = started {
+            tracing::error!(?address, %error, "a published port cannot be served");
+        }
+    }
+    container::requested(close).await;
+    ports.shutdown().await;
+}

@@ -1,0 +1,187 @@
+//! The active open (RFC 9293, 3.10.1): a connection from outside, opened towards the container under its client's
+//! address. It shares table, stack and relay with those that the container opens.
+//!
+//! ```text
+//!                  SYN to the container          SYN-ACK: ACK, relay
+//! (nothing) ─────────────────────────► Opening ──────────────────────► as the container's own
+//!                                       │  ▲ │ RST: refused
+//!                                       └──┘ └────► (nothing)
+//!                               ACK of an older connection:
+//!                               RST, and a SYN that begins anew
+//! ```
+//!
+//! A client may use its port again while the container's end of the connection before rests in TIME-WAIT. The container
+//! then answers a SYN below the old sequence numbers with an acknowledgment, our RST ends its rest, and the SYN that
+//! follows at once is accepted; smoltcp alone would repeat it a second later. Whoever calls sets the time limit, and
+//! drops the future to give up: the container gets an RST.
+
+use std::future::poll_fn;
+use std::hash::BuildHasher;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use smoltcp::wire::TcpSeqNumber;
+use tokio::task::AbortHandle;
+
+use super::flow::{Flow, Opening};
+use super::relay::{TICK, Timer, relay};
+use super::rings::Rings;
+use super::sockets::RingSocket;
+use super::stack::{Standing, TcpStack};
+use super::table::{Entry, Lease, Origin, State, Table};
+use crate::dialer::Stream;
+use crate::gateway::Gateway;
+use crate::packet::FlowKey;
+
+/// How often a container may take our SYN for a segment of an older connection; once is what happens.
+const CHALLENGES: usize = 3;
+
+/// Room for one connection, until it is opened.
+pub(crate) struct Place(Rc<Gateway>);
+
+impl Place {
+    /// `None` if the gateway has no room.
+    pub(crate) fn reserve(gateway: &Rc<Gateway>) -> Option<Self> {
+        let table = &gateway.tcp;
+        (table.len() < gateway.limits.tcp_flows).then(|| {
+            table.reserved.set(table.reserved.get() + 1);
+            Self(Rc::clone(gateway))
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let reserved = &self.0.tcp.reserved;
+        reserved.set(reserved.get() - 1);
+    }
+}
+
+/// A connection that the container has accepted.
+pub(crate) struct Connection {
+    flow: Rc<Flow>,
+    lease: Lease,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Nobody listens, or the container says so.
+    #[error("connection refused inside")]
+    Refused,
+    #[error("{0}")]
+    Host(#[source] io::Error),
+}
+
+/// Opens a connection to `key.source`, which is the container, in the name of `key.destination`. The tuple must be
+/// [free](Table::is_free). `task` is the caller's, aborted when the connection is to end at once.
+pub(crate) async fn connect(place: Place, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
+    let gateway = Rc::clone(&place.0);
+    // From here on the connection counts by itself.
+    drop(place);
+    let connection = gateway.tcp.begin(&gateway, key, task)?;
+    Handshake { flow: &connection.flow, gateway: &gateway, timer: Timer::new(), challenges: 0 }.run().await?;
+    Ok(connection)
+}
+
+impl Connection {
+    /// Relays between the container and `stream` until neither is owed anything.
+    pub(crate) async fn relay(self, stream: Stream) {
+        relay(self.flow, &self.lease.gateway, stream).await;
+    }
+}
+
+impl Table {
+    /// Whether no connection of this gateway uses the tuple.
+    pub(crate) fn is_free(&self, key: &FlowKey) -> bool {
+        !self.entries.borrow().contains_key(key)
+    }
+
+    fn begin(&self, gateway: &Rc<Gateway>, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
+        let RingSocket { socket, pages } =
+            gateway.commons.sockets().take().map_err(|errno| OpenError::Host(errno.into()))?;
+        let now = gateway.clock.now();
+        let id = self.next_id();
+        let stack = TcpStack::connect(
+            key,
+            socket,
+            gateway.link.tcp_capabilities(key.destination.ip()),
+            self.seeds.hash_one((key, id)),
+            gateway.clock.smoltcp(now),
+        );
+        // The container's SYN will say where its stream begins.
+        let rings = Rings::new(pages, TcpSeqNumber(0), Rc::clone(&self.budget));
+        let flow = Rc::new(Flow::opening(key, stack, rings, Rc::clone(&gateway.commons), now));
+        self.resting.borrow_mut().remove(&key);
+        let entry = Entry { id, task: Some(task), state: State::Open(Rc::clone(&flow)) };
+        self.entries.borrow_mut().insert(key, entry);
+        let lease = Lease { gateway: Rc::clone(gateway), key, id, origin: Origin::World };
+        Ok(Connection { flow, lease })
+    }
+}
+
+struct Handshake<'a> {
+    flow: &'a Flow,
+    gateway: &'a Gateway,
+    timer: Timer,
+    challenges: usize,
+}
+
+enum Progress {
+    /// The link took no more.
+    Blocked,
+    Done(Result<(), OpenError>),
+}
+
+impl Handshake<'_> {
+    async fn run(&mut self) -> Result<(), OpenError> {
+        let (flow, link) = (self.flow, &self.gateway.link);
+        loop {
+            let blocked = flow.is_blocked();
+            tokio::select! {
+                biased;
+                progress = poll_fn(|cx| self.poll(cx, blocked)) => match progress {
+                    Progress::Blocked => {}
+                    Progress::Done(result) => return result,
+                },
+                writable = link.writable(), if blocked => match writable {
+                    Ok(()) => flow.retry(link),
+                    Err(error) => return Err(OpenError::Host(error)),
+                },
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<Progress> {
+        self.flow.register(cx.waker());
+        loop {
+            if self.flow.stack.borrow().standing() != Standing::Alive {
+                return Poll::Ready(Progress::Done(Err(OpenError::Refused)));
+            }
+            match self.flow.how_it_opens() {
+                Opening::Challenged if self.challenges < CHALLENGES => {
+                    self.challenges += 1;
+                    self.flow.open_anew();
+                }
+                Opening::Over if self.flow.stack.borrow().is_synchronized() => {
+                    return Poll::Ready(Progress::Done(Ok(())));
+                }
+                // With a SYN of the container's own, its acknowledgment of ours is still to come.
+                Opening::Over | Opening::UnderWay | Opening::Challenged => {}
+            }
+            let (clock, link) = (&self.gateway.clock, &self.gateway.link);
+            let now = clock.now();
+            let sent = self.flow.transmit(clock, link, now);
+            if self.flow.is_blocked() {
+                return if blocked { Poll::Pending } else { Poll::Ready(Progress::Blocked) };
+            }
+            if sent {
+                continue;
+            }
+            let due = self.flow.stack.borrow_mut().poll_at(clock.smoltcp(now));
+            let Some(due) = due else { return Poll::Pending };
+            ready!(self.timer.poll(cx, clock.instant(due).max(now + TICK)));
+        }
+    }
+}

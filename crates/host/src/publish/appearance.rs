@@ -38,7 +38,7 @@ pub(crate) fn ways(addressing: &Addressing, caller: Caller, port: u16) -> impl I
     near.into_iter().chain(far).map(move |subnet| Way {
         container: SocketAddr::new(subnet.container, port),
         own: match caller {
-            Caller::Remote(client) if is_presentable(&subnet, client.ip()) => Some(plain(client)),
+            Caller::Remote(client) if is_presentable(&subnet, client) => Some(plain(client)),
             Caller::Remote(_) | Caller::Host(_) | Caller::Local(_) => None,
         },
         gateway: SocketAddr::new(subnet.gateway, caller.port()),
@@ -61,25 +61,31 @@ impl Way {
     }
 
     /// A tuple that is free: with the client's own address if possible, with the gateway's and a port close to the
-    /// client's else.
+    /// client's else. Port 0 (a datagram may come from it) is none to be answered at.
     pub(crate) fn key(&self, is_free: impl Fn(&FlowKey) -> bool) -> Option<FlowKey> {
         let first = self.gateway.port();
         let others = (first.max(*PORTS.start())..=*PORTS.end()).chain(PORTS);
-        let gateways =
-            std::iter::once(first).chain(others).map(|port| SocketAddr::new(self.gateway.ip(), port));
+        let gateways = std::iter::once(first)
+            .filter(|port| *port != 0)
+            .chain(others)
+            .map(|port| SocketAddr::new(self.gateway.ip(), port));
         let key = |destination| FlowKey { source: self.container, destination };
         self.own.into_iter().chain(gateways).map(key).find(is_free)
     }
 }
 
 /// Whether packets with this source address are welcome in the container, and their answers come here.
-fn is_presentable(subnet: &Subnet, client: IpAddr) -> bool {
-    let is_on_link = match client {
-        // The scope that it needs means nothing inside.
-        IpAddr::V6(client) => client.is_unicast_link_local(),
-        IpAddr::V4(_) => false,
+fn is_presentable(subnet: &Subnet, client: SocketAddr) -> bool {
+    let (address, port) = (client.ip(), client.port());
+    // Kernels take nothing in from such sources; a client that forges them must not find the one that does.
+    let is_nobodys = address.is_unspecified() || address.is_multicast() || address.is_loopback();
+    let is_special = match address {
+        // The scope that a link's address needs means nothing inside, and what is mapped is of the other family.
+        IpAddr::V6(address) => address.is_unicast_link_local() || address.to_ipv4_mapped().is_some(),
+        IpAddr::V4(address) => address.is_broadcast(),
     };
-    client.is_ipv4() == subnet.container.is_ipv4() && !subnet.contains(client) && !is_on_link
+    let is_of_family = address.is_ipv4() == subnet.container.is_ipv4();
+    is_of_family && port != 0 && !is_nobodys && !is_special && !subnet.contains(address)
 }
 
 /// Without scope and flow label, as a packet has it.
@@ -140,6 +146,25 @@ mod tests {
             assert_eq!(seen(&both(), remote(client))[0], "10.0.2.100:80 < 10.0.2.2:5000");
         }
         assert_eq!(seen(&both(), remote("[fe80::1%3]:5000"))[0], "[fd00::100]:80 < [fd00::2]:5000");
+    }
+
+    #[test]
+    fn addresses_that_are_nobodys_do_not_appear() {
+        for client in ["0.0.0.0:1", "127.0.0.1:1", "224.0.0.1:1", "255.255.255.255:1", "203.0.113.9:0"] {
+            assert!(seen(&both(), remote(client))[0].starts_with("10.0.2.100:80 < 10.0.2.2:"), "{client}");
+        }
+        for client in ["[::]:1", "[::1]:1", "[ff02::1]:1", "[::ffff:203.0.113.9]:1", "[fd99::2]:0"] {
+            assert!(seen(&both(), remote(client))[0].starts_with("[fd00::100]:80 < [fd00::2]:"), "{client}");
+        }
+    }
+
+    #[test]
+    fn nobody_appears_with_port_0() {
+        for caller in [remote("203.0.113.9:0"), remote("[fd99::2]:0"), Caller::Local(0)] {
+            for way in ways(&both(), caller, 80) {
+                assert_eq!(way.key(|_| true).unwrap().destination.port(), *PORTS.start());
+            }
+        }
     }
 
     #[test]

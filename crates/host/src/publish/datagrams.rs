@@ -43,14 +43,18 @@ impl Local {
         }
     }
 
-    /// For answers: by whatever interface leads to the client, unless the address belongs to a link.
-    fn of_received(info: &ControlMessageOwned) -> Option<Self> {
+    /// For answers to `client`: by whatever interface leads there, unless one of the addresses belongs to a link.
+    fn of_received(info: &ControlMessageOwned, client: SocketAddr) -> Option<Self> {
         if let ControlMessageOwned::Ipv4PacketInfo(info) = info {
             Some(Self::V4(libc::in_pktinfo { ipi_ifindex: 0, ..*info }))
         } else if let ControlMessageOwned::Ipv6PacketInfo(info) = info {
-            let is_on_link = Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local();
+            let own = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+            let is_on_link = own.is_unicast_link_local() || is_link_local(client.ip());
             let ipi6_ifindex = if is_on_link { info.ipi6_ifindex } else { 0 };
-            Some(Self::V6(libc::in6_pktinfo { ipi6_ifindex, ..*info }))
+            // A group (ff02::1, say) sends nothing: the kernel chooses.
+            let own = if own.is_multicast() { Ipv6Addr::UNSPECIFIED } else { own };
+            let ipi6_addr = libc::in6_addr { s6_addr: own.octets() };
+            Some(Self::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex }))
         } else {
             None
         }
@@ -135,15 +139,15 @@ impl Socket {
             Some(&mut control.0),
             MsgFlags::MSG_DONTWAIT,
         )?;
-        let client = message.address.as_ref().and_then(socket_address);
+        let client = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
         let (mut size, mut local) = (message.bytes, None);
         for entry in message.cmsgs()? {
             if let ControlMessageOwned::UdpGroSegments(gathered) = entry {
                 size = usize::try_from(gathered).map_or(size, |gathered| gathered.min(size));
             }
-            local = local.or_else(|| Local::of_received(&entry));
+            local = local.or_else(|| Local::of_received(&entry, client));
         }
-        let (client, local) = client.zip(local).ok_or(io::ErrorKind::InvalidData)?;
+        let local = local.ok_or(io::ErrorKind::InvalidData)?;
         Ok(Arrival::Datagrams { length: message.bytes, size, client, local })
     }
 
@@ -158,6 +162,37 @@ impl Socket {
     }
 }
 
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 /// Room for `IPV6_PKTINFO` and `UDP_GRO`, placed as a `struct cmsghdr` must be.
 #[repr(align(8))]
 struct Control([u8; 128]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Interface and address that answers leave by, after a datagram from `client` to `own` on interface 7.
+    fn answers(own: &str, client: &str) -> (u32, IpAddr) {
+        let ipi6_addr = libc::in6_addr { s6_addr: own.parse::<Ipv6Addr>().unwrap().octets() };
+        let info = ControlMessageOwned::Ipv6PacketInfo(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 7 });
+        let local = Local::of_received(&info, SocketAddr::new(client.parse().unwrap(), 5000)).unwrap();
+        let Local::V6(info) = local else { panic!("it is IPv6") };
+        (info.ipi6_ifindex, local.address())
+    }
+
+    #[test]
+    fn answers_on_a_link_stay_on_it() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(answers("fd99::1", "fd98::2"), (0, address("fd99::1")));
+        assert_eq!(answers("fe80::1", "fe80::2"), (7, address("fe80::1")));
+        assert_eq!(answers("fd99::1", "fe80::2"), (7, address("fd99::1")));
+    }
+
+    #[test]
+    fn no_answer_comes_from_a_group() {
+        assert_eq!(answers("ff02::1", "fe80::2"), (7, Ipv6Addr::UNSPECIFIED.into()));
+    }
+}

@@ -190,7 +190,8 @@ async fn join_all(containers: &mut JoinSet<()>) {
     }
 }
 
-fn report_panic(ended: Result<(), JoinError>) {
+/// Says in the log that a task has failed.
+pub(crate) fn report_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a container's gateway or a published port failed");
     }

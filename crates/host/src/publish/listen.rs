@@ -3,11 +3,11 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::RangeInclusive;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::errno::Errno;
-use socket2::{Domain, Type};
+use socket2::{Domain, SockAddr, Type};
 
 use super::socket_file::SocketFile;
 use super::{Front, PublishError};
@@ -117,7 +117,8 @@ impl From<Transport> for Protocol {
 pub(super) enum Socket {
     Tcp(TcpListener),
     Udp(UdpSocket),
-    Unix(UnixListener, SocketFile),
+    /// The file goes first: as long as the socket is there, nobody else's can have its number.
+    Unix(SocketFile, UnixListener),
 }
 
 /// Opens all sockets of `front`, which lead to the container's ports from `port` on.
@@ -130,7 +131,7 @@ pub(super) fn open(front: &Front, port: u16) -> Result<Vec<Opened>, PublishError
         Front::Udp(listen) => open_ports(Transport::Udp, listen, port),
         Front::Unix(path) => {
             let (listener, file) = open_file(path)?;
-            Ok(vec![Opened { socket: Socket::Unix(listener, file), address: None, port }])
+            Ok(vec![Opened { socket: Socket::Unix(file, listener), address: None, port }])
         }
     }
 }
@@ -144,7 +145,7 @@ fn open_ports(transport: Transport, listen: &Listen, port: u16) -> Result<Vec<Op
         return Err(PublishError::BeyondPorts { port, count: listen.ports.clone().count() });
     }
     let mut sockets = Vec::new();
-    for (host_port, port) in listen.ports.clone().zip(port..) {
+    for (host_port, port) in listen.ports.clone().zip(port..=u16::MAX) {
         let bound = match listen.address {
             Some(mut address) => {
                 address.set_port(host_port);
@@ -230,12 +231,16 @@ fn open_file(path: &Path) -> Result<(UnixListener, SocketFile), PublishError> {
     Ok((listener, file))
 }
 
-/// Asks for the sake of the error only. A queue that is full belongs to somebody as well.
+/// Asks for the sake of the error only, without waiting: a queue that is full belongs to somebody as well.
 fn is_listened_on(path: &Path) -> bool {
+    let connect = || {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     let is_socket = std::fs::symlink_metadata(path)
         .is_ok_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()));
-    is_socket && !UnixStream::connect(path).is_err_and(refused)
+    is_socket && !connect().is_err_and(refused)
 }
 
 #[cfg(test)]
@@ -284,6 +289,31 @@ mod tests {
         assert!(matches!(error(at(reversed), 80), PublishError::NoRange { .. }));
         let beyond = error(at(2000..=2009), 65_530);
         assert!(matches!(beyond, PublishError::BeyondPorts { count: 10, .. }), "{beyond}");
+    }
+
+    #[test]
+    fn the_last_port_of_a_container_is_one() {
+        let front = Front::Tcp(Listen::loopback(0));
+        let ports: Vec<u16> = open(&front, u16::MAX).unwrap().iter().map(|opened| opened.port).collect();
+        assert_eq!(ports, [u16::MAX]);
+    }
+
+    #[test]
+    fn a_listener_that_is_busy_is_not_waited_for() {
+        let directory = std::env::temp_dir().join(format!("nsnet-publish-busy-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let path = directory.join("socket");
+        let (address, connect) = (SockAddr::unix(&path).unwrap(), || {
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).unwrap();
+            socket.connect(&SockAddr::unix(&path).unwrap()).map(|()| socket)
+        });
+        let busy = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        busy.bind(&address).unwrap();
+        busy.listen(1).unwrap();
+        let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).collect();
+        assert!(!waiting.is_empty());
+        assert!(matches!(error(Front::Unix(path), 80), PublishError::FileInUse(_)));
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod tcp;
 mod udp;
 
 use std::fmt;
+use std::future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -58,6 +59,7 @@ pub use listen::Listen;
 
 use crate::commons::Commons;
 use crate::container::{self, Terms};
+use crate::engine::report_panic;
 use listen::{Opened, Socket};
 
 /// What is published, and where it leads.
@@ -209,7 +211,7 @@ pub(crate) async fn serve(
             Socket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
                 ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
             }),
-            Socket::Unix(listener, file) => tcp::Listener::unix(listener, file).map(|listener| {
+            Socket::Unix(file, listener) => tcp::Listener::unix(file, listener).map(|listener| {
                 ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
             }),
             Socket::Udp(socket) => datagrams::Socket::new(socket).map(|socket| {
@@ -220,6 +222,16 @@ pub(crate) async fn serve(
             tracing::error!(?address, %error, "a published port cannot be served");
         }
     }
-    container::requested(close).await;
+    let faults = async {
+        while let Some(ended) = ports.join_next().await {
+            report_panic(ended);
+        }
+        // Those that have ended with the network wait for its end.
+        future::pending().await
+    };
+    tokio::select! {
+        () = container::requested(close) => {}
+        () = faults => {}
+    }
     ports.shutdown().await;
 }

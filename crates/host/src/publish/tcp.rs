@@ -35,7 +35,11 @@ const COMPLAINT: Duration = Duration::from_secs(1);
 /// What clients come in by.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    /// The file goes first, see [`Socket`](super::listen::Socket).
+    Unix {
+        _file: SocketFile,
+        listener: UnixListener,
+    },
 }
 
 impl Listener {
@@ -43,8 +47,8 @@ impl Listener {
         TcpListener::from_std(listener).map(Self::Tcp)
     }
 
-    pub(super) fn unix(listener: std::os::unix::net::UnixListener, file: SocketFile) -> io::Result<Self> {
-        UnixListener::from_std(listener).map(|listener| Self::Unix { listener, _file: file })
+    pub(super) fn unix(file: SocketFile, listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        UnixListener::from_std(listener).map(|listener| Self::Unix { _file: file, listener })
     }
 
     async fn accept(&self) -> io::Result<Client> {

@@ -14,7 +14,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::world::{
     AT_ONCE, Container, Digest, GATEWAY, HOST, Namespace, Noise, PATIENCE, SERVER, World, accept,
-    assert_errno, errno, eventually, in_both_carriages, server, within,
+    assert_errno, errno, eventually, in_both_carriages, output, server, within,
 };
 
 in_both_carriages! {
@@ -22,6 +22,7 @@ in_both_carriages! {
     client_on_the_host_is_seen_as_the_gateway,
     refused_inside_is_reset_outside,
     reset_follows_silence_inside,
+    refused_by_a_firewall_inside_is_reset_outside,
     either_family_reaches_a_server_of_the_other,
     transfers_end_half_by_half [120],
     transfers_pass_on_two_queues [120],
@@ -112,6 +113,23 @@ fn reset_follows_silence_inside(world: &World) {
     let published = publish(&container, listener.local_addr().unwrap().port());
     within(PATIENCE, || assert_refused(world, outside(&published)[0]));
     eventually("no connection is left", || container.network().statistics().published.active == 0);
+}
+
+/// With an ICMP error instead of RST; in the other family nobody listens.
+fn refused_by_a_firewall_inside_is_reset_outside(world: &World) {
+    let container = Container::of_namespace(
+        Arc::new(Network::builder().build().unwrap()),
+        world.carriage(),
+        Namespace::new(),
+    );
+    let listener = container.listen(HOST[0]);
+    let rules =
+        "table inet filter { chain input { type filter hook input priority 0; tcp flags syn reject; }; }";
+    output(container.command("nft").arg(rules));
+    let published = publish(&container, listener.local_addr().unwrap().port());
+    for address in outside(&published) {
+        within(AT_ONCE, || assert_refused(world, address));
+    }
 }
 
 fn either_family_reaches_a_server_of_the_other(world: &World) {

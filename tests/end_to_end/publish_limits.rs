@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nsnet::host::{
     DatagramSocket, DialError, Dialer, DirectDialer, Flow, Inbound, Network, Protocol, Publish, Source,
@@ -18,8 +19,8 @@ use nsnet::host::{
 };
 
 use crate::world::{
-    CONTAINER, HOST, PATIENCE, SERVER, World, assert_errno, errno, eventually, example, in_both_carriages,
-    once, output, server,
+    CONTAINER, Container, HOST, Namespace, PATIENCE, SERVER, World, assert_errno, errno, eventually, example,
+    in_both_carriages, once, option, output, server,
 };
 
 in_both_carriages! {
@@ -27,6 +28,7 @@ in_both_carriages! {
     connections_beyond_the_limit_are_reset,
     clients_wait_while_descriptors_are_short,
     dialer_decides_on_clients,
+    container_that_is_gone_is_passed_over,
 }
 
 once! {
@@ -126,6 +128,48 @@ fn clients_wait_while_descriptors_are_short(world: &World) {
         assert_echoes(&mut socket.into());
     }
     assert_echoes(&mut first);
+}
+
+/// Though bytes of it are still on their way to a stream that takes none.
+fn container_that_is_gone_is_passed_over(world: &World) {
+    let builder = Network::builder().dialer(Stuck::default()).dial_timeout(Duration::from_secs(1));
+    let network = Arc::new(builder.publish(Publish::tcp((HOST[0], 9000), 7000)).build().unwrap());
+    let address = (HOST[0], 9000).into();
+    let gone = Container::of_namespace(Arc::clone(&network), world.carriage(), Namespace::new());
+    let _listener = gone.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap();
+    let mut stream = gone.connect((SERVER[0], 80).into()).unwrap();
+    stream.write_all(&[7; 10_000]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    eventually("everything has been taken in", || tcp_state(&stream) == TCP_FIN_WAIT2);
+    output(gone.command("ip").args(["link", "delete", "tun0"]));
+    eventually("it is gone", || is_reset(world, address));
+    let next = Container::new(network, world.carriage());
+    server::tcp_echo(next.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap());
+    assert!(!is_reset_after_hello(world, address));
+}
+
+const TCP_FIN_WAIT2: i32 = 5;
+
+/// The first byte of `struct tcp_info`.
+fn tcp_state(stream: &TcpStream) -> i32 {
+    option(stream, libc::IPPROTO_TCP, libc::TCP_INFO) & 0xff
+}
+
+/// Opens streams that nobody reads.
+#[derive(Default)]
+struct Stuck(Mutex<Vec<tokio::io::DuplexStream>>);
+
+#[async_trait]
+impl Dialer for Stuck {
+    async fn dial_tcp(&self, _: &Flow) -> Result<Stream, DialError> {
+        let (near, far) = tokio::io::duplex(64);
+        self.0.lock().unwrap().push(far);
+        Ok(Stream::new(near))
+    }
+
+    async fn bind_udp(&self, _: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        Err(DialError::Refused)
+    }
 }
 
 fn dialer_decides_on_clients(world: &World) {

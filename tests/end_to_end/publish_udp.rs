@@ -26,6 +26,8 @@ in_both_carriages! {
     withdrawn_port_is_closed,
     client_of_a_withdrawn_port_is_itself_at_the_next,
     refused_clients_are_not_heard,
+    either_family_reaches_a_server_of_the_other,
+    new_clients_take_the_place_of_those_with_one_answer [120],
     datagrams_pass_on_two_queues,
 }
 
@@ -225,6 +227,63 @@ fn refused_clients_are_not_heard(world: &World) {
     eventually("the client is refused", || statistics().refused == 1 && statistics().active == 0);
     socket.set_nonblocking(true).unwrap();
     assert_errno(receive(&socket), Errno::EWOULDBLOCK);
+}
+
+/// The container's kernel tells of a closed port no more than a few times a second.
+fn either_family_reaches_a_server_of_the_other(world: &World) {
+    for (of_server, of_client) in [(0, 1), (1, 0)] {
+        let (container, socket, published) = published(world, Network::builder(), of_server);
+        let inside = server::udp_mirror(socket);
+        for _ in 0..50 {
+            let client = world.udp(SERVER[of_client]);
+            client.send_to(b"who am I?", (HOST[of_client], port(&published))).unwrap();
+            assert_eq!(seen(&client).ip(), GATEWAY[of_server]);
+        }
+        // Nobody listens: clients are forgotten, and the port is not.
+        let closed = container.inside(|| UdpSocket::bind((CONTAINER[of_server], 0))).unwrap();
+        let address = closed.local_addr().unwrap();
+        let second = container.network().publish(Publish::udp(0, address.port())).unwrap();
+        drop(closed);
+        let client = world.udp(SERVER[of_client]);
+        let before = container.network().statistics().published;
+        client.send_to(b"anybody there?", (HOST[of_client], port(&second))).unwrap();
+        eventually("the client is refused", || {
+            let now = container.network().statistics().published;
+            now.refused == before.refused + 1 && now.active == before.active
+        });
+        assert_ne!(inside, address);
+        server::udp_mirror(container.inside(|| UdpSocket::bind(address)).unwrap());
+        client.send_to(b"who am I?", (HOST[of_client], port(&second))).unwrap();
+        assert_eq!(seen(&client).ip(), GATEWAY[of_server]);
+    }
+}
+
+/// More than a port remembers, as those of a name server are.
+fn new_clients_take_the_place_of_those_with_one_answer(world: &World) {
+    const MOST: u16 = 4096;
+    const FIRST: u16 = 10_000;
+    let (container, socket, published) = published(world, Network::builder(), 0);
+    server::udp_mirror(socket);
+    let at = (HOST[0], port(&published));
+    let faithful = world.udp(SERVER[0]);
+    for _ in 0..2 {
+        faithful.send_to(b"who am I?", at).unwrap();
+        assert_eq!(seen(&faithful), faithful.local_addr().unwrap());
+    }
+    world.in_server(|| {
+        for own_port in FIRST..FIRST + MOST + 100 {
+            let client = client(SERVER[0], own_port);
+            client.send_to(b"who am I?", at).unwrap();
+            assert_eq!(seen(&client), client.local_addr().unwrap());
+        }
+    });
+    let statistics = container.network().statistics().published;
+    assert_eq!((statistics.active, statistics.overflowed), (MOST.into(), 0));
+    // One that has come back has kept its place.
+    let opened = statistics.opened;
+    faithful.send_to(b"who am I?", at).unwrap();
+    assert_eq!(seen(&faithful), faithful.local_addr().unwrap());
+    assert_eq!(container.network().statistics().published.opened, opened);
 }
 
 fn datagrams_pass_on_two_queues(world: &World) {

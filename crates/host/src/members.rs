@@ -34,12 +34,14 @@ impl Members {
         Presence { members: Rc::clone(self), id }
     }
 
-    /// The container of this name; without a name, the one that has been up for longest.
+    /// The container of this name; without a name, the one that has been up for longest. One whose end of the link is
+    /// gone is none, though its last bytes are still being delivered.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<Rc<Gateway>> {
         let entries = self.entries.borrow();
         let has =
             |entry: &Entry, name| entry.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name));
-        let is_meant = |entry: &&Entry| name.is_none_or(|name| has(entry, name));
+        let is_meant =
+            |entry: &&Entry| !entry.gateway.is_orphaned() && name.is_none_or(|name| has(entry, name));
         entries.iter().find(is_meant).map(|entry| Rc::clone(&entry.gateway))
     }
 

@@ -31,7 +31,9 @@ use crate::icmp::{Embedded, Limit};
 use crate::link::Link;
 use crate::local::Reach;
 use crate::neighbours::{Form, Isolation, Neighbours};
-use crate::packet::{Control, Discard, FlowKey, Packet, Segment, Transport, destination_of, extensions};
+use crate::packet::{
+    Control, Discard, FlowKey, Packet, Segment, Transport, destination_of, extensions, protocol,
+};
 use crate::publish::Clients;
 use crate::queues::{Message, Passed, Siblings};
 use crate::statistics::Counters;
@@ -86,6 +88,8 @@ pub(crate) struct Gateway {
     /// The tasks of flows, decisions and look-ups.
     errands: RefCell<JoinSet<()>>,
     warned: Cell<Option<Instant>>,
+    /// Whether the container's end of the link is gone.
+    is_orphaned: Cell<bool>,
     /// Of the errors that the gateway originates.
     errors: RefCell<Limit>,
     /// Notified when a flow has delivered its last bytes or has ended.
@@ -132,6 +136,7 @@ impl Gateway {
             expires_fragments: Cell::new(false),
             errands: RefCell::default(),
             warned: Cell::new(None),
+            is_orphaned: Cell::new(false),
             errors: RefCell::default(),
             progress: Notify::new(),
         })
@@ -176,6 +181,7 @@ impl Gateway {
                 if let Some(siblings) = &self.siblings {
                     siblings.announce_gone();
                 }
+                self.is_orphaned.set(true);
                 self.tcp.orphan();
                 tokio::select! {
                     () = end => {}
@@ -183,6 +189,11 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    /// Whether the container's end of the link is gone, and only what it had sent is still being delivered.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.is_orphaned.get()
     }
 
     /// Waits until everything that the container has sent so far is with the upstream sockets.
@@ -375,7 +386,7 @@ impl Gateway {
                 }
             }
             Transport::Echo(datagram) => self.handle_echo(packet, datagram),
-            Transport::Error(message) => return Err(Self::handle_error(packet, message)),
+            Transport::Error(message) => return Err(self.handle_error(packet, message)),
             Transport::Unknown => {
                 return self.refuse(packet, Unreachable::Protocol.into(), Discard::Protocol);
             }
@@ -383,12 +394,19 @@ impl Gateway {
         Ok(())
     }
 
-    /// Reads an error of the container. Its upstream sockets are the host's, whose kernel speaks for itself.
-    fn handle_error(packet: &Packet<'_>, message: &[u8]) -> Discard {
+    /// Reads an error of the container. Upstream sockets are the host's, whose kernel speaks for itself; but a client of
+    /// a published port that is refused may be welcome in the other address family.
+    fn handle_error(self: &Rc<Self>, packet: &Packet<'_>, message: &[u8]) -> Discard {
         let FlowKey { source, destination } = packet.key;
         match Embedded::parse(source.ip(), destination.ip(), message, false) {
             Ok(Embedded { error, protocol, peer, container }) => {
                 tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
+                let key = FlowKey { source: container, destination: peer };
+                match (error, protocol) {
+                    (IcmpError::Unreachable(_), protocol::TCP) => self.tcp.refuse_opening(&key),
+                    (IcmpError::Unreachable(_), _) => self.clients.refuse(self, key),
+                    (IcmpError::TimeExceeded | IcmpError::PacketTooBig { .. }, _) => {}
+                }
                 Discard::IcmpError
             }
             Err(discard) => discard,

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::appearance::ways;
+use super::appearance::{Way, ways};
 use super::datagrams::Local;
 use super::tcp::caller;
 use super::udp::Port;
@@ -24,6 +24,9 @@ use crate::udp::{Held, Letter, Run};
 
 /// Most clients of one port.
 pub(super) const MAX_CLIENTS: usize = 4096;
+
+/// Clients about which the Dialer is asked that are passed over when one has to make room.
+const PASSED_OVER: usize = 8;
 
 /// How long a client is remembered to which the container has never answered, as by a stateful firewall
 /// (`nf_conntrack_udp_timeout`): they cost nothing to forge.
@@ -44,6 +47,8 @@ pub(crate) struct Clients {
     is_watched: Cell<bool>,
     /// Bytes of datagrams that wait for the Dialer.
     held: Rc<Cell<usize>>,
+    /// Bytes of datagrams that may have to be sent again.
+    kept: Rc<Cell<usize>>,
     handed_out: Cell<u16>,
     /// What leaves at the end of the batch that it was read in.
     waiting: RefCell<Option<Waiting>>,
@@ -57,25 +62,30 @@ struct Waiting {
 }
 
 pub(super) struct Client {
-    key: FlowKey,
+    key: Cell<FlowKey>,
+    /// The way by which it has that, the best one being 0.
+    way: Cell<usize>,
     address: SocketAddr,
     local: Cell<Local>,
     port: Weak<Port>,
     standing: RefCell<Standing>,
     used: Cell<Instant>,
     is_answered: Cell<bool>,
+    /// Whether it has written again after an answer: then it is where it says it is, and more than a passer-by.
+    is_confirmed: Cell<bool>,
     _counted: Counted,
 }
 
 enum Standing {
     /// The Dialer is deciding.
     Asking(Held),
-    Allowed,
+    /// With what it has written first, as long as the container may refuse it.
+    Allowed(Option<Held>),
 }
 
 impl Client {
     pub(super) fn key(&self) -> FlowKey {
-        self.key
+        self.key.get()
     }
 
     /// Whether its port is still published.
@@ -85,6 +95,15 @@ impl Client {
 
     fn is_asked_about(&self) -> bool {
         matches!(*self.standing.borrow(), Standing::Asking(_))
+    }
+
+    /// Sends the container what was held back. With a full link it is lost.
+    fn send(&self, gateway: &Gateway, held: &Held) {
+        let key = self.key();
+        for Letter { payload, .. } in held.letters() {
+            let (Sent::Done | Sent::Held(_)) =
+                gateway.link.send_datagrams(key.destination, key.source, Datagrams::one(payload));
+        }
     }
 
     fn deadline(&self, idle: Duration) -> Instant {
@@ -135,10 +154,13 @@ impl Clients {
         };
         client.used.set(gateway.clock.now());
         client.local.set(local);
+        if client.is_answered.get() {
+            client.is_confirmed.set(true);
+        }
         match &mut *client.standing.borrow_mut() {
-            Standing::Allowed => {}
+            Standing::Allowed(_) => {}
             Standing::Asking(held) => {
-                let envelope = Envelope::new(client.key.source);
+                let envelope = Envelope::new(client.key().source);
                 datagrams.iter().for_each(|datagram| held.push(&envelope, datagram));
                 return None;
             }
@@ -153,7 +175,8 @@ impl Clients {
     /// Sends datagrams of the container to the client they are for. Returns whether there is one. What it sends may
     /// wait for [`flush`](Self::flush).
     pub(crate) fn answer(&self, gateway: &Gateway, key: FlowKey, datagrams: Datagrams<'_>) -> bool {
-        if let Some(waiting) = self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.client.key == key)
+        if let Some(waiting) =
+            self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.client.key() == key)
             && waiting.run.extend(datagrams)
         {
             waiting.bytes.extend_from_slice(datagrams.bytes());
@@ -164,7 +187,9 @@ impl Clients {
         let is_served = |client: &Rc<Client>| client.has_port() && !client.is_asked_about();
         let Some(client) = client.filter(is_served) else { return false };
         client.used.set(gateway.clock.now());
-        client.is_answered.set(true);
+        if !client.is_answered.replace(true) {
+            client.standing.replace(Standing::Allowed(None));
+        }
         let waiting = Waiting { client, run: Run::new(datagrams), bytes: datagrams.bytes().into() };
         if datagrams.count() > 1 {
             waiting.send();
@@ -178,6 +203,29 @@ impl Clients {
     pub(crate) fn flush(&self) {
         if let Some(waiting) = self.waiting.take() {
             waiting.send();
+        }
+    }
+
+    /// The container refuses what has come for this tuple. A client that it has never answered is tried by the other
+    /// address family, with what it has written first; then it is forgotten, so that it begins anew.
+    pub(crate) fn refuse(&self, gateway: &Gateway, key: FlowKey) {
+        let client = self.by_key.borrow().get(&key).cloned();
+        let is_refused = |client: &Rc<Client>| !client.is_asked_about() && !client.is_answered.get();
+        let Some(client) = client.filter(is_refused) else { return };
+        self.forget(&client);
+        let Some(port) = client.port.upgrade() else { return };
+        port.refused(key.source.ip(), gateway.clock.now());
+        let next = client.way.get() + 1;
+        let way = ways(&gateway.addressing, caller(gateway, Some(client.address)), port.target).nth(next);
+        let Some(key) = way.and_then(|way| self.free_key(&way)) else {
+            tracing::debug!(client = %client.address, "a client of a published port is refused inside");
+            return gateway.counters.published.refused();
+        };
+        client.key.set(key);
+        client.way.set(next);
+        self.insert(&port, &client);
+        if let Standing::Allowed(Some(kept)) = client.standing.replace(Standing::Allowed(None)) {
+            client.send(gateway, &kept);
         }
     }
 
@@ -196,25 +244,34 @@ impl Clients {
         address: SocketAddr,
         local: Local,
     ) -> Option<Rc<Client>> {
-        if port.clients.get() >= MAX_CLIENTS {
+        if port.clients.get() >= MAX_CLIENTS && !self.make_room(port) {
             gateway.counters.published.overflowed();
             return None;
         }
-        let way = ways(&gateway.addressing, caller(gateway, Some(address)), port.target).next()?;
-        let key = way.key(|key| self.by_key.borrow().get(key).is_none_or(|client| !client.has_port()))?;
+        let now = gateway.clock.now();
+        let ways = || ways(&gateway.addressing, caller(gateway, Some(address)), port.target).enumerate();
+        let is_promising = |(_, way): &(usize, Way)| !port.has_refused(way.container().ip(), now);
+        let (number, way) = ways().find(is_promising).or_else(|| ways().next())?;
+        let key = self.free_key(&way)?;
         port.clients.set(port.clients.get() + 1);
         let client = Rc::new(Client {
-            key,
+            key: Cell::new(key),
+            way: Cell::new(number),
             address,
             local: Cell::new(local),
             port: Rc::downgrade(port),
             standing: RefCell::new(Standing::Asking(Held::new(&self.held))),
-            used: Cell::new(gateway.clock.now()),
+            used: Cell::new(now),
             is_answered: Cell::new(false),
+            is_confirmed: Cell::new(false),
             _counted: Counted::published(&gateway.counters),
         });
-        self.by_client.borrow_mut().insert((Rc::as_ptr(port), address), Rc::clone(&client));
-        self.by_key.borrow_mut().insert(key, Rc::clone(&client));
+        self.insert(port, &client);
+        let mut passing = port.passing.borrow_mut();
+        if passing.len() >= 2 * MAX_CLIENTS {
+            passing.retain(|client| client.upgrade().is_some_and(|client| !client.is_confirmed.get()));
+        }
+        passing.push_back(Rc::downgrade(&client));
         if !self.is_watched.replace(true) {
             gateway.spawn(watch(Rc::clone(gateway)));
         }
@@ -228,10 +285,54 @@ impl Clients {
         Some(client)
     }
 
+    fn insert(&self, port: &Rc<Port>, client: &Rc<Client>) {
+        self.by_client.borrow_mut().insert((Rc::as_ptr(port), client.address), Rc::clone(client));
+        self.by_key.borrow_mut().insert(client.key(), Rc::clone(client));
+    }
+
+    /// A tuple that no client has whose port is still published.
+    fn free_key(&self, way: &Way) -> Option<FlowKey> {
+        way.key(|key| self.by_key.borrow().get(key).is_none_or(|client| !client.has_port()))
+    }
+
+    /// Forgets the oldest client of a port that has not written again after an answer: it has had its one answer, as
+    /// those of a DNS server have, or has forged its address. Returns whether there was one.
+    fn make_room(&self, port: &Port) -> bool {
+        let mut passed_over = 0;
+        while passed_over < PASSED_OVER {
+            let Some(oldest) = port.passing.borrow_mut().pop_front() else { return false };
+            match oldest.upgrade() {
+                // Its task would go on.
+                Some(client) if client.is_asked_about() => {
+                    port.passing.borrow_mut().push_back(oldest);
+                    passed_over += 1;
+                }
+                Some(client) if !client.is_confirmed.get() && self.is_known(&client) => {
+                    self.forget(&client);
+                    return true;
+                }
+                Some(_) | None => {}
+            }
+        }
+        false
+    }
+
+    /// Whether a client is one of this container, and has not been forgotten.
+    fn is_known(&self, client: &Rc<Client>) -> bool {
+        self.by_key.borrow().get(&client.key()).is_some_and(|other| Rc::ptr_eq(other, client))
+    }
+
+    /// A copy of what a client has written first, as long as there is room.
+    fn keep(&self, held: &Held) -> Option<Held> {
+        let mut kept = Held::new(&self.kept);
+        held.letters().iter().for_each(|letter| kept.push(&letter.envelope, &letter.payload));
+        (!kept.letters().is_empty()).then_some(kept)
+    }
+
     fn forget(&self, client: &Rc<Client>) {
         // Another may have its tuple by now, if its port was closed.
         remove(&mut self.by_client.borrow_mut(), &(client.port.as_ptr(), client.address), client);
-        remove(&mut self.by_key.borrow_mut(), &client.key, client);
+        remove(&mut self.by_key.borrow_mut(), &client.key(), client);
     }
 
     /// Forgets those who have been silent for too long, and those whose port is closed. Returns when to look again.
@@ -285,12 +386,13 @@ async fn decide(undecided: Undecided, inbound: Inbound) {
         tracing::debug!(%inbound, %error, "refused");
         return gateway.counters.published.refused();
     }
-    let before = std::mem::replace(&mut *client.standing.borrow_mut(), Standing::Allowed);
-    let Standing::Asking(held) = before else { return };
-    for Letter { payload, .. } in held.letters() {
-        let key = client.key;
-        // With a full link they are lost.
-        let (Sent::Done | Sent::Held(_)) =
-            gateway.link.send_datagrams(key.destination, key.source, Datagrams::one(payload));
+    if !client.has_port() {
+        // Withdrawn meanwhile.
+        return;
     }
+    let Standing::Asking(held) = client.standing.replace(Standing::Allowed(None)) else { return };
+    if gateway.addressing.subnets().count() > 1 {
+        client.standing.replace(Standing::Allowed(gateway.clients.keep(&held)));
+    }
+    client.send(gateway, &held);
 }

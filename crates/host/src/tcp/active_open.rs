@@ -4,7 +4,7 @@
 //! ```text
 //!                  SYN to the container          SYN-ACK: ACK, relay
 //! (nothing) ─────────────────────────► Opening ──────────────────────► as the container's own
-//!                                       │  ▲ │ RST: refused
+//!                                       │  ▲ │ RST, ICMP unreachable: refused
 //!                                       └──┘ └────► (nothing)
 //!                               ACK of an older connection:
 //!                               RST, and a SYN that begins anew
@@ -29,7 +29,7 @@ use super::relay::{TICK, Timer, relay};
 use super::rings::Rings;
 use super::sockets::RingSocket;
 use super::stack::{Standing, TcpStack};
-use super::table::{Entry, Lease, Origin, State, Table};
+use super::table::{Entry, Lease, Origin, State, Table, find_open};
 use crate::dialer::Stream;
 use crate::gateway::Gateway;
 use crate::packet::FlowKey;
@@ -98,6 +98,14 @@ impl Table {
         !self.entries.borrow().contains_key(key)
     }
 
+    /// Gives up an active open of which the container says that it leads nowhere (RFC 9293, 3.9.2.2).
+    pub(crate) fn refuse_opening(&self, key: &FlowKey) {
+        let open = find_open(&self.entries.borrow(), key);
+        if let Some(flow) = open {
+            flow.refuse_opening();
+        }
+    }
+
     fn begin(&self, gateway: &Rc<Gateway>, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
         let RingSocket { socket, pages } =
             gateway.commons.sockets().take().map_err(|errno| OpenError::Host(errno.into()))?;
@@ -160,6 +168,7 @@ impl Handshake<'_> {
                 return Poll::Ready(Progress::Done(Err(OpenError::Refused)));
             }
             match self.flow.how_it_opens() {
+                Opening::Unreachable => return Poll::Ready(Progress::Done(Err(OpenError::Refused))),
                 Opening::Challenged if self.challenges < CHALLENGES => {
                     self.challenges += 1;
                     self.flow.open_anew();

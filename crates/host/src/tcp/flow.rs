@@ -59,6 +59,8 @@ pub(super) enum Opening {
     UnderWay,
     /// The container has answered our SYN as a segment of an older connection.
     Challenged,
+    /// The container has answered our SYN with an ICMP error.
+    Unreachable,
 }
 
 impl Flow {
@@ -194,6 +196,14 @@ impl Flow {
     pub(super) fn open_anew(&self) {
         self.opening.set(Opening::UnderWay);
         self.stack.borrow_mut().connect_anew(self.key);
+    }
+
+    /// Gives an active open up, if the container has not answered it yet.
+    pub(super) fn refuse_opening(&self) {
+        if self.opening.get() != Opening::Over {
+            self.opening.set(Opening::Unreachable);
+            self.wake();
+        }
     }
 
     pub(super) fn set_delivered(&self) {

@@ -74,7 +74,7 @@ pub struct DiscardStatistics {
     pub foreign_source: u64,
     /// Transport protocols, ICMP messages and IPv6 options that are not carried.
     pub protocol: u64,
-    /// ICMP errors of a container, which no flow of its own waits for.
+    /// ICMP errors of a container: at most they end a client's attempt at a published port.
     pub icmp_errors: u64,
     /// Packets whose hop limit ended at the gateway.
     pub hop_limit: u64,

@@ -292,7 +292,7 @@ impl NetworkBuilder {
     /// needs a file descriptor of this process, and 2 MiB of its address space (not of memory): lower this, or raise
     /// `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself. With several
     /// [`queues`](Self::queues) each has its even share, rounded up, and a connection beyond that of its queue is
-    /// lost. Default: 16 384.
+    /// lost; those of published ports are all on the first. Default: 16 384.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;

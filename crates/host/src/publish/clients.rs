@@ -3,34 +3,33 @@
 //! A client is an address that has written to a port. It is found by that for what comes in, and by the tuple it has
 //! inside for what goes out. What the container sends to somebody else from the same port goes its ordinary way
 //! ([`crate::udp`]).
+//!
+//! An address costs nothing to forge, and a client of a name server has one question: when a port has
+//! [`MAX_CLIENTS`], the oldest that has not written again after an answer makes room for the next.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::appearance::{Way, ways};
+use super::client::{Client, Standing};
 use super::datagrams::Local;
 use super::tcp::caller;
 use super::udp::Port;
 use crate::dialer::{Datagrams, DialError, Envelope, Inbound, Protocol};
 use crate::gateway::Gateway;
-use crate::link::Sent;
 use crate::packet::FlowKey;
 use crate::statistics::Counted;
-use crate::udp::{Held, Letter, Run};
+use crate::udp::{Held, Run};
 
 /// Most clients of one port.
 pub(super) const MAX_CLIENTS: usize = 4096;
 
 /// Clients about which the Dialer is asked that are passed over when one has to make room.
 const PASSED_OVER: usize = 8;
-
-/// How long a client is remembered to which the container has never answered, as by a stateful firewall
-/// (`nf_conntrack_udp_timeout`): they cost nothing to forge.
-const UNANSWERED: Duration = Duration::from_secs(30);
 
 /// The least time between two looks at all clients.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -59,65 +58,6 @@ struct Waiting {
     client: Rc<Client>,
     run: Run,
     bytes: Vec<u8>,
-}
-
-pub(super) struct Client {
-    key: Cell<FlowKey>,
-    /// The way by which it has that, the best one being 0.
-    way: Cell<usize>,
-    address: SocketAddr,
-    local: Cell<Local>,
-    port: Weak<Port>,
-    standing: RefCell<Standing>,
-    used: Cell<Instant>,
-    is_answered: Cell<bool>,
-    /// Whether it has written again after an answer: then it is where it says it is, and more than a passer-by.
-    is_confirmed: Cell<bool>,
-    _counted: Counted,
-}
-
-enum Standing {
-    /// The Dialer is deciding.
-    Asking(Held),
-    /// With what it has written first, as long as the container may refuse it.
-    Allowed(Option<Held>),
-}
-
-impl Client {
-    pub(super) fn key(&self) -> FlowKey {
-        self.key.get()
-    }
-
-    /// Whether its port is still published.
-    fn has_port(&self) -> bool {
-        self.port.strong_count() > 0
-    }
-
-    fn is_asked_about(&self) -> bool {
-        matches!(*self.standing.borrow(), Standing::Asking(_))
-    }
-
-    /// Sends the container what was held back. With a full link it is lost.
-    fn send(&self, gateway: &Gateway, held: &Held) {
-        let key = self.key();
-        for Letter { payload, .. } in held.letters() {
-            let (Sent::Done | Sent::Held(_)) =
-                gateway.link.send_datagrams(key.destination, key.source, Datagrams::one(payload));
-        }
-    }
-
-    fn deadline(&self, idle: Duration) -> Instant {
-        let patience = if self.is_answered.get() { idle } else { idle.min(UNANSWERED) };
-        self.used.get() + patience
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        if let Some(port) = self.port.upgrade() {
-            port.clients.set(port.clients.get() - 1);
-        }
-    }
 }
 
 impl Waiting {

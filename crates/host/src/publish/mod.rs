@@ -15,7 +15,8 @@
 //! # UDP
 //! Every client of a port is remembered by the container's gateway ([`clients`]), and what the container sends to it
 //! from that port leaves through the published socket, from the very address that the client has written to. It is
-//! forgotten after the idle timeout of mappings, or 30 s if the container has never answered.
+//! forgotten after the idle timeout of mappings, or 30 s if the container has never answered. Where the container says that
+//! nobody listens (ICMP), what the client has written first is sent again by the other address family.
 //!
 //! # Who is seen inside
 //! The client, with its own address and port ([`appearance`]). The host's own addresses, the loopback among them,
@@ -24,15 +25,17 @@
 //!
 //! # Limits
 //! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows); one beyond is reset. A port has at
-//! most [`MAX_CLIENTS`](clients::MAX_CLIENTS) UDP clients. Without file descriptors nothing is accepted for a while, and
+//! most [`MAX_CLIENTS`](clients::MAX_CLIENTS) UDP clients; a new one takes the place of the oldest that has not come back
+//! after an answer. Without file descriptors nothing is accepted for a while, and
 //! clients wait in the kernel's queue.
 //!
 //! Not done: an ICMP error of the container, "port unreachable" say, does not reach a UDP client, since an
-//! unprivileged process cannot send one; and UDP changes the address family only for a network that lacks the client's.
+//! unprivileged process cannot send one.
 //! With several queues all of it happens on the first; the kernel then knows from our SYN where the container's answers
 //! belong.
 
 mod appearance;
+mod client;
 mod clients;
 mod datagrams;
 mod error;

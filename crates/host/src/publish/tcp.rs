@@ -210,11 +210,12 @@ async fn open(
     Err(DialError::Refused)
 }
 
-/// Where a client comes from. An address about which the kernel cannot be asked is taken for the host's.
+/// Where a client comes from. An address about which the kernel cannot be asked is taken for the host's, and so is a forged
+/// one that reaches more than one machine.
 pub(super) fn caller(gateway: &Gateway, peer: Option<SocketAddr>) -> Caller {
     let Some(peer) = peer else { return Caller::Local(gateway.clients.next_port()) };
     match gateway.commons.routes().lookup(peer.ip()) {
-        Ok(Reach::HostOwn) | Err(_) => Caller::Host(peer),
-        Ok(Reach::Remote | Reach::Unreachable | Reach::Broadcast | Reach::Multicast) => Caller::Remote(peer),
+        Ok(Reach::HostOwn | Reach::Broadcast | Reach::Multicast) | Err(_) => Caller::Host(peer),
+        Ok(Reach::Remote | Reach::Unreachable) => Caller::Remote(peer),
     }
 }

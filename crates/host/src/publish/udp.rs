@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Target;
-use super::clients::Client;
+use super::client::Client;
 use super::datagrams::{Arrival, Socket};
 use crate::commons::Commons;
 use crate::container::Terms;

@@ -1,0 +1,78 @@
+//! One client of a published UDP port.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Weak;
+use std::time::{Duration, Instant};
+
+use super::datagrams::Local;
+use super::udp::Port;
+use crate::dialer::Datagrams;
+use crate::gateway::Gateway;
+use crate::link::Sent;
+use crate::packet::FlowKey;
+use crate::statistics::Counted;
+use crate::udp::{Held, Letter};
+
+/// How long a client is remembered to which the container has never answered, as by a stateful firewall
+/// (`nf_conntrack_udp_timeout`): they cost nothing to forge.
+const UNANSWERED: Duration = Duration::from_secs(30);
+
+pub(super) struct Client {
+    pub(super) key: Cell<FlowKey>,
+    /// The way by which it has that, the best one being 0.
+    pub(super) way: Cell<usize>,
+    pub(super) address: SocketAddr,
+    pub(super) local: Cell<Local>,
+    pub(super) port: Weak<Port>,
+    pub(super) standing: RefCell<Standing>,
+    pub(super) used: Cell<Instant>,
+    pub(super) is_answered: Cell<bool>,
+    /// Whether it has written again after an answer, and so is more than a passer-by.
+    pub(super) is_confirmed: Cell<bool>,
+    pub(super) _counted: Counted,
+}
+
+pub(super) enum Standing {
+    /// The Dialer is deciding.
+    Asking(Held),
+    /// With what it has written first, as long as the container may refuse it.
+    Allowed(Option<Held>),
+}
+
+impl Client {
+    pub(super) fn key(&self) -> FlowKey {
+        self.key.get()
+    }
+
+    /// Whether its port is still published.
+    pub(super) fn has_port(&self) -> bool {
+        self.port.strong_count() > 0
+    }
+
+    pub(super) fn is_asked_about(&self) -> bool {
+        matches!(*self.standing.borrow(), Standing::Asking(_))
+    }
+
+    /// Sends the container what was held back. With a full link it is lost.
+    pub(super) fn send(&self, gateway: &Gateway, held: &Held) {
+        let key = self.key();
+        for Letter { payload, .. } in held.letters() {
+            let (Sent::Done | Sent::Held(_)) =
+                gateway.link.send_datagrams(key.destination, key.source, Datagrams::one(payload));
+        }
+    }
+
+    pub(super) fn deadline(&self, idle: Duration) -> Instant {
+        let patience = if self.is_answered.get() { idle } else { idle.min(UNANSWERED) };
+        self.used.get() + patience
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(port) = self.port.upgrade() {
+            port.clients.set(port.clients.get() - 1);
+        }
+    }
+}

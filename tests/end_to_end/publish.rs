@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nsnet::host::{Member, Network, Offload, Publish, Published};
+use nsnet::host::{Member, Network, NetworkBuilder, Offload, Publish, Published};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::world::{
@@ -22,6 +22,7 @@ in_both_carriages! {
     client_on_the_host_is_seen_as_the_gateway,
     refused_inside_is_reset_outside,
     reset_follows_silence_inside,
+    client_that_resets_while_nobody_answers_is_forgotten,
     refused_by_a_firewall_inside_is_reset_outside,
     either_family_reaches_a_server_of_the_other,
     transfers_end_half_by_half [120],
@@ -102,17 +103,31 @@ fn refused_inside_is_reset_outside(world: &World) {
     assert_eq!(container.network().statistics().published.refused, 2);
 }
 
-/// The container has no route for its answers.
 fn reset_follows_silence_inside(world: &World) {
-    let namespace = Namespace::new();
-    let network = Network::builder().dial_timeout(Duration::from_millis(500)).build().unwrap();
-    let container = Container::of_namespace(Arc::new(network), world.carriage(), namespace);
+    let network = Network::builder().dial_timeout(Duration::from_millis(500));
+    let (container, published) = silent_container(world, network);
+    within(PATIENCE, || assert_refused(world, outside(&published)[0]));
+    eventually("no connection is left", || container.network().statistics().published.active == 0);
+}
+
+fn client_that_resets_while_nobody_answers_is_forgotten(world: &World) {
+    let (container, published) = silent_container(world, Network::builder());
+    let active = || container.network().statistics().published.active;
+    let client = world.in_server(|| TcpStream::connect(outside(&published)[0])).unwrap();
+    eventually("the connection is being opened inside", || active() == 1);
+    reset(client);
+    eventually("no connection is left", || active() == 0);
+}
+
+/// A container that has no route for its answers to the server, and a port that leads there.
+fn silent_container(world: &World, builder: NetworkBuilder) -> (Container, Published) {
+    let network = Arc::new(builder.build().unwrap());
+    let container = Container::of_namespace(network, world.carriage(), Namespace::new());
     let listener = container.listen(HOST[0]);
     let ip = container.command("ip").args(["route", "add", "blackhole", &SERVER[0].to_string()]).status();
     assert!(ip.unwrap().success());
     let published = publish(&container, listener.local_addr().unwrap().port());
-    within(PATIENCE, || assert_refused(world, outside(&published)[0]));
-    eventually("no connection is left", || container.network().statistics().published.active == 0);
+    (container, published)
 }
 
 /// With an ICMP error instead of RST; in the other family nobody listens.

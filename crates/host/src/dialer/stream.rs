@@ -1,12 +1,13 @@
 //! The upstream end of a TCP flow.
 
 use std::fmt;
+use std::future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// Any byte stream: what a [`Stream`] is made of.
@@ -45,6 +46,15 @@ impl Stream {
         if let Inner::Tcp(stream) = self.0 {
             // Fails only for a connection that has ended by itself.
             let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Resolves once the other end has reset the connection, which only TCP can tell without reading.
+    pub(crate) async fn is_reset(&self) {
+        match &self.0 {
+            // Fails only with the runtime.
+            Inner::Tcp(stream) => drop(stream.ready(Interest::ERROR).await),
+            Inner::Other(_) => future::pending().await,
         }
     }
 

@@ -126,6 +126,15 @@ struct Client {
     listener: Option<SocketAddr>,
 }
 
+impl Client {
+    /// Resolves once it has reset its connection: nobody need be asked any more.
+    async fn is_gone(&self) {
+        if let Some(stream) = &self.stream {
+            stream.is_reset().await;
+        }
+    }
+}
+
 impl Drop for Client {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
@@ -169,8 +178,12 @@ async fn run(mut client: Client, gateway: &Rc<Gateway>, place: Place, port: u16,
         gateway.dialer.accept(&inbound).await?;
         open(gateway, place, &ways, task).await
     };
-    let opened = tokio::time::timeout(gateway.limits.dial_timeout, opening).await;
-    match opened.unwrap_or(Err(DialError::TimedOut)) {
+    let opened = tokio::time::timeout(gateway.limits.dial_timeout, opening);
+    let opened = tokio::select! {
+        opened = opened => opened.unwrap_or(Err(DialError::TimedOut)),
+        () = client.is_gone() => return,
+    };
+    match opened {
         Ok(connection) => {
             if let Some(stream) = client.stream.take() {
                 connection.relay(stream).await;

@@ -14,7 +14,7 @@ use super::{Transport, local};
 /// Answers the DNS queries of containers, in whole or in part. Object-safe; shared by all queries of a network.
 ///
 /// Asked about every query that the network does not answer by itself (its
-/// [hosts](crate::NetworkBuilder::host)), over UDP and TCP alike, once the [`Dialer`](crate::Dialer) has authorized the
+/// [hosts](crate::NetworkBuilder::static_host)), over UDP and TCP alike, once the [`Dialer`](crate::Dialer) has authorized the
 /// flow. What it leaves to the network, by `None`, goes to the servers.
 ///
 /// Runs on an engine thread: what blocks it stalls the network and the others that share the thread, what waits

@@ -167,13 +167,13 @@ impl NetworkBuilder {
     /// use nsnet_host::Network;
     ///
     /// let network = Network::builder()
-    ///     .host("db.test", [Ipv4Addr::new(203, 0, 113, 5), Ipv4Addr::new(203, 0, 113, 6)])
-    ///     .host("mirror", ["2001:db8::7".parse::<std::net::IpAddr>()?])
+    ///     .static_host("db.test", [Ipv4Addr::new(203, 0, 113, 5), Ipv4Addr::new(203, 0, 113, 6)])
+    ///     .static_host("mirror", ["2001:db8::7".parse::<std::net::IpAddr>()?])
     ///     .search_domains(["test"]);
     /// # Ok::<(), std::net::AddrParseError>(())
     /// ```
     #[must_use]
-    pub fn host(
+    pub fn static_host(
         mut self,
         name: impl Into<String>,
         addresses: impl IntoIterator<Item = impl Into<IpAddr>>,
@@ -412,8 +412,10 @@ mod tests {
         assert!(error(Network::builder().device_name("an-interface-name")).contains("1 to 15 bytes"));
         assert!(error(Network::builder().queues(0)).contains("1 or more"));
         let nowhere: [IpAddr; 0] = [];
-        assert!(error(Network::builder().host("db", nowhere)).contains("\"db\" needs an address"));
-        assert!(error(Network::builder().host("a b", [[10, 0, 0, 1]])).contains("\"a b\" has a character"));
+        assert!(error(Network::builder().static_host("db", nowhere)).contains("\"db\" needs an address"));
+        assert!(
+            error(Network::builder().static_host("a b", [[10, 0, 0, 1]])).contains("\"a b\" has a character")
+        );
         assert!(error(Network::builder().host_name("")).contains("is empty"));
         assert!(error(Network::builder().search_domains(["a..b"])).contains("\"a..b\""));
         assert!(error(Network::builder().dns_options(["ndots:2\nnameserver"])).contains("single word"));

@@ -148,6 +148,7 @@ impl Dialer for DirectDialer {
         let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
         Ok(Box::new(UdpDatagrams::new(UdpSocket::from_std(socket.into())?)?))
     }
+
     async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         let protocol = echo_socket::protocol(source.address);
         let socket =

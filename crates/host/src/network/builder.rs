@@ -288,8 +288,7 @@ impl NetworkBuilder {
     }
 
     /// Most TCP connections of one container at a time, those being dialled and those of published ports included; a SYN
-    /// beyond is lost, a client of a published port reset. Each
-    /// needs a file descriptor of this process, and 2 MiB of its address space (not of memory): lower this, or raise
+    /// beyond is lost, a client of a published port reset. Each needs a file descriptor of this process, and 2 MiB of its address space (not of memory): lower this, or raise
     /// `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself. With several
     /// [`queues`](Self::queues) each has its even share, rounded up, and a connection beyond that of its queue is
     /// lost. Default: 16 384.

@@ -10,6 +10,8 @@
 //!                               └──────────────────────────────┘        └────────────────────────┘
 //! ```
 //!
+//! [`hops`] adds a way with three routers on it. What servers and clients say is in [`server`] and `client`.
+//!
 //! All three are of one process, which runs in user, network, mount and pid namespaces made for the one test
 //! it runs ([`rerun`]): it needs no privilege, sees no other test and leaves nothing behind.
 

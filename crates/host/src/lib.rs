@@ -8,8 +8,8 @@
 //! In the order in which a packet passes them on its way out, the modules are: `link` (frames), `gateway`
 //! (demultiplexing), `packet` (checked views), `fragments`; `tcp`, `udp` (which carries echo too), `dns`, and `icmp` for
 //! what is said about packets; `dialer`. `neighbours` is for what goes to another container, and `publish` leads the
-//! other way. Around them: `network` (the builder), `leases` (addresses and names), `attach` (the handshake), `engine` and
-//! `threads`. ARCHITECTURE.md in the repository has all of them.
+//! other way. Around them: `network` (the builder), `leases` (addresses and names), `attach` (the handshake), `engine`
+//! and `threads`. ARCHITECTURE.md in the repository has all of them.
 
 #![deny(unsafe_code)]
 

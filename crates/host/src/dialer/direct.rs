@@ -116,7 +116,7 @@ impl DirectDialer {
 
 /// Bytes of datagrams that wait for the engine, counted as the kernel does: a few hundred of 1500 bytes, or a dozen of
 /// the largest. Its default holds three of the largest.
-const DATAGRAM_BUFFER: usize = 1 << 20;
+pub(crate) const DATAGRAM_BUFFER: usize = 1 << 20;
 
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`, include/net/tcp.h.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);

@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 
 pub use datagrams::{DatagramSocket, Datagrams, Envelope, Received};
+pub(crate) use direct::DATAGRAM_BUFFER;
 pub use direct::DirectDialer;
 pub use error::{DialError, IcmpError, Unreachable};
 pub use filter::{DenyDialer, FilterDialer};

@@ -148,8 +148,8 @@ impl NetworkBuilder {
     }
 
     /// The name by which containers find this host. While [`open_host`](Self::open_host) or
-    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that address,
-    /// and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
+    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that
+    /// address, and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
     #[must_use]
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.names.gateway = name.into();
@@ -288,10 +288,10 @@ impl NetworkBuilder {
     }
 
     /// Most TCP connections of one container at a time, those being dialled and those of published ports included; a SYN
-    /// beyond is lost, a client of a published port reset. Each needs a file descriptor of this process, and 2 MiB of its address space (not of memory): lower this, or raise
-    /// `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself. With several
-    /// [`queues`](Self::queues) each has its even share, rounded up, and a connection beyond that of its queue is
-    /// lost. Default: 16 384.
+    /// beyond is lost, a client of a published port reset. Each needs a file descriptor of this process, and 2 MiB of
+    /// its address space (not of memory): lower this, or raise `RLIMIT_NOFILE`, so that a container cannot use up what
+    /// the embedder needs for itself. With several [`queues`](Self::queues) each has its even share, rounded up, and a
+    /// connection beyond that of its queue is lost. Default: 16 384.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;

@@ -72,7 +72,8 @@ impl Network {
     /// Lets `command` inherit its end of the link, under the number in the environment variable `NSNET_FD`.
     ///
     /// The command is spawned by the caller, once, without clearing its environment, and must call
-    /// `nsnet_container::TunDevice::open()` in its network namespace. For a `tokio::process::Command` pass `command.as_std_mut()`.
+    /// `nsnet_container::TunDevice::open()` in its network namespace. For a `tokio::process::Command` pass
+    /// `command.as_std_mut()`.
     ///
     /// A network has room for many containers: each has a link and addresses of its own.
     ///

@@ -1,4 +1,5 @@
-//! A Dialer as a firewall: only the listed host:port pairs can be reached, each decision is printed. Port 0 is ping.
+//! A Dialer as a firewall: only the listed pairs of address and port can be reached, each decision is printed. Port 0
+//! is ping.
 //!
 //! ```sh
 //! cargo build --examples
@@ -52,10 +53,8 @@ impl Dialer for Allowlist {
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let mut allowed = HashSet::new();
-    for address in arguments.by_ref().map_while(|argument| argument.into_string().ok()) {
-        if address == "--" {
-            break;
-        }
+    for argument in arguments.by_ref().take_while(|argument| argument != "--") {
+        let address = argument.to_string_lossy();
         allowed.insert(address.parse().map_err(|error| format!("{address:?}: {error}"))?);
     }
     let program = arguments.next().ok_or("usage: custom-dialer [ADDRESS:PORT…] -- COMMAND [ARG…]")?;

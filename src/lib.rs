@@ -37,8 +37,14 @@
 //! # }
 //! ```
 //!
-//! Every flow out of the sandbox is decided and connected by a [`Dialer`](host::Dialer): implement one to have
-//! a firewall.
+//! Where to go on:
+//!
+//! - Every flow out of the sandbox is decided and connected by a [`Dialer`](host::Dialer); with
+//!   [`FilterDialer`](host::FilterDialer), a closure is a firewall.
+//! - [`Network::publish`](host::Network::publish) leads ports of the host into the sandbox.
+//! - [`NetworkBuilder`](host::NetworkBuilder) has the rest: addresses, names, what is open of the host, whether several
+//!   containers reach each other, limits.
+//! - [`container::join()`] is for a namespace that is there already.
 
 #![forbid(unsafe_code)]
 

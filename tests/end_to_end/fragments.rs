@@ -1,6 +1,6 @@
 //! Datagrams above the MTU: cut and put together by the kernels at both ends, and by nsnet between them.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use nsnet::host::{Network, NetworkBuilder, Offload};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::world::{
-    Container, Noise, SERVER, World, assert_errno, eventually, in_both_carriages, once, server,
+    Container, Noise, SERVER, World, assert_errno, eventually, in_both_carriages, once, receive, server,
 };
 
 in_both_carriages! {
@@ -51,7 +51,7 @@ fn a_hundred_answers_arrive_whole(world: &World) {
         for number in 0..100 {
             let answer = Noise::new(number).bytes(60_000);
             server.send_to(&answer, upstream).unwrap();
-            assert!(receive(&socket) == answer, "answer {number}");
+            assert!(receive(&socket).unwrap() == answer, "answer {number}");
         }
     }
 }
@@ -67,7 +67,7 @@ fn a_datagram_that_lacks_a_fragment_is_not_delivered_and_the_next_is(world: &Wor
             raw.send(&fragments);
         }
         raw.send(&raw.fragments(9, &[2; 3000]));
-        assert_eq!(receive(&server), [2; 3000]);
+        assert_eq!(receive(&server).unwrap(), [2; 3000]);
         server.set_nonblocking(true).unwrap();
         assert_errno(server.recv(&mut [0; 8]), Errno::EWOULDBLOCK);
     }
@@ -83,7 +83,7 @@ fn fragments_in_reverse_and_twice_are_put_together(world: &World) {
         fragments.reverse();
         fragments.insert(1, fragments[0].clone());
         raw.send(&fragments);
-        assert!(receive(&server) == sent);
+        assert!(receive(&server).unwrap() == sent);
     }
     assert_eq!(container.network().statistics().discarded.fragments, 0);
 }
@@ -98,7 +98,7 @@ fn fragments_that_overlap_are_dropped(world: &World) {
         fragments.insert(2, raw.fragments(1, &[2; 3000]).swap_remove(1));
         raw.send(&fragments);
         raw.send(&raw.fragments(2, &[3; 3000]));
-        assert_eq!(receive(&server), [3; 3000]);
+        assert_eq!(receive(&server).unwrap(), [3; 3000]);
         assert_eq!(container.network().statistics().discarded.fragments, 4 * number);
     }
 }
@@ -115,7 +115,7 @@ fn what_lacks_pieces_is_given_up(world: &World) {
     eventually("both fragments are dropped", || dropped() == 2);
     raw.send(&fragments[2..]);
     raw.send(&raw.fragments(2, &[2; 3000]));
-    assert_eq!(receive(&server), [2; 3000]);
+    assert_eq!(receive(&server).unwrap(), [2; 3000]);
 }
 
 fn at_mtu_1500() -> NetworkBuilder {
@@ -130,19 +130,11 @@ fn echo(world: &World, container: &Container, lengths: &[usize]) {
         for length in lengths {
             let sent = Noise::new(1).bytes(*length);
             socket.send(&sent).unwrap();
-            assert!(receive(&socket) == sent, "{length} bytes to {address}");
+            assert!(receive(&socket).unwrap() == sent, "{length} bytes to {address}");
         }
     }
     let discarded = container.network().statistics().discarded;
     assert_eq!((discarded.fragments, discarded.malformed, discarded.unsolicited), (0, 0, 0));
-}
-
-#[track_caller]
-fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buffer = vec![0; 65_536];
-    let length = socket.recv(&mut buffer).unwrap();
-    buffer.truncate(length);
-    buffer
 }
 
 /// A raw socket in the container, for fragments that its kernel would not send.

@@ -3,9 +3,13 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
-//! In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`, all of it on several
-//! `queues` (and `queue_frames`), or in great number (`scale`); then `udp`, `fragments`, `echo`, `path`, `dns`, `names`, `dialers`, `host`, `publish`; then programs: `tools`, `rootless_shell`,
-//! `custom_dialer`, `join` and `oci` (the example `oci-hook`).
+//! - In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
+//!   (`queues`, `queue_frames`) or in great number (`scale`).
+//! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
+//! - Names: `dns`, `names`.
+//! - Who may go where: `dialers`, `host`; `several` containers; from outside `publish`, `publish_udp`, `publish_limits`,
+//!   `publish_programs`.
+//! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join` and `oci`.
 
 #![allow(
     clippy::unwrap_used,

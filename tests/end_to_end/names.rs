@@ -53,8 +53,8 @@ fn status(container: &Container, name: &str) -> String {
 
 fn hosts_are_known_by_name_and_address(world: &World) {
     let builder = network(world)
-        .host("db.test", [[10, 1, 0, 1], [10, 1, 0, 2]])
-        .host("DB.test.", ["fd01::1".parse::<IpAddr>().unwrap()]);
+        .static_host("db.test", [[10, 1, 0, 1], [10, 1, 0, 2]])
+        .static_host("DB.test.", ["fd01::1".parse::<IpAddr>().unwrap()]);
     let container = world.container_of(builder);
     for transport in ["+notcp", "+tcp"] {
         let short = |arguments: &[&str]| dig(&container, &[&[transport, "+short"], arguments].concat());
@@ -92,7 +92,7 @@ fn host_is_known_by_name_while_it_is_open(world: &World) {
 fn search_domains_reach_the_resolver_library(world: &World) {
     let directory = world.scratch();
     let builder = network(world)
-        .host("db.corp.test", [[10, 1, 0, 1]])
+        .static_host("db.corp.test", [[10, 1, 0, 1]])
         .search_domains(["lab.test", "corp.test"])
         .dns_options(["ndots:1", "timeout:9"]);
     let denies = builder.resolver(Denies(".lab.test"));
@@ -202,7 +202,7 @@ fn long_answers_come_in_long_datagrams_or_over_tcp(world: &World) {
     sorted.sort();
     for offload in [Offload::ALL, Offload::NONE] {
         let own: Vec<Ipv4Addr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let builder = Network::builder().mtu(1500).offload(offload).host("own.test", own);
+        let builder = Network::builder().mtu(1500).offload(offload).static_host("own.test", own);
         let container = world.container_of(builder.dns_servers(vec![(SERVER[0], 53).into()]));
         let short = |options: &[&str]| dig(&container, &[&["+short", "many.test", "A"], options].concat());
         assert_eq!(short(&["+tcp"]), sorted, "over TCP");
@@ -217,7 +217,7 @@ fn long_answers_come_in_long_datagrams_or_over_tcp(world: &World) {
 }
 
 fn queries_over_tcp_may_follow_each_other_and_end_early(world: &World) {
-    let container = world.container_of(network(world).host("db.test", [[10, 1, 0, 1]]));
+    let container = world.container_of(network(world).static_host("db.test", [[10, 1, 0, 1]]));
     let mut stream = container.connect((DNS[0], 53).into()).unwrap();
     let names = ["db.test", "other.test"];
     for id in 0..300 {
@@ -250,7 +250,8 @@ fn four_thousand_queries_are_under_way_and_the_others_fail(world: &World) {
     let conf = world.scratch().join("resolv.conf");
     // So that nothing is asked twice.
     fs::write(&conf, format!("nameserver {}\noptions timeout:30 attempts:1\n", SERVER[0])).unwrap();
-    let container = world.container_of(Network::builder().resolv_conf(conf).host("db.test", [[10, 1, 0, 1]]));
+    let container =
+        world.container_of(Network::builder().resolv_conf(conf).static_host("db.test", [[10, 1, 0, 1]]));
     let fds = || fs::read_dir("/proc/self/fd").unwrap().count();
     let sockets: Vec<_> = (0..100).map(|_| container.udp((DNS[0], 53).into())).collect();
     let before = fds();

@@ -16,7 +16,7 @@ use crate::fragments::Raw;
 use crate::world::hops::{DEAD, END, ROUTERS, UNREACHABLE};
 use crate::world::{
     ABSENT, GATEWAY, Noise, PATIENCE, SERVER, World, assert_errno, eventually, in_both_carriages, once,
-    option, output, server, set_option,
+    option, output, receive, server, set_option,
 };
 
 in_both_carriages! {
@@ -109,9 +109,9 @@ fn the_mtu_of_the_way_is_learned(world: &World) {
         assert_eq!((told.parameter, path_mtu(&socket)), (1400, 1400));
         // By default the kernel cuts what it knows to be too long.
         socket.send(&[2; 1440]).unwrap();
-        assert_eq!(receive(&peer), [2; 1440]);
+        assert_eq!(receive(&peer).unwrap(), [2; 1440]);
         socket.send(&vec![3; 1400 - headers]).unwrap();
-        assert_eq!(receive(&peer), vec![3; 1400 - headers]);
+        assert_eq!(receive(&peer).unwrap(), vec![3; 1400 - headers]);
     }
 }
 
@@ -130,7 +130,7 @@ fn the_mtu_of_the_hosts_own_link_is_learned(world: &World) {
                 assert_eq!((told.parameter, path_mtu(&socket)), (1500, 1500));
                 let other = container.udp(socket.peer_addr().unwrap());
                 other.send(&[2; 6000]).unwrap();
-                assert_eq!(receive(&other), [2; 6000]);
+                assert_eq!(receive(&other).unwrap(), [2; 6000]);
             }
         }
     }
@@ -145,7 +145,7 @@ fn what_may_be_cut_arrives_beyond_a_narrow_link(world: &World) {
     set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT);
     for _ in 0..2 {
         socket.send(&[1; 1450]).unwrap();
-        assert_eq!(receive(&peer), [1; 1450]);
+        assert_eq!(receive(&peer).unwrap(), [1; 1450]);
     }
 }
 
@@ -195,10 +195,10 @@ fn extension_headers_are_no_obstacle(world: &World) {
     let mut plain = [&whole[..40], &whole[48..]].concat();
     (plain[5], plain[6]) = (plain[5] - 8, 17);
     raw.send(&[with_options(&with_options(&plain, DESTINATION_OPTIONS), HOP_BY_HOP)]);
-    assert_eq!(receive(&server), [1; 100]);
+    assert_eq!(receive(&server).unwrap(), [1; 100]);
     let fragments = raw.fragments(2, &[2; 3000]);
     raw.send(&fragments.iter().map(|fragment| with_options(fragment, HOP_BY_HOP)).collect::<Vec<_>>());
-    assert_eq!(receive(&server), [2; 3000]);
+    assert_eq!(receive(&server).unwrap(), [2; 3000]);
     let discarded = container.network().statistics().discarded;
     assert_eq!((discarded.fragments, discarded.malformed, discarded.protocol), (0, 0, 0));
 }
@@ -402,12 +402,4 @@ fn received_hop_limit(socket: &UdpSocket) -> i32 {
         Some(hops)
     });
     found.unwrap()
-}
-
-#[track_caller]
-fn receive(socket: &UdpSocket) -> Vec<u8> {
-    let mut buffer = vec![0; 65_536];
-    let length = socket.recv(&mut buffer).unwrap();
-    buffer.truncate(length);
-    buffer
 }

@@ -13,8 +13,8 @@ use nsnet::host::{Member, Network, NetworkBuilder, Offload, Publish, Published};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::world::{
-    AT_ONCE, Container, Digest, GATEWAY, HOST, Namespace, Noise, PATIENCE, SERVER, World, accept,
-    assert_errno, errno, eventually, in_both_carriages, output, server, within,
+    AT_ONCE, Container, GATEWAY, HOST, Namespace, PATIENCE, SERVER, World, accept, assert_errno, errno,
+    eventually, exchange, in_both_carriages, output, server, within,
 };
 
 in_both_carriages! {
@@ -166,7 +166,7 @@ fn transfers_end_half_by_half(world: &World) {
         for (family, host) in HOST.into_iter().enumerate() {
             let inside = server::exchange(container.listen(host), 20_000_000);
             let published = publish(&container, inside.port());
-            exchange(world.connect(outside(&published)[family]), 20_000_000);
+            exchange(world.connect(outside(&published)[family]), 20_000_000, 20_000_000);
         }
     }
 }
@@ -179,7 +179,7 @@ fn transfers_pass_on_two_queues(world: &World) {
         let published = publish(&container, inside.port());
         let streams: Vec<_> = (0..100).map(|_| world.connect(outside(&published)[family])).collect();
         let exchanges: Vec<_> =
-            streams.into_iter().map(|stream| thread::spawn(|| exchange(stream, LENGTH))).collect();
+            streams.into_iter().map(|stream| thread::spawn(|| exchange(stream, LENGTH, LENGTH))).collect();
         for exchange in exchanges {
             exchange.join().unwrap();
         }
@@ -372,21 +372,6 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
             }
         }
     }
-}
-
-/// Talks to a [`server::exchange`].
-fn exchange(stream: TcpStream, length: u64) {
-    let mut writer = stream.try_clone().unwrap();
-    let sender = thread::spawn(move || {
-        let sent = Noise::new(2).send(&mut writer, length).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-        sent
-    });
-    let received = Digest::receive((&stream).take(length)).unwrap();
-    let mut reported = Vec::new();
-    (&stream).read_to_end(&mut reported).unwrap();
-    assert_eq!(reported, sender.join().unwrap().to_bytes());
-    assert_eq!(received.length, length);
 }
 
 #[track_caller]

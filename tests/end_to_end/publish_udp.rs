@@ -1,7 +1,6 @@
 //! Published UDP ports.
 
 use std::collections::HashSet;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use nsnet::host::{DenyDialer, Network, NetworkBuilder, Publish, Published};
 
 use crate::world::{
     AT_ONCE, CONTAINER, Container, GATEWAY, HOST, Noise, OTHER_SERVER, SERVER, World, assert_errno,
-    eventually, in_both_carriages, server, within,
+    eventually, in_both_carriages, receive, server, within,
 };
 
 in_both_carriages! {
@@ -307,13 +306,6 @@ fn client(at: IpAddr, port: u16) -> UdpSocket {
 #[track_caller]
 fn seen(client: &UdpSocket) -> SocketAddr {
     String::from_utf8(receive(client).unwrap()).unwrap().parse().unwrap()
-}
-
-fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; 65_536];
-    let length = socket.recv(&mut buffer)?;
-    buffer.truncate(length);
-    Ok(buffer)
 }
 
 #[track_caller]

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use nsnet::host::{Dialer, DirectDialer, FilterDialer, Flow, Network, NetworkBuil
 
 use crate::world::{
     Carriage, Container, ContainerProcess, Digest, Namespace, Noise, PATIENCE, SERVER, World, accept,
-    assert_errno, eventually, in_both_carriages, server, within,
+    assert_errno, eventually, exchange, in_both_carriages, server, within,
 };
 
 in_both_carriages! {
@@ -66,8 +66,10 @@ fn connections_are_spread_over_threads(world: &World) {
         for address in SERVER {
             let server = server::exchange(world.listen(address), LENGTH);
             let streams: Vec<_> = (0..MANY).map(|_| container.connect(server).unwrap()).collect();
-            let exchanges: Vec<_> =
-                streams.into_iter().map(|stream| thread::spawn(|| exchange(stream, LENGTH))).collect();
+            let exchanges: Vec<_> = streams
+                .into_iter()
+                .map(|stream| thread::spawn(|| exchange(stream, LENGTH, LENGTH)))
+                .collect();
             for exchange in exchanges {
                 exchange.join().unwrap();
             }
@@ -152,7 +154,7 @@ fn large_transfers_pass_with_offload(world: &World) {
     let server = server::exchange(world.listen(SERVER[0]), LENGTH);
     let exchanges: Vec<_> = (0..4)
         .map(|_| container.connect(server).unwrap())
-        .map(|stream| thread::spawn(|| exchange(stream, LENGTH)))
+        .map(|stream| thread::spawn(|| exchange(stream, LENGTH, LENGTH)))
         .collect();
     for exchange in exchanges {
         exchange.join().unwrap();
@@ -309,21 +311,6 @@ fn recording(threads: &Arc<Mutex<HashSet<ThreadId>>>) -> impl Dialer + use<> {
         }
         Ok(())
     })
-}
-
-/// Sends to a [`server::exchange`] while it sends, ends its half, and compares what arrived.
-fn exchange(stream: TcpStream, length: u64) {
-    let mut writer = stream.try_clone().unwrap();
-    let sender = thread::spawn(move || {
-        let sent = Noise::new(2).send(&mut writer, length).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-        sent
-    });
-    let received = Digest::receive((&stream).take(length)).unwrap();
-    let mut reported = Vec::new();
-    (&stream).read_to_end(&mut reported).unwrap();
-    assert_eq!(reported, sender.join().unwrap().to_bytes());
-    assert_eq!(received.length, length);
 }
 
 /// Connections that have carried something already.

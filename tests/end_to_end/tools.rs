@@ -1,12 +1,10 @@
 //! The programs people use, inside a container.
 
-use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr};
-use std::process::{Command, Stdio};
+use std::net::Ipv4Addr;
 
 use nsnet::host::Network;
 
-use crate::world::{Container, DNS, SERVER, World, in_both_carriages, output, server};
+use crate::world::{DNS, SERVER, World, in_both_carriages, iperf3, output, server};
 
 in_both_carriages! {
     curl_fetches_a_page_over_ipv4_and_ipv6,
@@ -52,24 +50,8 @@ fn iperf3_ends_cleanly_in_both_directions_with_one_stream_and_eight(world: &Worl
     let container = world.container();
     for streams in ["1", "8"] {
         for direction in [&[][..], &["-R"]] {
-            iperf3(world, &container, SERVER[0], &[&["-P", streams], direction].concat());
+            let server = world.server_command("iperf3");
+            iperf3(server, container.command("iperf3"), SERVER[0], &[&["-P", streams], direction].concat());
         }
     }
-}
-
-#[track_caller]
-fn iperf3(world: &World, container: &Container, address: IpAddr, options: &[&str]) {
-    let address = address.to_string();
-    let mut server = world
-        .server_command("iperf3")
-        .args(["-s", "-1", "--forceflush", "-B", &address])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("iperf3: {error}; it comes with the Debian package iperf3"));
-    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().starts_with("Server listening")), "iperf3 does not listen");
-    let mut client: Command = container.command("iperf3");
-    output(client.args(["-c", &address, "-t", "1"]).args(options));
-    lines.for_each(drop);
-    assert!(server.wait().unwrap().success(), "the server of iperf3 {options:?}");
 }

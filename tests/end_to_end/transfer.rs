@@ -1,7 +1,7 @@
 //! Much data, many connections, and ends that come in the middle of it.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Barrier;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use nsnet::host::{DenyDialer, Network, Offload};
 
 use crate::world::{
-    Container, Digest, Noise, PATIENCE, SERVER, World, accept, eventually, in_both_carriages,
-    resident_memory, server, within,
+    Digest, Noise, PATIENCE, SERVER, World, accept, eventually, exchange, in_both_carriages, resident_memory,
+    server, within,
 };
 
 in_both_carriages! {
@@ -39,15 +39,15 @@ fn sixty_four_mebibytes_arrive_unharmed_each_way(world: &World) {
 fn each_way(world: &World, length: u64) {
     let container = world.container();
     for address in SERVER {
-        exchange(&container, server::exchange(world.listen(address), 0), length, 0);
-        exchange(&container, server::exchange(world.listen(address), length), 0, length);
+        exchange(container.connect(server::exchange(world.listen(address), 0)).unwrap(), length, 0);
+        exchange(container.connect(server::exchange(world.listen(address), length)).unwrap(), 0, length);
     }
 }
 
 fn both_directions_at_once_arrive_unharmed(world: &World) {
     const LENGTH: u64 = 32 << 20;
     let container = world.container();
-    exchange(&container, server::exchange(world.listen(SERVER[0]), LENGTH), LENGTH, LENGTH);
+    exchange(container.connect(server::exchange(world.listen(SERVER[0]), LENGTH)).unwrap(), LENGTH, LENGTH);
 }
 
 /// At an MTU of 1500 bytes: the kernel cuts segments and completes checksums, in both directions.
@@ -57,7 +57,7 @@ fn offloaded_segments_and_checksums_arrive_unharmed(world: &World) {
     let granted = container.ready().offload;
     assert!(granted.checksum && granted.tso4 && granted.tso6, "{granted:?}");
     for address in SERVER {
-        exchange(&container, server::exchange(world.listen(address), LENGTH), LENGTH, LENGTH);
+        exchange(container.connect(server::exchange(world.listen(address), LENGTH)).unwrap(), LENGTH, LENGTH);
         let socket = container.udp(server::udp_echo(world.udp(address)));
         let sent = Noise::new(3).bytes(1400);
         socket.send(&sent).unwrap();
@@ -124,7 +124,7 @@ fn networks_in_one_process_do_not_mix(world: &World) {
     let server = server::exchange(world.listen(SERVER[0]), 1 << 20);
     thread::scope(|scope| {
         for container in [&open, &also_open] {
-            scope.spawn(|| exchange(container, server, 1 << 20, 1 << 20));
+            scope.spawn(|| exchange(container.connect(server).unwrap(), 1 << 20, 1 << 20));
         }
         closed.connect(server).expect_err("it is denied");
     });
@@ -178,25 +178,6 @@ fn dropped_network_is_gone_for_new_connections(world: &World) {
     container.connect_within(address, Duration::from_secs(2)).expect_err("nobody carries it");
     listener.set_nonblocking(true).unwrap();
     listener.accept().expect_err("it must not reach the server");
-}
-
-/// Sends `up` bytes to a [`server::exchange`] while it sends `down` bytes, and compares what arrived.
-#[track_caller]
-fn exchange(container: &Container, server: std::net::SocketAddr, up: u64, down: u64) {
-    let stream = container.connect(server).unwrap();
-    let mut writer = stream.try_clone().unwrap();
-    let sender = thread::spawn(move || {
-        let sent = Noise::new(2).send(&mut writer, up).unwrap();
-        writer.shutdown(Shutdown::Write).unwrap();
-        sent
-    });
-    let received = Digest::receive((&stream).take(down)).unwrap();
-    let mut reported = Vec::new();
-    (&stream).read_to_end(&mut reported).unwrap();
-    let sent = sender.join().unwrap();
-    assert_eq!(reported, sent.to_bytes(), "what the server received is not what was sent");
-    let expected = Noise::new(1).send(std::io::sink(), down).unwrap();
-    assert_eq!(received, expected, "what was received is not what the server sent");
 }
 
 /// How many bytes there are to the end.

@@ -1,6 +1,5 @@
 //! Datagrams: who gets which, and for how long.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread;
@@ -12,7 +11,7 @@ use nsnet::host::{DenyDialer, Network, Offload};
 
 use crate::world::{
     AT_ONCE, GATEWAY, HOST, Noise, OTHER_SERVER, SERVER, World, assert_errno, eventually, in_both_carriages,
-    output, server, within,
+    output, receive, server, within,
 };
 
 in_both_carriages! {
@@ -224,13 +223,6 @@ fn host_loopback_is_reached_when_asked_for(world: &World) {
 fn ask(socket: &UdpSocket, mirror: SocketAddr) -> SocketAddr {
     socket.send_to(b"who am I?", mirror).unwrap();
     String::from_utf8(receive(socket).unwrap()).unwrap().parse().unwrap()
-}
-
-fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0; 65_536];
-    let length = socket.recv(&mut buffer)?;
-    buffer.truncate(length);
-    Ok(buffer)
 }
 
 #[track_caller]

@@ -10,9 +10,12 @@
 //!                               └──────────────────────────────┘        └────────────────────────┘
 //! ```
 //!
+//! [`hops`] adds a way with three routers on it. What servers and clients say is in [`server`] and `client`.
+//!
 //! All three are of one process, which runs in user, network, mount and pid namespaces made for the one test
 //! it runs ([`rerun`]): it needs no privilege, sees no other test and leaves nothing behind.
 
+mod client;
 mod container;
 pub(crate) mod hops;
 mod namespace;
@@ -36,6 +39,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nsnet::host::{Network, NetworkBuilder};
 
+pub(crate) use client::{exchange, iperf3, receive};
 pub(crate) use container::{Container, ContainerProcess};
 pub(crate) use namespace::Namespace;
 pub(crate) use noise::{Digest, Noise};

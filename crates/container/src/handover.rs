@@ -1,4 +1,5 @@
-//! ② Passing the TUN fd, or those of all queues, to the host: the shortest way for a frame, and nothing stays behind in the container.
+//! ② Passing the TUN fd, or those of all queues, to the host: the shortest way for a frame, and nothing stays behind
+//! in the container.
 
 use nsnet_proto::{Carriage, Ready, Report};
 

@@ -132,7 +132,7 @@ pub fn join(target: &Target) -> Result<(), Error> {
     let owner = sys::owner_of_namespace(target.as_fd())
         .map_err(|errno| Error::new(OWNER, errno).with_remedy(unknown_owner(errno)))?;
     if !is_own("user", owner.as_fd())? {
-        nix::sys::prctl::set_dumpable(false).map_err(|errno| Error::new(CLOSE, errno))?;
+        nix::sys::prctl::set_dumpable(false).map_err(|errno| Error::new(UNDUMPABLE, errno))?;
         setns(&owner, CloneFlags::CLONE_NEWUSER).map_err(|errno| refused(JOIN_USER, errno))?;
     }
     // The kernel would refuse the host's own to a user without privileges. To be in it is no mistake yet: making a
@@ -146,7 +146,7 @@ pub fn join(target: &Target) -> Result<(), Error> {
 const JOIN: &str = "join the network namespace";
 const JOIN_USER: &str = "join the user namespace that owns the network namespace";
 const OWNER: &str = "find the user namespace that owns the network namespace";
-const CLOSE: &str = "make this process undumpable";
+const UNDUMPABLE: &str = "make this process undumpable";
 
 const OTHER_USER: &str = "it belongs to another user: do this as the user who has started that process, outside of \
                           its user namespace, or as root";

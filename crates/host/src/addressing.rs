@@ -129,7 +129,8 @@ impl Addressing {
         self.subnets().find(|subnet| subnet.container == address)
     }
 
-    /// Whether an address is for another container: on the same subnet, and neither this container's nor the network's own.
+    /// Whether an address is for another container: on the same subnet, and neither this container's nor the network's
+    /// own.
     pub(crate) fn is_neighbour(&self, address: IpAddr) -> bool {
         let is_other = |subnet: Subnet| ![subnet.container, subnet.gateway, subnet.dns].contains(&address);
         self.subnets().any(|subnet| subnet.contains(address) && is_other(subnet))

@@ -1,14 +1,15 @@
-//! The host side of nsnet: terminates the TCP and UDP of a container's network namespace and dials again from
+//! The host side of nsnet: terminates the TCP, UDP and ping of a container's network namespace and sends again from
 //! this process, through a [`Dialer`] that sees every flow and can refuse it.
 //!
 //! [`Network`] is all an embedder must touch. It runs an engine thread of its own, so it needs no async runtime
 //! and does not mind one; it works without privileges, the container side (`nsnet_container`) needs only
 //! `/dev/net/tun` in a namespace it owns.
 //!
-//! The modules stand in the order in which a packet passes them on its way out: `attach` (handshake), `link`
-//! (frames), `gateway` (demultiplexing) and `engine` (the thread it runs on), `packet` (checked views), `fragments`,
-//! `tcp`, `udp`, `icmp`, `dns`, and `dialer`; `neighbours` for what goes to another container; `publish` leads the other
-//! way.
+//! In the order in which a packet passes them on its way out, the modules are: `link` (frames), `gateway`
+//! (demultiplexing), `packet` (checked views), `fragments`; `tcp`, `udp` (which carries echo too), `dns`, and `icmp` for
+//! what is said about packets; `dialer`. `neighbours` is for what goes to another container, and `publish` leads the
+//! other way. Around them: `network` (the builder), `leases` (addresses and names), `attach` (the handshake), `engine`
+//! and `threads`. ARCHITECTURE.md in the repository has all of them.
 
 #![deny(unsafe_code)]
 

@@ -2,8 +2,8 @@
 //!
 //! Everything the engine learns about a packet it learns here. A packet that gets through is unicast, whole,
 //! has consistent lengths and (unless the kernel vouches for it) right checksums; what does not get through is
-//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); what has IPv6 extension
-//! headers says so too and is read again without them ([`extensions`]).
+//! named by a [`Discard`]. Fragments say so and are put together elsewhere ([`crate::fragments`]); what has IPv6
+//! extension headers says so too and is read again without them ([`extensions`]).
 
 pub(crate) mod extensions;
 

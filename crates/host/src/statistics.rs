@@ -18,17 +18,17 @@ pub struct Statistics {
     pub packets_to_container: u64,
     /// IP bytes written to containers.
     pub bytes_to_container: u64,
-    /// TCP connections of containers.
+    /// TCP connections of containers to the world, the host and the DNS address.
     pub tcp: FlowStatistics,
-    /// What came in through published ports: TCP connections, and UDP clients.
-    pub published: FlowStatistics,
     /// UDP flows: a container address and port with one destination.
     pub udp: FlowStatistics,
-    /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
-    pub between_containers: FlowStatistics,
     /// Echo flows (ping): a container address and identifier with one destination. What the gateway answers itself is
     /// not among them.
     pub echo: FlowStatistics,
+    /// What came in through published ports: TCP connections, and UDP clients.
+    pub published: FlowStatistics,
+    /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
+    pub between_containers: FlowStatistics,
     /// ICMP errors towards containers.
     pub icmp: IcmpStatistics,
     /// Packets from containers that went no further.
@@ -45,7 +45,7 @@ pub struct IcmpStatistics {
     pub suppressed: u64,
 }
 
-/// Counters of one protocol.
+/// Counters of one kind of flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FlowStatistics {

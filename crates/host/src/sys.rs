@@ -156,8 +156,8 @@ pub(crate) fn write_nowait(fd: &OwnedFd, frame: &[u8]) -> nix::Result<usize> {
 pub(crate) fn write_parts_nowait(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
     let count = libc::c_int::try_from(parts.len()).map_err(|_| Errno::EINVAL)?;
     let parts: *const libc::iovec = parts.as_ptr().cast();
-    // SAFETY: pwritev2 wants `count` valid iovecs that point to readable memory: `IoSlice` has the layout of an iovec, and
-    // the slices are borrowed for the call and only read. Offset -1 means the current position.
+    // SAFETY: pwritev2 wants `count` valid iovecs that point to readable memory: `IoSlice` has the layout of an iovec,
+    // and the slices are borrowed for the call and only read. Offset -1 means the current position.
     let result = unsafe { libc::pwritev2(fd.as_raw_fd(), parts, count, -1, libc::RWF_NOWAIT) };
     transferred(result)
 }

@@ -176,7 +176,7 @@ fn a_container_without_offload_meets_one_with(world: &World) {
     assert_eq!((able.ready().offload.tso4, plain.ready().offload), (true, Offload::NONE));
     for (one, other, addresses) in [(&able, &plain, ADDRESSES[1]), (&plain, &able, ADDRESSES[0])] {
         for address in addresses {
-            iperf3(one, other, address, &["-P", "2"]);
+            println!("{}", iperf3(other.command("iperf3"), one.command("iperf3"), address, &["-P", "2"]));
             let echo = server::udp_echo(udp(other, address));
             let socket = one.udp(echo);
             for length in [1, 1472, 8000, 60_000] {

@@ -3,9 +3,8 @@
 mod crowd;
 mod policy;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
 
@@ -13,8 +12,8 @@ use nix::errno::Errno;
 use nsnet::host::{Member, Network, NetworkBuilder, Offload, Statistics};
 
 use crate::world::{
-    Container, GATEWAY, Noise, PATIENCE, World, accept, assert_errno, eventually, in_both_carriages, output,
-    server,
+    Container, GATEWAY, Noise, PATIENCE, World, accept, assert_errno, eventually, in_both_carriages, iperf3,
+    output, server,
 };
 
 in_both_carriages! {
@@ -160,29 +159,13 @@ fn iperf3_runs_between_containers(world: &World) {
     let [client, server] = pair(world, open());
     for address in ADDRESSES[1] {
         for options in [&["-P", "1"][..], &["-P", "8"], &["-R"], &["-u", "-b", "200M"]] {
-            iperf3(&client, &server, address, options);
+            let said = iperf3(server.command("iperf3"), client.command("iperf3"), address, options);
+            println!("{options:?}: {said}");
         }
     }
     let statistics = statistics(&client);
     assert_eq!(statistics.tcp.opened, 0);
     assert_eq!((statistics.discarded.malformed, statistics.discarded.unsolicited), (0, 0));
-}
-
-#[track_caller]
-fn iperf3(client: &Container, server: &Container, address: IpAddr, options: &[&str]) {
-    let address = address.to_string();
-    let mut listening = server
-        .command("iperf3")
-        .args(["-s", "-1", "--forceflush", "-B", &address])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("iperf3: {error}; it comes with the Debian package iperf3"));
-    let mut lines = BufReader::new(listening.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().starts_with("Server listening")), "iperf3 does not listen");
-    let said = output(client.command("iperf3").args(["-c", &address, "-t", "1"]).args(options));
-    println!("{options:?}: {said}");
-    lines.for_each(drop);
-    assert!(listening.wait().unwrap().success(), "the server of iperf3 {options:?}");
 }
 
 /// Addresses of the first containers of a network, and the second.

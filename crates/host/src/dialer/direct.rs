@@ -116,7 +116,7 @@ impl DirectDialer {
 
 /// Bytes of datagrams that wait for the engine, counted as the kernel does: a few hundred of 1500 bytes, or a dozen of
 /// the largest. Its default holds three of the largest.
-const DATAGRAM_BUFFER: usize = 1 << 20;
+pub(crate) const DATAGRAM_BUFFER: usize = 1 << 20;
 
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`, include/net/tcp.h.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
@@ -148,6 +148,7 @@ impl Dialer for DirectDialer {
         let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
         Ok(Box::new(UdpDatagrams::new(UdpSocket::from_std(socket.into())?)?))
     }
+
     async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         let protocol = echo_socket::protocol(source.address);
         let socket =

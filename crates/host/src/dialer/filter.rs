@@ -9,6 +9,9 @@ use super::{DatagramSocket, DialError, Dialer, Flow, Inbound, Source, Stream};
 /// The closure runs on the engine's thread and must not block; a decision that has to wait implements
 /// [`Dialer::authorize`] instead. The inner Dialer is asked after the closure has allowed.
 ///
+/// Flows are what leaves the container. Clients of published ports are not put to the closure, but to
+/// [`Dialer::accept`] of the inner Dialer.
+///
 /// # Examples
 /// ```
 /// use nsnet_host::{DialError, DirectDialer, FilterDialer, Flow};

@@ -1,8 +1,8 @@
 //! The Dialer: where every flow out of the container is decided and connected.
 //!
 //! The engine asks two questions in turn. [`Dialer::authorize`]: may this flow be? [`Dialer::dial_tcp`],
-//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial ([`FilterDialer`] wraps any
-//! Dialer), and a proxy need not know policy. Established traffic asks nothing.
+//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial
+//! ([`FilterDialer`] wraps any Dialer), and a proxy need not know policy. Established traffic asks nothing.
 //!
 //! The other way round, [`Dialer::accept`] is asked about clients of published ports.
 //!
@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 
 pub use datagrams::{DatagramSocket, Datagrams, Envelope, Received};
+pub(crate) use direct::DATAGRAM_BUFFER;
 pub use direct::DirectDialer;
 pub use error::{DialError, IcmpError, Unreachable};
 pub use filter::{DenyDialer, FilterDialer};

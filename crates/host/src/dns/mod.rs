@@ -122,6 +122,6 @@ impl Upstreams {
 /// Queries of one container under way at a time.
 const MAX_EXCHANGES: usize = 4096;
 
-/// The longest a query is worked on: what the defaults of resolv.conf(5) allow, 3 servers × 2 attempts × 5 s. The embedder's
-/// resolver has as long before.
+/// The longest a query is worked on: what the defaults of resolv.conf(5) allow, 3 servers × 2 attempts × 5 s. The
+/// embedder's resolver has as long before.
 const EXCHANGE_DEADLINE: Duration = Duration::from_secs(30);

@@ -87,8 +87,8 @@ impl HostName {
     }
 }
 
-/// With dots between the labels and none at the end; other bytes than those of host names as in RFC 1035, section 5.1, so that
-/// no two names look alike.
+/// With dots between the labels and none at the end; other bytes than those of host names as in RFC 1035, section 5.1,
+/// so that no two names look alike.
 impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = &self.0[..];

@@ -104,8 +104,8 @@ impl<'a> Query<'a> {
         self.reply(PacketFlag::TRUNCATION.bits())
     }
 
-    /// The reply to a query of a version of EDNS that is not known here (BADVERS, RFC 6891, section 6.1.3); `None` if it is
-    /// known, or none.
+    /// The reply to a query of a version of EDNS that is not known here (BADVERS, RFC 6891, section 6.1.3); `None` if
+    /// it is known, or none.
     pub(super) fn unknown_version(&self) -> Option<Vec<u8>> {
         self.opt().filter(|opt| opt.version != 0)?;
         let mut reply = self.reply(0);

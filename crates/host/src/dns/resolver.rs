@@ -14,8 +14,8 @@ use super::{Transport, local};
 /// Answers the DNS queries of containers, in whole or in part. Object-safe; shared by all queries of a network.
 ///
 /// Asked about every query that the network does not answer by itself (its
-/// [hosts](crate::NetworkBuilder::host)), over UDP and TCP alike, once the [`Dialer`](crate::Dialer) has authorized the
-/// flow. What it leaves to the network, by `None`, goes to the servers.
+/// [hosts](crate::NetworkBuilder::static_host)), over UDP and TCP alike, once the [`Dialer`](crate::Dialer) has
+/// authorized the flow. What it leaves to the network, by `None`, goes to the servers.
 ///
 /// Runs on an engine thread: what blocks it stalls the network and the others that share the thread, what waits
 /// (`.await`) holds up only its own query. At most 4 096 queries of a container are under way at once; what goes beyond
@@ -118,7 +118,8 @@ impl<'a> DnsQuery<'a> {
     }
 
     /// The name that is asked for, in lower case and without a dot at the end; the root is empty. `None` unless there is
-    /// exactly one question. Bytes that no host name has are escaped (RFC 1035, section 5.1), a dot within a label among them.
+    /// exactly one question. Bytes that no host name has are escaped (RFC 1035, section 5.1), a dot within a label
+    /// among them.
     #[must_use]
     pub fn name(&self) -> Option<String> {
         Some(HostName::of_question(self.query.question()?.name).to_string())

@@ -148,8 +148,8 @@ impl NetworkBuilder {
     }
 
     /// The name by which containers find this host. While [`open_host`](Self::open_host) or
-    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that address,
-    /// and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
+    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that
+    /// address, and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
     #[must_use]
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.names.gateway = name.into();
@@ -167,13 +167,13 @@ impl NetworkBuilder {
     /// use nsnet_host::Network;
     ///
     /// let network = Network::builder()
-    ///     .host("db.test", [Ipv4Addr::new(203, 0, 113, 5), Ipv4Addr::new(203, 0, 113, 6)])
-    ///     .host("mirror", ["2001:db8::7".parse::<std::net::IpAddr>()?])
+    ///     .static_host("db.test", [Ipv4Addr::new(203, 0, 113, 5), Ipv4Addr::new(203, 0, 113, 6)])
+    ///     .static_host("mirror", ["2001:db8::7".parse::<std::net::IpAddr>()?])
     ///     .search_domains(["test"]);
     /// # Ok::<(), std::net::AddrParseError>(())
     /// ```
     #[must_use]
-    pub fn host(
+    pub fn static_host(
         mut self,
         name: impl Into<String>,
         addresses: impl IntoIterator<Item = impl Into<IpAddr>>,
@@ -288,11 +288,10 @@ impl NetworkBuilder {
     }
 
     /// Most TCP connections of one container at a time, those being dialled and those of published ports included; a SYN
-    /// beyond is lost, a client of a published port reset. Each
-    /// needs a file descriptor of this process, and 2 MiB of its address space (not of memory): lower this, or raise
-    /// `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself. With several
-    /// [`queues`](Self::queues) each has its even share, rounded up, and a connection beyond that of its queue is
-    /// lost; those of published ports are all on the first. Default: 16 384.
+    /// beyond is lost, a client of a published port reset. Each needs a file descriptor of this process, and 2 MiB of
+    /// its address space (not of memory): lower this, or raise `RLIMIT_NOFILE`, so that a container cannot use up what
+    /// the embedder needs for itself. With several [`queues`](Self::queues) each has its even share, rounded up, and a
+    /// connection beyond that of its queue is lost; those of published ports are all on the first. Default: 16 384.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;
@@ -412,8 +411,10 @@ mod tests {
         assert!(error(Network::builder().device_name("an-interface-name")).contains("1 to 15 bytes"));
         assert!(error(Network::builder().queues(0)).contains("1 or more"));
         let nowhere: [IpAddr; 0] = [];
-        assert!(error(Network::builder().host("db", nowhere)).contains("\"db\" needs an address"));
-        assert!(error(Network::builder().host("a b", [[10, 0, 0, 1]])).contains("\"a b\" has a character"));
+        assert!(error(Network::builder().static_host("db", nowhere)).contains("\"db\" needs an address"));
+        assert!(
+            error(Network::builder().static_host("a b", [[10, 0, 0, 1]])).contains("\"a b\" has a character")
+        );
         assert!(error(Network::builder().host_name("")).contains("is empty"));
         assert!(error(Network::builder().search_domains(["a..b"])).contains("\"a..b\""));
         assert!(error(Network::builder().dns_options(["ndots:2\nnameserver"])).contains("single word"));

@@ -24,13 +24,13 @@ use crate::publish::{Publish, PublishError, Published};
 use crate::statistics::{Counters, Statistics};
 use crate::sys;
 
-/// A network for containers: terminates their TCP and UDP and dials again from this process.
+/// A network for containers: terminates their TCP, UDP and ping, and sends again from this process.
 ///
 /// Runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on a thread that the
 /// library starts and that other networks may share: a process has no more of these than cores, however many
-/// networks. Only networks built in the same network, mount and user namespaces share one, for it is there that sockets are
-/// opened. Dropping resets all connections, in both directions where bytes are still owed, and
-/// takes the containers' interface away.
+/// networks. Only networks built in the same network, mount and user namespaces share one, for it is there that sockets
+/// are opened. Dropping resets all connections, in both directions where bytes are still owed, and takes the
+/// containers' interface away.
 ///
 /// A network serves one container after another, or several at a time, which do not reach each other unless
 /// [the builder says so](NetworkBuilder::containers_reach_each_other). One whose TUN device was handed over
@@ -71,8 +71,9 @@ impl Network {
 
     /// Lets `command` inherit its end of the link, under the number in the environment variable `NSNET_FD`.
     ///
-    /// The command is spawned by the caller, once, without clearing its environment, and must call `nsnet_container::TunDevice::open()` in its
-    /// network namespace. For a `tokio::process::Command` pass `command.as_std_mut()`.
+    /// The command is spawned by the caller, once, without clearing its environment, and must call
+    /// `nsnet_container::TunDevice::open()` in its network namespace. For a `tokio::process::Command` pass
+    /// `command.as_std_mut()`.
     ///
     /// A network has room for many containers: each has a link and addresses of its own.
     ///

@@ -11,16 +11,13 @@ use socket2::{Domain, SockAddr, Type};
 
 use super::socket_file::SocketFile;
 use super::{Front, PublishError};
-use crate::dialer::Protocol;
+use crate::dialer::{DATAGRAM_BUFFER, Protocol};
 
 /// Connections that wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 /// How often a port that the kernel has chosen may be taken in the other address family.
 const ATTEMPTS: usize = 16;
-
-/// Bytes of datagrams that wait for the engine, as for the sockets of mappings.
-const DATAGRAM_BUFFER: usize = 1 << 20;
 
 /// Where the host listens: ports at one address, or at all.
 ///

@@ -2,8 +2,8 @@
 //!
 //! A ring is a megabyte of address space. A page of it becomes memory when a byte is written to it and stays memory when
 //! the byte is gone; and the receive ring goes round and round, also when it is empty: a connection that has carried a
-//! megabyte would hold one for good. So the extent that was written to is kept account of, all connections of a container share a
-//! [`Budget`], and the memory of empty rings goes back to the kernel when a connection falls silent.
+//! megabyte would hold one for good. So the extent that was written to is kept account of, all connections of a
+//! container share a [`Budget`], and the memory of empty rings goes back to the kernel when a connection falls silent.
 //!
 //! Each ring always has a [`SHARE`]. Beyond it and with the budget spent, the send ring is filled no further, which
 //! stops the reading from the stream; a segment of the container that would go further is lost, as in a kernel short of

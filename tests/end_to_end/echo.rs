@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::world::hops::{DEAD, END, ROUTERS, UNREACHABLE};
 use crate::world::{
     ABSENT, Carriage, Container, DNS, GATEWAY, HOST, NOWHERE, Noise, OTHER_SERVER, PATIENCE, SERVER, SILENT,
-    World, assert_errno, eventually, example, in_both_carriages, server,
+    World, assert_errno, eventually, example, in_both_carriages, output, server,
 };
 
 in_both_carriages! {
@@ -30,6 +30,7 @@ in_both_carriages! {
     addresses_of_the_host_do_not_answer,
     identifier_sequence_and_payload_are_preserved,
     strangers_are_not_heard,
+    nobody_upstream_speaks_for_the_containers_own_network,
     the_dialer_decides_on_every_destination,
     refusals_of_a_dialer_are_answers_to_every_request,
     where_ping_sockets_are_forbidden_the_log_says_what_to_do,
@@ -228,6 +229,27 @@ fn strangers_are_not_heard(world: &World) {
     eventually("the stranger's reply is dropped", || unsolicited() == 1);
     echo.request(SERVER[0], 0x1234, 2, b"");
     assert_eq!(echo.reply(), (SERVER[0], 0x1234, 2, Vec::new()));
+}
+
+/// A router that has, or takes, an address of the container's subnet.
+fn nobody_upstream_speaks_for_the_containers_own_network(world: &World) {
+    const TIME_EXCEEDED: u8 = 11;
+    allow_ping_sockets();
+    output(world.server_command("ip").args(["address", "add", "10.0.2.77/32", "dev", "lo"]));
+    let container = world.container();
+    let echo = Echo::new(&container, SERVER[0]);
+    let router = world.in_server(|| Echo::at("10.0.2.77".parse().unwrap()));
+    let at_server = world.in_server(|| Echo::at(SERVER[0]));
+    echo.request(SERVER[0], 0x1234, 1, b"");
+    let (_, upstream, _, _) = at_server.message(8);
+    let words = [0x4500, 28, 0, 0, 1 << 8 | 1, 0].map(u16::to_be_bytes).concat();
+    let addresses = [HOST[0], SERVER[0]].map(|address| match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(_) => unreachable!("the first is IPv4"),
+    });
+    let request = [0x0800, 0, upstream, 1].map(u16::to_be_bytes).concat();
+    router.send(HOST[0], TIME_EXCEEDED, 0, 0, &[words, addresses.concat(), request].concat());
+    assert_eq!(echo.message(TIME_EXCEEDED).0, GATEWAY[0]);
 }
 
 fn the_dialer_decides_on_every_destination(world: &World) {

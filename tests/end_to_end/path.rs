@@ -37,6 +37,7 @@ once! {
     neighbours_of_the_host_that_do_not_answer_are_reported_by_the_gateway,
     errors_of_the_container_are_counted,
     errors_of_the_gateway_are_limited,
+    errors_of_the_hosts_kernel_are_limited_as_the_gateways,
 }
 
 fn traceroute_shows_the_gateway_and_then_what_the_host_sees(world: &World) {
@@ -266,6 +267,20 @@ fn errors_of_the_gateway_are_limited(world: &World) {
         let statistics = statistics();
         statistics.icmp.errors + statistics.icmp.suppressed == statistics.discarded.hop_limit
     });
+}
+
+/// Datagrams of a program that will not hear of the MTU.
+fn errors_of_the_hosts_kernel_are_limited_as_the_gateways(world: &World) {
+    let container = world.container_of(Network::builder().mtu(9000));
+    let socket = container.udp((SERVER[0], 9).into());
+    set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE);
+    let statistics = || container.network().statistics();
+    eventually("the gateway is tired of it", || {
+        // Every other call may only fetch the error that there is already.
+        (0..100).for_each(|_| drop(socket.send(&[1; 6000])));
+        statistics().icmp.suppressed > 0
+    });
+    assert!(statistics().icmp.errors >= 1000);
 }
 
 const HOP_BY_HOP: u8 = 0;

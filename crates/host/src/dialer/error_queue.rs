@@ -39,17 +39,25 @@ pub(super) fn next_of(
     receive: impl Fn(&mut [u8]) -> io::Result<Received>,
     next_error: impl Fn(&mut [u8]) -> io::Result<Received>,
 ) -> io::Result<Received> {
-    match receive(buffer) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => next_error(buffer),
-        // The pending error of an ICMP message; its entry in the error queue says whom it concerns.
-        Err(pending) => match next_error(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => receive(buffer)
-                .map_err(|error| if error.kind() == io::ErrorKind::WouldBlock { error } else { pending }),
-            result => result,
-        },
-        received => received,
+    let mut failure = None;
+    for _ in 0..MAX_PENDING {
+        match receive(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return next_error(buffer),
+            // The pending error of an ICMP message, which is gone once it is told; its entry in the error queue says whom
+            // it concerns. The runtime may not have heard of the entry yet, and then it is read when it has.
+            Err(pending) => match next_error(buffer) {
+                Err(none) if none.kind() == io::ErrorKind::WouldBlock => failure = Some(pending),
+                result => return result,
+            },
+            received => return received,
+        }
     }
+    Err(failure.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
 }
+
+/// Errors in a row that are taken for those of so many ICMP messages. With more it is the socket that has failed: anybody
+/// may send such messages, and none of them may end a mapping.
+const MAX_PENDING: usize = 16;
 
 /// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
 /// another peer, udp(7).
@@ -118,4 +126,54 @@ pub(crate) fn socket_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     v4.or_else(|| {
         address.as_sockaddr_in6().map(|address| SocketAddr::new(address.ip().into(), address.port()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn would_block() -> io::Result<Received> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// A socket with so many ICMP messages coming in while it is read, none of which the runtime has heard of.
+    fn read_with(pending: usize, then: fn() -> io::Result<Received>) -> io::Result<Received> {
+        let left = Cell::new(pending);
+        let receive = |_: &mut [u8]| match left.get() {
+            0 => then(),
+            more => {
+                left.set(more - 1);
+                Err(Errno::ECONNREFUSED.into())
+            }
+        };
+        next_of(&mut [], receive, |_| would_block())
+    }
+
+    #[test]
+    fn errors_that_come_while_it_is_read_do_not_end_a_socket() {
+        let source = "10.99.0.2:53".parse().unwrap();
+        for pending in [0, 1, 2, 9] {
+            let nothing = read_with(pending, would_block).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock, "{pending}");
+            let datagram = || {
+                Ok(Received::Datagrams {
+                    length: 0,
+                    size: 0,
+                    source: "10.99.0.2:53".parse().unwrap(),
+                    hop_limit: None,
+                })
+            };
+            assert!(
+                matches!(read_with(pending, datagram), Ok(Received::Datagrams { source: read, .. }) if read == source)
+            );
+        }
+    }
+
+    #[test]
+    fn a_socket_that_only_fails_has_failed() {
+        let failed = read_with(usize::MAX, would_block).unwrap_err();
+        assert_eq!(failed.raw_os_error(), Some(libc::ECONNREFUSED));
+    }
 }

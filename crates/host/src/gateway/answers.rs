@@ -80,7 +80,7 @@ impl Gateway {
     }
 
     /// Tells the container what was said upstream about something it sent. `sender` is who said so, as far as it is
-    /// known, and `hop_limit` what the message came with.
+    /// known, and `hop_limit` what the message came with. What the host's kernel says is the gateway's own word.
     pub(crate) fn relay(
         &self,
         key: FlowKey,
@@ -89,8 +89,12 @@ impl Gateway {
         error: IcmpError,
         quoted: &[u8],
     ) {
+        let sender = sender.filter(|sender| self.is_remote(*sender));
+        if sender.is_none() {
+            return self.report(key, error, quoted);
+        }
         let hop_limit = hop_limit.map_or(icmp::HOP_LIMIT, |hops| hops.saturating_sub(1).max(1));
-        self.send_error(key, sender.filter(|sender| self.is_remote(*sender)), hop_limit, error, quoted);
+        self.send_error(key, sender, hop_limit, error, quoted);
     }
 
     /// `sender` is who has the word, if it is neither the destination nor a router as near as this one.
@@ -117,11 +121,12 @@ impl Gateway {
         }
     }
 
-    /// Whether an address is that of another machine, and means the same in the container. What the host's own kernel
-    /// says is said in the gateway's name: the host's addresses are none of the container's business.
+    /// Whether an address is that of another machine, and means the same in the container: not one of the container's own
+    /// network, of which nobody is upstream, nor one of the host's, which are none of the container's business.
     fn is_remote(&self, address: IpAddr) -> bool {
         let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
         !is_link_local
+            && !self.addressing.is_on_link(address)
             && matches!(self.commons.routes().lookup(address), Ok(Reach::Remote | Reach::Unreachable))
     }
 

@@ -1,12 +1,12 @@
-//! ICMP errors of the container: which of its flows they are about. Pure.
+//! ICMP errors of the container, and which packets they are about. Pure.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet};
 
 use super::{HEADER, meaning_v4, meaning_v6};
 use crate::IcmpError;
-use crate::packet::{Discard, extensions, protocol};
+use crate::packet::{Discard, FlowKey, extensions, protocol};
 
 /// What an error of the container says of a packet that had come for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,43 +46,71 @@ impl Embedded {
         if !is_error {
             return Err(Discard::Protocol);
         }
-        let flow = if source.is_ipv4() { flow_v4(quoted) } else { flow_v6(quoted) };
-        let (protocol, peer, container) = flow.filter(|_| is_intact).ok_or(Discard::Malformed)?;
+        let quoted = Quoted::parse(quoted).filter(|_| is_intact).ok_or(Discard::Malformed)?;
         // A host speaks of what came to itself.
-        if container.ip() != source {
+        if quoted.destination != source {
             return Err(Discard::Malformed);
         }
-        let error = meaning.filter(|_| matches!(protocol, protocol::TCP | protocol::UDP));
-        Ok(Self { error: error.ok_or(Discard::IcmpError)?, protocol, peer, container })
+        let error = meaning.filter(|_| matches!(quoted.protocol, protocol::TCP | protocol::UDP));
+        let FlowKey { source: peer, destination: container } = quoted.key();
+        Ok(Self { error: error.ok_or(Discard::IcmpError)?, protocol: quoted.protocol, peer, container })
     }
 }
 
-/// Protocol, source and destination of the packet that `quoted` is the start of: with eight bytes behind the header
-/// at least (RFC 792).
-fn flow_v4(quoted: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
-    let (header, _) = quoted.split_first_chunk::<20>()?;
-    let [first, .., p0, p1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+/// What an error quotes of the packet that it is about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quoted {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: u8,
+    /// What follows the IP header: as much as every error has (RFC 792).
+    start: [u8; 8],
+}
+
+impl Quoted {
+    /// Reads the start of a packet; none of a fragment but the first says whose it is.
+    pub(crate) fn parse(quoted: &[u8]) -> Option<Self> {
+        let (source, destination, protocol, transport) = match quoted.first()? >> 4 {
+            4 => parse_v4(quoted)?,
+            6 => parse_v6(quoted)?,
+            _ => return None,
+        };
+        Some(Self { source, destination, protocol, start: *transport.first_chunk()? })
+    }
+
+    /// Both ends of a TCP segment or UDP datagram.
+    pub(crate) fn key(&self) -> FlowKey {
+        FlowKey {
+            source: SocketAddr::new(self.source, self.word(0)),
+            destination: SocketAddr::new(self.destination, self.word(2)),
+        }
+    }
+
+    /// Type and identifier of an echo message.
+    pub(crate) fn echo(&self) -> (u8, u16) {
+        (self.start[0], self.word(4))
+    }
+
+    fn word(&self, at: usize) -> u16 {
+        u16::from_be_bytes([self.start[at], self.start[at + 1]])
+    }
+}
+
+/// Source, destination, protocol, and what follows the header.
+type Parts<'a> = (IpAddr, IpAddr, u8, &'a [u8]);
+
+fn parse_v4(quoted: &[u8]) -> Option<Parts<'_>> {
+    let [first, .., p0, p1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+        *quoted.first_chunk::<20>()?;
     let is_first = u16::from_be_bytes([p0, p1]) & 0x1fff == 0;
-    let payload = quoted.get(usize::from(first & 0xf) * 4..)?;
-    let ports = ports(payload).filter(|_| first >> 4 == 4 && first & 0xf >= 5 && is_first)?;
-    let (source, destination) = (Ipv4Addr::from([s0, s1, s2, s3]), Ipv4Addr::from([d0, d1, d2, d3]));
-    Some((protocol, (source, ports.0).into(), (destination, ports.1).into()))
+    let transport = quoted.get(usize::from(first & 0xf) * 4..).filter(|_| first & 0xf >= 5 && is_first)?;
+    Some(([s0, s1, s2, s3].into(), [d0, d1, d2, d3].into(), protocol, transport))
 }
 
-fn flow_v6(quoted: &[u8]) -> Option<(u8, SocketAddr, SocketAddr)> {
-    let address = |at: usize| {
-        let octets = quoted.get(at..at + 16)?;
-        <[u8; 16]>::try_from(octets).ok().map(Ipv6Addr::from)
-    };
-    let (source, destination) = (address(8)?, address(24)?);
-    let chain = extensions::read(quoted).ok().filter(|_| quoted[0] >> 4 == 6)?;
-    let ports = ports(quoted.get(chain.end..)?)?;
-    Some((chain.protocol, (source, ports.0).into(), (destination, ports.1).into()))
-}
-
-fn ports(payload: &[u8]) -> Option<(u16, u16)> {
-    let ([s0, s1, d0, d1, ..], _) = payload.split_first_chunk::<8>()?;
-    Some((u16::from_be_bytes([*s0, *s1]), u16::from_be_bytes([*d0, *d1])))
+fn parse_v6(quoted: &[u8]) -> Option<Parts<'_>> {
+    let address = |at: usize| quoted.get(at..)?.first_chunk::<16>().copied();
+    let chain = extensions::read(quoted).ok()?;
+    Some((address(8)?.into(), address(24)?.into(), chain.protocol, quoted.get(chain.end..)?))
 }
 
 #[cfg(test)]

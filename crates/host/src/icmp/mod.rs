@@ -23,7 +23,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, UDP_HEADER_LEN};
 
 pub(crate) use codes::{meaning_v4, meaning_v6};
-pub(crate) use embedded::Embedded;
+pub(crate) use embedded::{Embedded, Quoted};
 pub(crate) use limit::Limit;
 
 use crate::IcmpError;

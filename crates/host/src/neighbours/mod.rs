@@ -33,7 +33,8 @@
 //! unreachable host is no reason for TCP to give an established connection up (RFC 1122, 4.2.3.9), a reset is.
 //!
 //! # Not done
-//! Protocols other than TCP, UDP and echo. Broadcast and multicast.
+//! Protocols other than TCP, UDP and echo. Broadcast and multicast. IPv6 extension headers: what has them is host
+//! unreachable.
 
 mod decide;
 mod flows;

@@ -11,6 +11,7 @@ use smoltcp::wire::UDP_HEADER_LEN;
 use super::Form;
 use super::flows::{End, Signal, Tuple};
 use crate::dialer::Protocol;
+use crate::icmp::Quoted;
 use crate::packet::{Control, Discard, FlowKey, Ip, Packet, Segment, Transport, protocol};
 
 /// A packet that may be passed on if its flow may be.
@@ -160,40 +161,23 @@ fn protocol_of(bytes: &[u8]) -> Option<u8> {
 
 /// The flow of a packet of which only the start may be there, sent by `sender` to `receiver`.
 fn quoted_flow(quoted: &[u8], sender: IpAddr, receiver: IpAddr) -> Option<Tuple> {
-    let (source, destination, protocol, transport): (IpAddr, IpAddr, _, _) = match quoted.first()? >> 4 {
-        4 => {
-            let header = quoted.first_chunk::<20>()?;
-            let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
-            let transport = quoted.get(usize::from(header[0] & 15) * 4..).filter(|_| is_first)?;
-            let address = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
-            (address(12).into(), address(16).into(), header[9], transport)
-        }
-        6 => {
-            let (header, transport) = quoted.split_first_chunk::<40>()?;
-            let address = |at: usize| header[at..].first_chunk::<16>().copied();
-            (address(8)?.into(), address(24)?.into(), header[6], transport)
-        }
-        _ => return None,
-    };
+    let quoted = Quoted::parse(quoted)?;
+    let Quoted { source, destination, .. } = quoted;
     if (source, destination) != (sender, receiver) {
         return None;
     }
-    let word = |at: usize| Some(u16::from_be_bytes([*transport.get(at)?, *transport.get(at + 1)?]));
-    let ports = |protocol| {
-        let key = FlowKey {
-            source: SocketAddr::new(source, word(0)?),
-            destination: SocketAddr::new(destination, word(2)?),
-        };
-        Some(Tuple::of_ports(protocol, key).0)
-    };
-    let echo = |kinds: &Kinds| match *transport.first()? {
-        kind if kind == kinds.echo_request => Some(Tuple::of_echo(source, destination, word(4)?)),
-        kind if kind == kinds.echo_reply => Some(Tuple::of_echo(destination, source, word(4)?)),
+    let echo = |kinds: &Kinds| match quoted.echo() {
+        (kind, identifier) if kind == kinds.echo_request => {
+            Some(Tuple::of_echo(source, destination, identifier))
+        }
+        (kind, identifier) if kind == kinds.echo_reply => {
+            Some(Tuple::of_echo(destination, source, identifier))
+        }
         _ => None,
     };
-    match protocol {
-        protocol::TCP => ports(Protocol::Tcp),
-        protocol::UDP => ports(Protocol::Udp),
+    match quoted.protocol {
+        protocol::TCP => Some(Tuple::of_ports(Protocol::Tcp, quoted.key()).0),
+        protocol::UDP => Some(Tuple::of_ports(Protocol::Udp, quoted.key()).0),
         protocol::ICMP => echo(&V4),
         protocol::ICMPV6 => echo(&V6),
         _ => None,

@@ -102,6 +102,9 @@ impl NetworkBuilder {
 
     /// MTU of the interface in bytes: at least 576, with IPv6 at least 1280. Default: 1500 with segmentation
     /// offload, 65520 without.
+    ///
+    /// With more than the host's own links have, the container learns their MTU as behind any router: the first datagram to
+    /// a destination that is too long for them is lost, unless its sender allows it to be fragmented. TCP is not concerned.
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);

@@ -59,7 +59,7 @@ impl Held {
 
     /// Keeps a datagram if there is room for it.
     pub(crate) fn push(&mut self, envelope: &Envelope, payload: &[u8]) {
-        let total = self.total.get() + payload.len();
+        let total = self.total.get() + payload.len() + size_of::<Letter>();
         if self.letters.len() < HELD && total <= HELD_BYTES {
             self.total.set(total);
             self.letters.push(Letter { envelope: *envelope, payload: payload.into() });
@@ -73,7 +73,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let bytes: usize = self.letters.iter().map(|letter| letter.payload.len()).sum();
+        let bytes: usize = self.letters.iter().map(|letter| letter.payload.len() + size_of::<Letter>()).sum();
         self.total.set(self.total.get() - bytes);
     }
 }
@@ -378,6 +378,31 @@ impl Mapping {
             let quoted = self.kind.quote(self.source, peer, datagram);
             let key = FlowKey { source: self.source, destination: peer };
             gateway.relay(key, sender, hop_limit, error, &quoted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn datagrams_are_held_up_to_a_limit_however_short_they_are() {
+        let total = Rc::default();
+        let envelope = Envelope::new("10.99.0.2:53".parse().unwrap());
+        for payload in [&[][..], &[7; 1000]] {
+            let mut all = Vec::new();
+            for _ in 0..2000 {
+                let mut held = Held::new(&total);
+                (0..2 * HELD).for_each(|_| held.push(&envelope, payload));
+                assert!(held.letters().len() <= HELD);
+                all.push(held);
+            }
+            let letters: usize = all.iter().map(|held| held.letters().len()).sum();
+            let bytes = letters * (payload.len() + size_of::<Letter>());
+            assert!((HELD_BYTES - 1200..=HELD_BYTES).contains(&bytes), "{bytes}");
+            drop(all);
+            assert_eq!(total.get(), 0);
         }
     }
 }

@@ -14,9 +14,9 @@
 //! device. Before a segment is taken for a stray and answered with RST, it therefore goes once *round* all queues; the
 //! gateway that knows its flow keeps it.
 //!
-//! **Everything else** belongs to the first queue, and so does what goes to another container, TCP or not. A container's port must have one upstream port whatever the
-//! destination (RFC 4787, 4.1), and the fragments of a packet must meet, while the hash sends each destination and
-//! each fragment where it will. The other gateways pass such packets on. It is only one-way traffic that stays on
+//! **Everything else** belongs to the first queue, and so does what goes to another container, TCP or not. A container's
+//! port must have one upstream port whatever the destination (RFC 4787, 4.1), and the fragments of a packet must meet,
+//! while the hash sends each destination and each fragment where it will. The other gateways pass such packets on. It is only one-way traffic that stays on
 //! their queues: what the first one answers comes in there from then on.
 //!
 //! Packets travel between gateways in bounded channels; one that finds its channel full is lost and counted.

@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nsnet::host::{DenyDialer, Network};
 
 use crate::world::{
-    Container, DNS, OTHER_SERVER, SERVER, SILENT, World, dns_sockets, eventually, in_both_carriages, server,
-    timed,
+    Container, DNS, OTHER_SERVER, SERVER, SILENT, World, assert_errno, dns_sockets, eventually,
+    in_both_carriages, server, timed,
 };
 
 in_both_carriages! {
@@ -21,6 +22,38 @@ in_both_carriages! {
     server_on_the_hosts_loopback_is_asked,
     deny_dialer_answers_no_query,
     many_queries_at_once_are_answered,
+    connections_are_bounded_and_places_come_back,
+    what_hides_its_question_is_not_passed_on,
+}
+
+fn connections_are_bounded_and_places_come_back(world: &World) {
+    let server = server::dns(world.dns(SERVER[0]), ANSWER);
+    let container = world.container_of(Network::builder().dns_servers(vec![server]));
+    let to = SocketAddr::new(DNS[0], 53);
+    let open: Vec<_> = (0..256).map(|_| container.connect(to).unwrap()).collect();
+    assert_errno(container.connect(to), Errno::ECONNREFUSED);
+    drop(open);
+    eventually("there is room again", || container.connect(to).is_ok());
+    assert_eq!(query_tcp(&container, DNS[0]), Reply::Address(ANSWER));
+}
+
+fn what_hides_its_question_is_not_passed_on(world: &World) {
+    const FORMAT_ERROR: u8 = 1;
+    let server = server::dns(world.dns(SERVER[0]), ANSWER);
+    let container = world.container_of(Network::builder().dns_servers(vec![server]));
+    let header = |questions| [0xbe, 0xef, 1, 0, 0, questions, 0, 0, 0, 0, 0, 0];
+    let question = *b"\x04test\0\0\x01\0\x01";
+    let plain = [&header(1)[..], &question].concat();
+    let twice = [&header(2)[..], &question, &question].concat();
+    // A pointer to the name that stands behind.
+    let compressed = [&header(1)[..], &[0xc0, 18, 0, 1, 0, 1], &question].concat();
+    for (query, code) in [(plain, 0), (twice, FORMAT_ERROR), (compressed, FORMAT_ERROR)] {
+        let socket = container.udp(SocketAddr::new(DNS[0], 53));
+        socket.send(&query).unwrap();
+        let mut reply = [0; 512];
+        assert!(socket.recv(&mut reply).unwrap() >= 12);
+        assert_eq!((&reply[..2], reply[3] & 15), (&[0xbe, 0xef][..], code));
+    }
 }
 
 const ANSWER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);

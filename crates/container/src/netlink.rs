@@ -87,25 +87,24 @@ impl News {
         Ok(Self { socket })
     }
 
-    /// Waits until something may have changed since the last call, at most for `timeout`. `false` if nothing
-    /// has.
+    /// Waits until something may have changed since the last call, at most for `timeout`.
     ///
     /// What has changed is for the caller to ask: announcements get lost when too many come at once. That is
     /// news as well (`ENOBUFS`). Until the socket is empty the kernel then drops all that follow without a
     /// word, so a caller that asks after every return misses nothing.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<bool> {
+    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Ok(false),
+            Ok(0) => return Ok(()),
             Ok(_) => {}
             // The caller knows what is left of its time.
-            Err(Errno::EINTR) => return Ok(true),
+            Err(Errno::EINTR) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         }
         // A datagram is gone with its first byte; the rest is of no interest.
         match self.socket.recv(&mut Vec::with_capacity(1), libc::MSG_DONTWAIT) {
-            Ok(_) => Ok(true),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(true),
+            Ok(_) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
             Err(error) => Err(error),
         }
     }

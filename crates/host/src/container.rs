@@ -7,9 +7,8 @@ use std::future::{self, Future};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
@@ -120,8 +119,8 @@ impl Gateways {
         let mut ports = ports.into_iter();
         let first = ports.next().ok_or(io::ErrorKind::InvalidInput)?;
         let link = Link::new(first, parts.counters.clone(), Rc::clone(commons))?;
-        let places = dns::places();
-        let resolver = terms.dns.server(Arc::clone(&places));
+        let places = dns::Places::new();
+        let resolver = terms.dns.server(places.clone());
         if queues == 1 {
             let first = Gateway::new(link, addressing, resolver, parts, Rc::clone(commons), None);
             return Ok(Self { first, others: None });
@@ -145,7 +144,7 @@ impl Gateways {
                 addressing: addressing.clone(),
                 parts: parts.clone(),
                 dns: terms.dns.clone(),
-                places: Arc::clone(&places),
+                places: places.clone(),
             };
             others.start(seat, queue, ending.clone(), shutdown.clone()).await?;
         }
@@ -215,7 +214,7 @@ struct Queue {
     addressing: Addressing,
     parts: Parts,
     dns: dns::Terms,
-    places: Arc<Semaphore>,
+    places: dns::Places,
 }
 
 impl Queue {

@@ -16,7 +16,8 @@ use crate::Protocol;
 /// | [`at`](Self::at) 127.0.0.1 or ::1 | the gateway's address of that family | the same |
 /// | [`at`](Self::at) 192.168.1.5 | 192.168.1.5:P | 192.168.1.5:P |
 ///
-/// All ports, of TCP and UDP, unless they are chosen. A connection to one of the host's own addresses comes from
+/// All ports, of TCP and UDP, unless they are chosen; one of the host's own addresses whose ports are not chosen answers
+/// ping as well. A connection to one of the host's own addresses comes from
 /// that address, as of any of the host's programs: services that trust the host trust the container.
 ///
 /// # Examples
@@ -112,7 +113,13 @@ impl HostPorts {
     }
 
     fn has(&self, protocol: Protocol, port: u16) -> bool {
-        self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
+        match protocol {
+            // Has no ports: a host of which some are chosen is not opened for it.
+            Protocol::Icmp => self.protocol.is_none() && self.ports == (0..=u16::MAX),
+            Protocol::Tcp | Protocol::Udp => {
+                self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
+            }
+        }
     }
 
     /// Whether this is about the loopback address.
@@ -243,6 +250,16 @@ mod tests {
         assert!(
             !open(HostPorts::at([127, 0, 0, 1])).opens_own(Protocol::Tcp, "127.0.0.1:1".parse().unwrap())
         );
+    }
+
+    #[test]
+    fn ping_needs_a_whole_address() {
+        let pings = |ports| open(ports).opens_own(Protocol::Icmp, "192.168.1.5:0".parse().unwrap());
+        let whole = HostPorts::at([192, 168, 1, 5]);
+        assert!(pings(whole.clone()));
+        for some in [whole.clone().tcp(), whole.clone().port(80), whole.ports(0..=1023)] {
+            assert!(!pings(some.clone()), "{some}");
+        }
     }
 
     #[test]

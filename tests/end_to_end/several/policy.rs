@@ -22,6 +22,7 @@ in_both_carriages! {
     the_dialer_may_allow_one_direction_only,
     packets_wait_for_a_dialer_that_takes_its_time,
     a_sender_has_no_address_but_its_own,
+    a_sender_does_not_choose_the_way,
 }
 
 fn the_dialer_is_asked_once_for_each_flow(world: &World) {
@@ -137,6 +138,17 @@ fn a_sender_has_no_address_but_its_own(world: &World) {
     let statistics = network.statistics();
     assert_eq!((statistics.discarded.foreign_source, statistics.between_containers.opened), (2, 2));
     drop(witness);
+}
+
+fn a_sender_does_not_choose_the_way(world: &World) {
+    let [client, _server] = pair(world, open());
+    let [_, via] = ADDRESSES.map(|[v4, _]| v4.to_string());
+    let mut traceroute = client.command("traceroute");
+    traceroute.args(["-n", "-4", "-g", &via, "-q", "1", "-w", "0.5", "-f", "9", "-m", "9", "203.0.113.1"]);
+    let traced = traceroute.output().unwrap();
+    assert!(traced.status.success(), "{}", String::from_utf8_lossy(&traced.stderr));
+    let statistics = statistics(&client);
+    assert_eq!((statistics.discarded.protocol, statistics.between_containers.opened), (1, 0));
 }
 
 /// Allows everything after a while.

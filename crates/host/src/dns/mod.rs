@@ -36,11 +36,16 @@
 //! over TCP. The MTU is no limit: what RFC 9715 fears of fragments, that they are lost on the way or forged, needs a
 //! path, and this is one link, where a datagram is put into the container's kernel whole or in pieces.
 //!
-//! **Limits**, because the queries are hostile: `MAX_EXCHANGES` at a time (of a container, whatever its queues) and
-//! `EXCHANGE_DEADLINE` for each, however long resolv.conf(5) would have it wait. What goes beyond is answered
+//! **Limits**, because the queries are hostile: `MAX_EXCHANGES` at a time (of a container, whatever its queues), fewer if
+//! messages are longer than 1 KiB ([`places`]), and `EXCHANGE_DEADLINE` for each, however long resolv.conf(5) would have it wait. What goes beyond is answered
 //! SERVFAIL at once. Silence would be cheaper by one datagram, but resolvers repeat what is not answered,
 //! which adds to the load just when there is too much, and an honest application would wait for seconds. In file
-//! descriptors: 64 UDP sockets for each server and 64 TCP connections, for each queue of a container.
+//! descriptors: 64 UDP sockets for each server and 64 TCP connections, for each queue of a container. Of the container's
+//! own TCP connections 256 are served, the next is reset.
+//!
+//! **What is asked** must be plain: a query for records with several questions, or one whose name is compressed, is answered
+//! FORMERR (RFC 9619). Servers read such messages differently, and what a server reads must be what the network's own
+//! names and the embedder's resolver were looked up for.
 //!
 //! **What it does not do.** No cache, no `use-vc`, no DNS over TLS. No zone transfers over TCP: they are answered
 //! NOTIMP, since their answers are many messages. Search domains are the container's resolver's. mDNS is
@@ -49,6 +54,7 @@
 mod forward;
 mod local;
 mod name;
+mod places;
 mod query;
 mod resolver;
 mod server;
@@ -61,8 +67,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::leases::Directory;
 use forward::Forwarder;
 use local::LocalNames;
@@ -70,8 +74,9 @@ use servers::Servers;
 
 pub(crate) use local::{Hosts, Records};
 pub(crate) use name::HostName;
+pub(crate) use places::Places;
 pub use resolver::{DnsQuery, Resolver};
-pub(crate) use server::{NameServer, places};
+pub(crate) use server::NameServer;
 
 /// What a query has come by, and its answer goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +99,7 @@ pub(crate) struct Terms {
 
 impl Terms {
     /// What answers a container, or one queue of it; `places` are those of the container.
-    pub(crate) fn server(&self, places: Arc<Semaphore>) -> NameServer {
+    pub(crate) fn server(&self, places: Places) -> NameServer {
         let forwarder = Forwarder::new(self.upstreams.clone().servers());
         let names = LocalNames::new(Arc::clone(&self.hosts), self.containers.clone());
         NameServer::new(names, self.resolver.clone(), forwarder, places)
@@ -118,9 +123,6 @@ impl Upstreams {
         }
     }
 }
-
-/// Queries of one container under way at a time.
-const MAX_EXCHANGES: usize = 4096;
 
 /// The longest a query is worked on: what the defaults of resolv.conf(5) allow, 3 servers × 2 attempts × 5 s. The
 /// embedder's resolver has as long before.

@@ -61,6 +61,12 @@ impl<'a> Query<'a> {
         header_buffer::opcode_unchecked(self.header) == OPCODE::StandardQuery
     }
 
+    /// Whether it asks for records by other than one whole question (RFC 9619), or none (RFC 7873, section 5.4). Servers
+    /// differ in what they make of that.
+    pub(super) fn hides_its_question(&self) -> bool {
+        self.is_standard() && self.question.is_none() && header_buffer::questions_unchecked(self.header) != 0
+    }
+
     /// Whether it asks for a zone, which comes in many messages (RFC 5936, section 2.2; RFC 1995, section 4).
     pub(super) fn is_transfer(&self) -> bool {
         self.is_standard() && self.question.is_some_and(|question| TRANSFERS.contains(&question.record_type))

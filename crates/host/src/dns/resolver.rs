@@ -14,12 +14,13 @@ use super::{Transport, local};
 /// Answers the DNS queries of containers, in whole or in part. Object-safe; shared by all queries of a network.
 ///
 /// Asked about every query that the network does not answer by itself (its
-/// [hosts](crate::NetworkBuilder::static_host)), over UDP and TCP alike, once the [`Dialer`](crate::Dialer) has
-/// authorized the flow. What it leaves to the network, by `None`, goes to the servers.
+/// [hosts](crate::NetworkBuilder::static_host); FORMERR to what has several questions or a compressed one), over UDP and
+/// TCP alike, once the [`Dialer`](crate::Dialer) has authorized the flow. What it leaves to the network, by `None`, goes
+/// to the servers.
 ///
 /// Runs on an engine thread: what blocks it stalls the network and the others that share the thread, what waits
-/// (`.await`) holds up only its own query. At most 4 096 queries of a container are under way at once; what goes beyond
-/// is answered SERVFAIL and not asked here.
+/// (`.await`) holds up only its own query. At most 4 096 queries of a container are under way at once, fewer if they are
+/// longer than 1 KiB; what goes beyond is answered SERVFAIL and not asked here.
 ///
 /// # Answers
 /// A whole message (RFC 1035, section 4), of which the network checks that it is a response with the ID and the

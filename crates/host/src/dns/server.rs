@@ -8,29 +8,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use simple_dns::RCODE;
 use tokio::io::DuplexStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time;
 
 use super::forward::Forwarder;
 use super::local::LocalNames;
+use super::places::{MAX_EXCHANGES, Place, Places};
 use super::query::Query;
 use super::resolver::{DnsQuery, Resolver, is_sound};
-use super::{EXCHANGE_DEADLINE, MAX_EXCHANGES, Transport, stream};
+use super::{EXCHANGE_DEADLINE, Transport, stream};
 
 /// Answers the queries of one container, or one queue of it.
 pub(crate) struct NameServer {
     names: LocalNames,
     resolver: Option<Arc<dyn Resolver>>,
     forwarder: Forwarder,
-    places: Arc<Semaphore>,
+    places: Places,
     /// The log has a warning of what the embedder answers.
     has_warned: AtomicBool,
-}
-
-/// Places for the queries under way of one container.
-pub(crate) fn places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MAX_EXCHANGES))
 }
 
 impl NameServer {
@@ -38,7 +34,7 @@ impl NameServer {
         names: LocalNames,
         resolver: Option<Arc<dyn Resolver>>,
         forwarder: Forwarder,
-        places: Arc<Semaphore>,
+        places: Places,
     ) -> Self {
         Self { names, resolver, forwarder, places, has_warned: AtomicBool::new(false) }
     }
@@ -54,11 +50,14 @@ impl NameServer {
         transport: Transport,
     ) -> Option<Reply> {
         let query = Query::parse(message)?;
-        if let Some(answer) = self.names.answer(&query) {
-            let place = Arc::clone(&self.places).try_acquire_owned().ok();
-            return Some(Reply::new(&query, transport, answer, place));
+        if query.hides_its_question() {
+            // What is asked for could be read in several ways, and one of them past the names and the resolver here.
+            return Some(Reply::new(&query, transport, query.decline(RCODE::FormatError), None));
         }
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        if let Some(answer) = self.names.answer(&query) {
+            return Some(Reply::new(&query, transport, answer, self.places.take(0)));
+        }
+        let Some(place) = self.places.take(message.len()) else {
             tracing::debug!(
                 limit = MAX_EXCHANGES,
                 "too many DNS queries at a time, one was answered SERVFAIL"
@@ -72,13 +71,20 @@ impl NameServer {
         Some(Reply::new(&query, transport, answer, Some(place)))
     }
 
-    /// A stream that speaks DNS with the container at `source`, and the work that has to be done for that.
+    /// A stream that speaks DNS with the container at `source`, and the work that has to be done for that; `None` if the
+    /// container has too many.
     pub(crate) fn stream(
         self: &Rc<Self>,
         source: SocketAddr,
-    ) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+    ) -> Option<(DuplexStream, impl Future<Output = ()> + use<>)> {
+        let connection = self.places.connect()?;
         let (theirs, ours) = tokio::io::duplex(STREAM_BUFFER);
-        (theirs, stream::serve(Rc::clone(self), ours, source))
+        let serving = stream::serve(Rc::clone(self), ours, source);
+        let work = async move {
+            serving.await;
+            drop(connection);
+        };
+        Some((theirs, work))
     }
 
     /// The embedder's answer; `None` if it has none.
@@ -121,22 +127,21 @@ impl NameServer {
 pub(crate) struct Reply {
     message: Vec<u8>,
     /// Kept until the message is delivered, so that those that wait for it are bounded too.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Reply {
     /// An answer as it can travel.
-    fn new(
-        query: &Query<'_>,
-        transport: Transport,
-        answer: Vec<u8>,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+    fn new(query: &Query<'_>, transport: Transport, answer: Vec<u8>, mut place: Option<Place>) -> Self {
         let fits = match transport {
             Transport::Datagram => answer.len() <= query.longest_datagram(),
             Transport::Stream => true,
         };
-        Self { message: if fits { answer } else { query.truncated() }, place }
+        let message = if fits { answer } else { query.truncated() };
+        if place.as_mut().is_some_and(|place| !place.hold(message.len())) {
+            return Self { message: query.failure(), place };
+        }
+        Self { message, place }
     }
 
     pub(crate) fn message(&self) -> &[u8] {
@@ -171,7 +176,7 @@ const STREAM_BUFFER: usize = 64 << 10;
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use simple_dns::{PacketFlag, RCODE, TYPE, header_buffer};
+    use simple_dns::{PacketFlag, TYPE, header_buffer};
     use tokio::net::UdpSocket;
     use tokio::time::Duration;
 
@@ -189,7 +194,7 @@ mod tests {
         let many = (0..60).map(|host| SocketAddr::from(([10, 2, 0, host], 0)).ip());
         hosts.add(&HostName::parse("many.test").unwrap(), many);
         let names = LocalNames::new(Arc::new(hosts), None);
-        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), places())
+        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new())
     }
 
     async fn answered(server: &NameServer, message: &[u8], transport: Transport) -> Vec<u8> {
@@ -238,15 +243,54 @@ mod tests {
     async fn what_goes_beyond_the_limit_fails_at_once_and_places_come_back() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
-        let all = u32::try_from(MAX_EXCHANGES).unwrap();
-        let taken = Arc::clone(&server.places).try_acquire_many_owned(all).unwrap();
+        let taken: Vec<_> = (0..MAX_EXCHANGES).map(|_| server.places.take(0).unwrap()).collect();
         assert_eq!(rcode(&server, "www.test").await, RCODE::ServerFailure);
         assert_eq!(rcode(&server, "db.test").await, RCODE::NoError, "needs no place");
         drop(taken);
         let asked = query_for("www.test", TYPE::A);
         let given_up = server.answer(&asked, SOURCE.parse().unwrap(), Transport::Datagram);
         assert!(time::timeout(Duration::from_millis(20), given_up).await.is_err());
-        assert_eq!(server.places.available_permits(), MAX_EXCHANGES);
+        let places: Vec<_> = (0..MAX_EXCHANGES).map_while(|_| server.places.take(0)).collect();
+        assert_eq!(places.len(), MAX_EXCHANGES);
+    }
+
+    #[tokio::test]
+    async fn long_messages_under_way_are_fewer() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
+        let mut long = query_for("www.test", TYPE::A);
+        long.resize(60_000, 0);
+        let asked: Vec<_> = (0..MAX_EXCHANGES / 50)
+            .map(|_| {
+                let (server, long) = (Arc::clone(&server), long.clone());
+                tokio::spawn(async move { answered(&server, &long, Transport::Stream).await })
+            })
+            .collect();
+        let mut failed = 0;
+        for asked in asked {
+            failed += usize::from(time::timeout(Duration::from_millis(5), asked).await.is_ok());
+        }
+        // 69 of them fit, each of 59 places.
+        assert!(failed >= MAX_EXCHANGES / 50 - MAX_EXCHANGES / 59, "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_hidden_is_not_passed_on() {
+        let server = server(Some(Arc::new(Fickle)), vec![upstream(0).await]);
+        let message = query_for("refused.test", TYPE::A);
+        let mut two = message.clone();
+        two[5] = 2;
+        // The name stands behind the question, which points to it.
+        let mut pointer = message[..12].to_vec();
+        pointer.extend_from_slice(&[0xc0, 18, 0, 1, 0, 1]);
+        pointer.extend_from_slice(&message[12..message.len() - 4]);
+        for hidden in [two, pointer, message[..20].to_vec()] {
+            for transport in [Transport::Datagram, Transport::Stream] {
+                let answer = answered(&server, &hidden, transport).await;
+                assert_eq!(header_buffer::rcode(&answer), Ok(RCODE::FormatError));
+                assert_eq!(header_buffer::id(&answer), header_buffer::id(&hidden));
+            }
+        }
     }
 
     #[tokio::test]

@@ -137,8 +137,8 @@ mod tests {
     use super::super::forward::Forwarder;
     use super::super::local::{Hosts, LocalNames};
     use super::super::name::HostName;
+    use super::super::places::Places;
     use super::super::query::tests::{query_for, response};
-    use super::super::server::places;
     use super::super::servers::Servers;
     use super::*;
 
@@ -148,9 +148,9 @@ mod tests {
         hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
         let forwarder = Forwarder::new(Servers::fixed(vec![upstream]));
         let server =
-            Rc::new(NameServer::new(LocalNames::new(Arc::new(hosts), None), None, forwarder, places()));
+            Rc::new(NameServer::new(LocalNames::new(Arc::new(hosts), None), None, forwarder, Places::new()));
         let local = LocalSet::new();
-        let (stream, work) = server.stream("10.0.2.100:4000".parse().unwrap());
+        let (stream, work) = server.stream("10.0.2.100:4000".parse().unwrap()).unwrap();
         local.spawn_local(work);
         local.run_until(test(stream)).await;
     }

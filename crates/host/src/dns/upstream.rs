@@ -4,7 +4,8 @@
 //! than [`MAX_SOCKETS`] towards its server; then the one with the fewest exchanges takes it in. Sockets cost file
 //! descriptors, and a container can have thousands of queries under way by asking what nobody answers. What sharing
 //! takes from the randomness of ports does not help a forger: an answer must have the ID drawn for its exchange *and*
-//! repeat the question, so that other exchanges on the same port are no further targets.
+//! repeat the question, so that other exchanges on the same port are no further targets. (A mere error may come without
+//! its question, as FORMERR does; what a forger gains by that is an exchange that fails.)
 //!
 //! Sockets are connected: the kernel drops what comes from elsewhere, and an ICMP error ends the exchanges at once.
 //! A socket closes with its last exchange.

@@ -11,7 +11,8 @@
 //!
 //! A container that has opened as many flows as it may has its own idle ones forgotten, a sixteenth at a time,
 //! those that have been silent for longest first; TCP connections that are established never, so that one more flow may
-//! have to be refused.
+//! have to be refused. Where there is nothing to forget, that is not looked for again for a second: the search goes through
+//! all flows, and it is the container that decides how often.
 
 use std::collections::HashMap;
 use std::mem;
@@ -33,6 +34,9 @@ const HELD_BYTES: usize = 1 << 20;
 
 /// Entries below which tidying is not worth it.
 const FEW: usize = 256;
+
+/// How long a search for flows to forget that found none holds good.
+const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// RFC 5382, REQ-5.
 const TCP_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
@@ -155,6 +159,8 @@ struct Progress {
 struct Usage {
     flows: usize,
     held_bytes: usize,
+    /// When there was nothing to forget.
+    searched: Option<Instant>,
 }
 
 impl Flows {
@@ -193,8 +199,11 @@ impl Flows {
     }
 
     /// Whether a flow is allowed, for what refers to it.
-    pub(super) fn is_allowed(&self, tuple: &Tuple) -> bool {
-        self.entries.get(tuple).is_some_and(|entry| matches!(entry.state, State::Allowed(_)))
+    pub(super) fn is_allowed(&self, now: Instant, tuple: &Tuple) -> bool {
+        self.entries.get(tuple).is_some_and(|entry| match entry.state {
+            State::Asking(_) => false,
+            State::Allowed(progress) => entry.used + lifetime(tuple.protocol, progress, self.udp_idle) > now,
+        })
     }
 
     /// Notes that the Dialer is asked about a new flow, and gives that a number. `None` if its opener has too many.
@@ -208,7 +217,8 @@ impl Flows {
         if self.entries.len() >= self.tidy_at {
             self.tidy(now);
         }
-        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= FLOWS) && !self.make_room(opened_by)
+        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= FLOWS)
+            && !self.make_room(now, opened_by)
         {
             return None;
         }
@@ -283,7 +293,11 @@ impl Flows {
     }
 
     /// Forgets some of the flows that an address has opened. Returns whether there were any to forget.
-    fn make_room(&mut self, opened_by: IpAddr) -> bool {
+    fn make_room(&mut self, now: Instant, opened_by: IpAddr) -> bool {
+        let searched = self.usage.get(&opened_by).and_then(|usage| usage.searched);
+        if searched.is_some_and(|last| now.saturating_duration_since(last) < SEARCH_INTERVAL) {
+            return false;
+        }
         let may_go = |(tuple, entry): &(&Tuple, &Entry)| match entry.state {
             State::Asking(_) => false,
             State::Allowed(progress) => {
@@ -297,6 +311,9 @@ impl Flows {
         idle.truncate(FLOWS / 16);
         for (_, tuple) in &idle {
             self.remove(tuple);
+        }
+        if let Some(usage) = self.usage.get_mut(&opened_by).filter(|_| idle.is_empty()) {
+            usage.searched = Some(now);
         }
         !idle.is_empty()
     }

@@ -1,4 +1,4 @@
-//! One hop less to go.
+//! What a router reads and writes in an IP header.
 
 /// How many hops a packet may still take (RFC 791, 3.1; RFC 8200, 3), this one included.
 pub(super) fn limit(packet: &[u8]) -> u8 {
@@ -21,6 +21,31 @@ pub(super) fn count(packet: &mut [u8]) {
     packet[CHECKSUM..CHECKSUM + 2].copy_from_slice(&[high, low]);
 }
 
+/// Whether an IPv4 packet says by which hosts it wants to go, loosely or strictly (RFC 791, 3.1). Options that cannot be
+/// read count as such.
+pub(super) fn is_source_routed(packet: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    if !is_v4(packet) {
+        return false;
+    }
+    let mut options = packet.get(OPTIONS..usize::from(packet[0] & 15) * 4).unwrap_or_default();
+    loop {
+        options = match *options {
+            [] | [END, ..] => return false,
+            [NO_OPERATION, ref rest @ ..] => rest,
+            [LOOSE | STRICT, ..] => return true,
+            [_, length, ..] if length >= 2 => match options.get(length.into()..) {
+                Some(rest) => rest,
+                None => return true,
+            },
+            [..] => return true,
+        };
+    }
+}
+
 fn is_v4(packet: &[u8]) -> bool {
     packet[0] >> 4 == 4
 }
@@ -28,6 +53,7 @@ fn is_v4(packet: &[u8]) -> bool {
 /// Places in an IPv4 header (RFC 791, 3.1).
 const TTL: usize = 8;
 const CHECKSUM: usize = 10;
+const OPTIONS: usize = 20;
 
 /// Place in an IPv6 header (RFC 8200, 3).
 const HOP_LIMIT: usize = 7;
@@ -41,6 +67,11 @@ mod tests {
 
     proptest! {
         #[test]
+        fn any_options_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 20..80)) {
+            let _ = is_source_routed(&bytes);
+        }
+
+        #[test]
         fn the_checksum_stays_right(bytes in any::<[u8; IPV4_HEADER_LEN]>(), ttl in 1..=u8::MAX) {
             let mut header = bytes;
             let mut packet = Ipv4Packet::new_unchecked(&mut header[..]);
@@ -52,6 +83,25 @@ mod tests {
             prop_assert_eq!(limit(&header), ttl - 1);
             prop_assert!(Ipv4Packet::new_unchecked(&header[..]).verify_checksum());
         }
+    }
+
+    #[test]
+    fn source_routes_are_found_behind_other_options() {
+        let routed = |options: &[u8]| {
+            let mut packet = vec![0x45 + u8::try_from(options.len() / 4).unwrap()];
+            packet.resize(20, 0);
+            packet.extend_from_slice(options);
+            // The payload, which is not looked at.
+            packet.extend_from_slice(&[131, 7, 4, 10]);
+            is_source_routed(&packet)
+        };
+        // None, padding, a timestamp.
+        assert!(!routed(&[]) && !routed(&[1, 1, 1, 0]) && !routed(&[68, 8, 5, 0, 0, 0, 0, 0]));
+        assert!(!routed(&[0, 131, 3, 4]), "behind the end");
+        assert!(routed(&[131, 7, 4, 10, 0, 2, 101, 0]) && routed(&[1, 137, 3, 4]));
+        assert!(routed(&[68, 4, 5, 0, 131, 3, 4, 0]));
+        // Too short, too long, without a length.
+        assert!(routed(&[7, 0, 0, 0]) && routed(&[7, 9, 0, 0]) && routed(&[1, 1, 1, 7]));
     }
 
     #[test]

@@ -23,8 +23,9 @@
 //! A flow is allowed before the first of its packets passes. The Dialer is asked once
 //! ([`Service::Container`]); meanwhile packets are held, and what it refuses is answered as if it led
 //! into the world. After that [`Flows`] knows the flow until it is idle for long, is over, or one of the containers
-//! goes: whoever gets the address next is another. ICMP errors pass if they quote a packet of an allowed flow.
-//! A sender has no address but its own. A segment that neither opens a connection nor belongs to one is answered with
+//! goes: whoever gets the address next is another. A policy that becomes stricter holds for new flows; those that are
+//! allowed stay so. ICMP errors pass if they quote a packet of an allowed flow.
+//! A sender has no address but its own, and chooses no way: IPv4 source routes (RFC 7126, 4.3 and 4.4) are discarded. A segment that neither opens a connection nor belongs to one is answered with
 //! RST, echo replies and errors without a flow are dropped.
 //!
 //! # Who does not answer
@@ -33,8 +34,8 @@
 //! unreachable host is no reason for TCP to give an established connection up (RFC 1122, 4.2.3.9), a reset is.
 //!
 //! # Not done
-//! Protocols other than TCP, UDP and echo. Broadcast and multicast. IPv6 extension headers: what has them is host
-//! unreachable.
+//! Protocols other than TCP, UDP and echo. IPv6 extension headers but fragments: what has them is unreachable. Broadcast
+//! and multicast.
 
 mod decide;
 mod flows;
@@ -119,6 +120,9 @@ impl Neighbours {
         if sender.addressing.subnet_of_container(passage.key.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
+        if hop::is_source_routed(passage.packet.bytes) {
+            return Err(Discard::Protocol);
+        }
         if hop::limit(passage.packet.bytes) <= 1 {
             // No error about an error (RFC 1122, 3.2.2).
             if !matches!(passage.content, Content::Error(_)) {
@@ -128,7 +132,7 @@ impl Neighbours {
         }
         let (tuple, from, signal) = passage.flow();
         if let Content::Error(_) = passage.content {
-            let is_answer = self.flows.borrow().is_allowed(&tuple);
+            let is_answer = self.flows.borrow().is_allowed(sender.clock.now(), &tuple);
             return if is_answer { pass_on(receiver, passage, form) } else { Err(Discard::Unsolicited) };
         }
         let verdict = self.flows.borrow_mut().judge(sender.clock.now(), &tuple, from, signal);

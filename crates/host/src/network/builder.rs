@@ -187,7 +187,9 @@ impl NetworkBuilder {
     }
 
     /// The domains in which containers look for names that are not complete: the line `search` of their resolv.conf(5),
-    /// as far as the container side writes it. Default: none.
+    /// as far as the container side writes it. Default: none. Names in these domains are asked of the servers like any
+    /// others, and resolvers look there first for a name without a dot, that of a [`host`](Self::host) or a container
+    /// included.
     #[must_use]
     pub fn search_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.names.search = domains.into_iter().map(Into::into).collect();
@@ -211,7 +213,8 @@ impl NetworkBuilder {
     /// Lets the containers of the network reach each other, by address and by the names of their
     /// [`Member`](crate::Member)s. The Dialer decides on every flow, which says
     /// [`Service::Container`](crate::Service::Container); packets are then passed from one container to the other as they
-    /// are, so that both see each other's addresses. Default: each is alone; the addresses of the others are unreachable.
+    /// are, so that both see each other's addresses. A flow that is allowed stays so for as long as it lasts, whatever the
+    /// Dialer would say by then; closing an [`Attachment`](crate::Attachment) ends those of its container. Default: each is alone; the addresses of the others are unreachable.
     ///
     /// # Examples
     /// A network on which only the database may be reached from other containers:

@@ -399,7 +399,7 @@ async fn dial(gateway: &Gateway, flow: &dialer::Flow) -> Result<Stream, DialErro
         gateway.dialer.authorize(flow).await?;
         match flow.service {
             Service::Resolver => {
-                let (stream, work) = gateway.resolver.stream(flow.source);
+                let (stream, work) = gateway.resolver.stream(flow.source).ok_or(DialError::Refused)?;
                 gateway.spawn(work);
                 Ok(Stream::new(stream))
             }

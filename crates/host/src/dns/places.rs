@@ -1,0 +1,111 @@
+//! How much of this process one container's queries take up, whatever its queues.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Places for the queries under way of one container, and for its connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    messages: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+/// A query under way, and its answer until that is delivered.
+#[derive(Debug)]
+pub(super) struct Place(OwnedSemaphorePermit);
+
+/// A connection; has one until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connection {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Places {
+    pub(crate) fn new() -> Self {
+        Self {
+            messages: Arc::new(Semaphore::new(MAX_EXCHANGES)),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        }
+    }
+
+    /// Room for a query of so many bytes, if there is any.
+    pub(super) fn take(&self, length: usize) -> Option<Place> {
+        Arc::clone(&self.messages).try_acquire_many_owned(units(length)).ok().map(Place)
+    }
+
+    /// Room for one more connection, if there is any.
+    pub(super) fn connect(&self) -> Option<Connection> {
+        let permit = Arc::clone(&self.connections).try_acquire_owned().ok()?;
+        Some(Connection { _permit: permit })
+    }
+}
+
+impl Place {
+    /// Makes room for a message of so many bytes. Returns whether there is any.
+    pub(super) fn hold(&mut self, length: usize) -> bool {
+        let missing = units(length).saturating_sub(u32::try_from(self.0.num_permits()).unwrap_or(u32::MAX));
+        let more = (missing > 0).then(|| Arc::clone(self.0.semaphore()).try_acquire_many_owned(missing));
+        match more.transpose() {
+            Ok(more) => {
+                more.into_iter().for_each(|more| self.0.merge(more));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// How many of the places a message takes: those that are longer than queries commonly are take several, so that a bound
+/// to their number is one to their bytes.
+fn units(length: usize) -> u32 {
+    u32::try_from(length.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX)
+}
+
+/// Queries of one container under way at a time.
+pub(super) const MAX_EXCHANGES: usize = 4096;
+
+/// Bytes of a message that takes one place.
+const UNIT: usize = 1024;
+
+/// TCP connections of one container at a time; each may have to keep a message of 64 KiB in either direction.
+const MAX_CONNECTIONS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_take_more_places() {
+        let places = Places::new();
+        let long: Vec<_> = (0..MAX_EXCHANGES / 64).map(|_| places.take(64 << 10).unwrap()).collect();
+        assert!(places.take(1).is_none());
+        drop(long);
+        let short: Vec<_> = (0..MAX_EXCHANGES).map(|_| places.take(UNIT).unwrap()).collect();
+        assert!(places.take(0).is_none());
+        drop(short);
+        assert_eq!(places.messages.available_permits(), MAX_EXCHANGES);
+    }
+
+    #[test]
+    fn an_answer_needs_room_of_its_own_if_it_is_longer_than_the_query() {
+        let places = Places::new();
+        let mut others: Vec<_> = (2..MAX_EXCHANGES).map(|_| places.take(100).unwrap()).collect();
+        let mut place = places.take(100).unwrap();
+        assert!(place.hold(UNIT) && place.hold(2 * UNIT) && place.hold(2 * UNIT));
+        assert!(!place.hold(2 * UNIT + 1));
+        others.pop();
+        assert!(place.hold(2 * UNIT + 1));
+        drop((others, place));
+        assert_eq!(places.messages.available_permits(), MAX_EXCHANGES);
+    }
+
+    #[test]
+    fn connections_are_bounded() {
+        let places = Places::new();
+        let mut open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| places.connect().unwrap()).collect();
+        assert!(places.connect().is_none());
+        open.pop();
+        assert!(places.connect().is_some());
+    }
+}

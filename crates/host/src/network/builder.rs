@@ -188,8 +188,8 @@ impl NetworkBuilder {
 
     /// The domains in which containers look for names that are not complete: the line `search` of their resolv.conf(5),
     /// as far as the container side writes it. Default: none. Names in these domains are asked of the servers like any
-    /// others, and resolvers look there first for a name without a dot, that of a [`host`](Self::host) or a container
-    /// included.
+    /// others, and resolvers look there first for a name without a dot, that of a
+    /// [`static_host`](Self::static_host) or a container included.
     #[must_use]
     pub fn search_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.names.search = domains.into_iter().map(Into::into).collect();

@@ -2,8 +2,10 @@
 //!
 //! What ping(8) prints inside is held against what it prints on the host.
 
+mod raw;
+
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -11,10 +13,11 @@ use nix::errno::Errno;
 use nsnet::host::{DenyDialer, DialError, DirectDialer, FilterDialer, Flow, Network, Offload};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use self::raw::Echo;
 use crate::world::hops::{DEAD, END, ROUTERS, UNREACHABLE};
 use crate::world::{
-    ABSENT, Carriage, Container, DNS, GATEWAY, HOST, NOWHERE, Noise, OTHER_SERVER, PATIENCE, SERVER, SILENT,
-    World, assert_errno, eventually, example, in_both_carriages, output, server,
+    ABSENT, Carriage, Container, DNS, GATEWAY, HOST, NOWHERE, Noise, OTHER_SERVER, SERVER, SILENT, World,
+    assert_errno, eventually, example, in_both_carriages, output, server,
 };
 
 in_both_carriages! {
@@ -431,82 +434,4 @@ fn traceroute(command: Command, address: IpAddr) -> Vec<String> {
 /// The lines about errors.
 fn reports(said: &str) -> Vec<String> {
     said.lines().filter(|line| line.starts_with("From ")).map(str::to_owned).collect()
-}
-
-/// A raw socket for ICMP, for messages that are written by hand.
-struct Echo(UdpSocket);
-
-impl Echo {
-    /// In a container, for hosts of this family.
-    #[track_caller]
-    fn new(container: &Container, towards: IpAddr) -> Self {
-        let any: IpAddr = match towards {
-            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        container.inside(|| Self::at(any))
-    }
-
-    #[track_caller]
-    fn at(address: IpAddr) -> Self {
-        let (domain, protocol) = match address {
-            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
-            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
-        };
-        let socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
-        socket.bind(&SocketAddr::new(address, 0).into()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        // For its calls, which know addresses; the ports are 0.
-        Self(socket.into())
-    }
-
-    #[track_caller]
-    fn request(&self, to: IpAddr, identifier: u16, sequence: u16, payload: &[u8]) {
-        self.send(to, if to.is_ipv4() { 8 } else { 128 }, identifier, sequence, payload);
-    }
-
-    #[track_caller]
-    fn send(&self, to: IpAddr, kind: u8, identifier: u16, sequence: u16, payload: &[u8]) {
-        let [identifier, sequence] = [identifier, sequence].map(u16::to_be_bytes);
-        let mut message = [&[kind, 0, 0, 0], &identifier[..], &sequence, payload].concat();
-        // The kernel sums up for IPv6 only.
-        if to.is_ipv4() {
-            let checksum = checksum(&message);
-            message[2..4].copy_from_slice(&checksum);
-        }
-        self.0.send_to(&message, (to, 0)).unwrap();
-    }
-
-    /// The next reply: sender, identifier, sequence number and payload.
-    #[track_caller]
-    fn reply(&self) -> (IpAddr, u16, u16, Vec<u8>) {
-        let is_v4 = self.0.local_addr().unwrap().is_ipv4();
-        self.message(if is_v4 { 0 } else { 129 })
-    }
-
-    /// The next message of a type.
-    #[track_caller]
-    fn message(&self, kind: u8) -> (IpAddr, u16, u16, Vec<u8>) {
-        let mut buffer = vec![0; 65_536];
-        loop {
-            let (length, from) = self.0.recv_from(&mut buffer).unwrap();
-            // Of IPv4 the header comes with it, raw(7).
-            let header = if from.is_ipv4() { usize::from(buffer[0] & 0xf) * 4 } else { 0 };
-            let message = &buffer[header..length];
-            if message[0] == kind {
-                let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
-                return (from.ip(), word(4), word(6), message[8..].to_vec());
-            }
-        }
-    }
-}
-
-/// RFC 1071.
-fn checksum(message: &[u8]) -> [u8; 2] {
-    let words = message
-        .chunks(2)
-        .map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |byte| u32::from(*byte)));
-    let sum: u32 = words.sum();
-    let folded = (0..2).fold(sum, |sum, _| (sum & 0xffff) + (sum >> 16));
-    (!u16::try_from(folded).unwrap()).to_be_bytes()
 }

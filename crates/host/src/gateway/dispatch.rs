@@ -1,0 +1,163 @@
+//! Where a packet goes: to another container, to its protocol's table, to another queue's gateway, or no further.
+
+use std::rc::Rc;
+
+use nsnet_proto::vnet;
+
+use super::Gateway;
+use crate::dialer::{IcmpError, Unreachable};
+use crate::icmp::Embedded;
+use crate::neighbours::{Form, Isolation};
+use crate::packet::{
+    Control, Discard, FlowKey, Packet, Segment, Transport, destination_of, extensions, protocol,
+};
+use crate::queues::{Message, Passed, Siblings};
+
+impl Gateway {
+    pub(super) fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
+        if let Err(discard) = self.dispatch(frame) {
+            self.counters.discarded(discard);
+        }
+    }
+
+    fn dispatch(self: &Rc<Self>, frame: &[u8]) -> Result<(), Discard> {
+        let (header, bytes) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
+        if let Some(siblings) = &self.siblings
+            && (siblings.is_misplaced(bytes) || (!siblings.is_first() && self.is_for_neighbour(bytes)))
+        {
+            return siblings.pass_to_first(header, bytes).map_err(|_| Discard::Overrun);
+        }
+        if let Some(result) = self.forward(&header, bytes, Form::AsCame) {
+            return result;
+        }
+        self.handle_parsed(Packet::parse(&header, bytes), &header, bytes)
+    }
+
+    fn handle_parsed(
+        self: &Rc<Self>,
+        packet: Result<Packet<'_>, Discard>,
+        header: &vnet::Header,
+        bytes: &[u8],
+    ) -> Result<(), Discard> {
+        match packet {
+            Err(Discard::Fragment) => self.reassemble(bytes),
+            Err(Discard::Extended) => self.handle_extended(header, bytes),
+            packet => self.handle_packet(&packet?),
+        }
+    }
+
+    /// Takes in a packet with extension headers as if it had none, but for what is quoted of it.
+    fn handle_extended(self: &Rc<Self>, header: &vnet::Header, bytes: &[u8]) -> Result<(), Discard> {
+        let stripped = extensions::strip(bytes)?;
+        match Packet::parse(header, &stripped) {
+            Err(Discard::Fragment) => self.reassemble(&stripped),
+            Ok(packet @ Packet { transport: Transport::Unknown, .. }) => {
+                self.handle_packet(&Packet { bytes, ..packet })
+            }
+            packet => self.handle_packet(&packet?),
+        }
+    }
+
+    /// Takes in a packet if it is for another container within reach.
+    pub(super) fn forward(
+        self: &Rc<Self>,
+        header: &vnet::Header,
+        bytes: &[u8],
+        form: Form,
+    ) -> Option<Result<(), Discard>> {
+        self.neighbours.get()?.forward(self, header, bytes, form)
+    }
+
+    /// Whether a packet is for an address at which another container may be within reach.
+    fn is_for_neighbour(&self, bytes: &[u8]) -> bool {
+        self.isolation == Isolation::Open
+            && destination_of(bytes).is_some_and(|address| self.addressing.is_neighbour(address))
+    }
+
+    pub(super) fn handle_packet(self: &Rc<Self>, packet: &Packet<'_>) -> Result<(), Discard> {
+        if self.addressing.subnet_of_container(packet.key.source.ip()).is_none() {
+            return Err(Discard::ForeignSource);
+        }
+        if packet.hop_limit <= 1 && !self.addressing.is_on_link(packet.key.destination.ip()) {
+            return self.refuse(packet, IcmpError::TimeExceeded, Discard::HopLimit);
+        }
+        match packet.transport {
+            Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
+            Transport::Udp(datagrams) => {
+                if !self.clients.answer(self, packet.key, datagrams) {
+                    self.udp.handle(self, packet, datagrams);
+                }
+            }
+            Transport::Echo(datagram) => self.handle_echo(packet, datagram),
+            Transport::Error(message) => return Err(self.handle_error(packet, message)),
+            Transport::Unknown => {
+                return self.refuse(packet, Unreachable::Protocol.into(), Discard::Protocol);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads an error of the container. Upstream sockets are the host's, whose kernel speaks for itself; but a client of
+    /// a published port that is refused may be welcome in the other address family.
+    fn handle_error(self: &Rc<Self>, packet: &Packet<'_>, message: &[u8]) -> Discard {
+        let FlowKey { source, destination } = packet.key;
+        match Embedded::parse(source.ip(), destination.ip(), message, false) {
+            Ok(Embedded { error, protocol, peer, container }) => {
+                tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
+                let key = FlowKey { source: container, destination: peer };
+                match (error, protocol) {
+                    (IcmpError::Unreachable(_), protocol::TCP) => self.tcp.refuse_opening(&key),
+                    (IcmpError::Unreachable(_), _) => self.clients.refuse(self, key),
+                    (IcmpError::TimeExceeded | IcmpError::PacketTooBig { .. }, _) => {}
+                }
+                Discard::IcmpError
+            }
+            Err(discard) => discard,
+        }
+    }
+
+    pub(super) fn handle_message(self: &Rc<Self>, message: Message) {
+        match (message, &self.siblings) {
+            (Message::Packet(passed), Some(siblings)) => {
+                if let Err(discard) = self.handle_passed(siblings, passed) {
+                    self.counters.discarded(discard);
+                }
+            }
+            (Message::Delivered, Some(siblings)) => {
+                siblings.note_delivered();
+                self.progress.notify_one();
+            }
+            (Message::Packet(_) | Message::Delivered, None) => {}
+        }
+    }
+
+    /// Takes in a packet that has come in on another queue.
+    fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
+        if let Some(result) = self.forward(&passed.header, &passed.packet, Form::AsCame) {
+            return result;
+        }
+        let is_here = |key, segment: &Segment| {
+            // One for a container that is not there does not go round to be answered with RST.
+            self.tcp.knows(key) || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
+        };
+        match Packet::parse(&passed.header, &passed.packet) {
+            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !is_here(&key, &segment) => {
+                if !siblings.is_back(&passed) {
+                    return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
+                }
+                self.tcp.answer_stray(self, key, &segment);
+                Ok(())
+            }
+            packet => self.handle_parsed(packet, &passed.header, &passed.packet),
+        }
+    }
+
+    /// Sends a segment whose flow is not here to the other queues, if there are any. Returns whether it has.
+    pub(crate) fn send_round(&self, packet: &[u8]) -> bool {
+        let Some(siblings) = &self.siblings else { return false };
+        if siblings.send_round(packet).is_err() {
+            self.counters.discarded(Discard::Overrun);
+        }
+        true
+    }
+}

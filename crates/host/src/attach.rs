@@ -12,6 +12,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use nsnet_proto::{Carriage, Channel, ChannelError, Failure, Offload, Report};
+use nsnet_stack::frame::Device;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -265,7 +266,8 @@ pub(crate) async fn handshake(
     let carriage = granted.carriage;
     let port = |fd: OwnedFd| {
         let nowait = carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
-        let properties = LinkProperties { carriage, offload, framing, mtu: terms.mtu, nowait };
+        let properties =
+            LinkProperties { carriage, device: Device { mtu: terms.mtu, offload }, framing, nowait };
         Port { fd, properties }
     };
     Ok((fds.into_iter().map(port).collect(), Ready { carriage, offload, queues }))

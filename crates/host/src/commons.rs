@@ -5,10 +5,11 @@
 
 use std::cell::{RefCell, RefMut};
 
-use crate::link::{MAX_FRAME, MAX_PACKET};
+use crate::link::MAX_FRAME;
 use crate::local::LocalRoutes;
 use crate::tcp::Sockets;
 use crate::udp::Inbox;
+use nsnet_stack::frame::MAX_PACKET;
 
 pub(crate) struct Commons {
     received: RefCell<Box<[u8]>>,

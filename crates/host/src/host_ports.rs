@@ -113,12 +113,11 @@ impl HostPorts {
     }
 
     fn has(&self, protocol: Protocol, port: u16) -> bool {
-        match protocol {
-            // Has no ports: a host of which some are chosen is not opened for it.
-            Protocol::Icmp => self.protocol.is_none() && self.ports == (0..=u16::MAX),
-            Protocol::Tcp | Protocol::Udp => {
-                self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
-            }
+        if protocol.has_ports() {
+            self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
+        } else {
+            // A host of which some ports are chosen is not opened for echo.
+            self.protocol.is_none() && self.ports == (0..=u16::MAX)
         }
     }
 

@@ -17,24 +17,18 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, Shutdown};
-use nsnet_proto::vnet::SegmentKind;
-use nsnet_proto::{Carriage, Offload, vnet};
-use smoltcp::wire::UDP_HEADER_LEN;
+use nsnet_proto::{Carriage, vnet};
+use nsnet_stack::frame::{Device, MAX_PACKET, Plan};
+use nsnet_stack::udp::packet::ChecksumMode;
+use nsnet_stack::udp::{self, Datagrams};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::commons::Commons;
-use crate::dialer::Datagrams;
-use crate::fragments::{self, Fragments};
 use crate::statistics::Counters;
 use crate::sys;
-use crate::tcp::Capabilities;
-use crate::udp;
-use crate::udp::datagram::{self, ChecksumMode};
-
-/// Largest IP packet in bytes, and so the largest that comes in or goes out.
-pub(crate) const MAX_PACKET: usize = u16::MAX as usize;
+use nsnet_stack::fragments::{self, Fragments};
 
 /// Room for the largest frame.
 pub(crate) const MAX_FRAME: usize = vnet::HEADER_LEN + MAX_PACKET;
@@ -43,10 +37,9 @@ pub(crate) const MAX_FRAME: usize = vnet::HEADER_LEN + MAX_PACKET;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinkProperties {
     pub(crate) carriage: Carriage,
-    pub(crate) offload: Offload,
+    pub(crate) device: Device,
     /// Whether frames on the file descriptor start with a virtio-net header.
     pub(crate) framing: Framing,
-    pub(crate) mtu: u16,
     /// Whether the device knows `RWF_NOWAIT`; see [`sys::read_nowait`].
     pub(crate) nowait: bool,
 }
@@ -107,26 +100,9 @@ impl Link {
         Ok(Self { io: sys::watch(fd)?, properties, counters, gone, commons, identification })
     }
 
-    /// What TCP may assume of this link.
-    pub(crate) fn tcp_capabilities(&self, address: IpAddr) -> Capabilities {
-        let segmentation = match address {
-            IpAddr::V4(_) => self.properties.offload.tso4,
-            IpAddr::V6(_) => self.properties.offload.tso6,
-        };
-        Capabilities {
-            max_packet: if segmentation { MAX_PACKET } else { self.properties.mtu.into() },
-            segmentation,
-            checksum: !self.properties.offload.checksum,
-        }
-    }
-
-    pub(crate) fn mtu(&self) -> u16 {
-        self.properties.mtu
-    }
-
-    /// Whether the far end completes checksums.
-    pub(crate) fn completes_checksums(&self) -> bool {
-        self.properties.offload.checksum
+    /// What the container's device takes.
+    pub(crate) fn device(&self) -> Device {
+        self.properties.device
     }
 
     /// Waits until there is something to read or the far end is gone. A device that was deleted reports an error
@@ -208,17 +184,14 @@ impl Link {
         source: SocketAddr,
         datagrams: Datagrams<'d>,
     ) -> impl Iterator<Item = Datagrams<'d>> {
-        let in_one = self.properties.offload.uso
-            && datagrams.count() <= udp::MAX_DATAGRAMS
-            && datagram::length(source, datagrams.bytes().len()) <= MAX_PACKET
-            && datagram::length(source, datagrams.size()) <= self.properties.mtu.into();
+        let in_one = self.properties.device.takes_at_once(source, datagrams);
         let whole = in_one.then_some(datagrams);
         let single = (!in_one).then(|| datagrams.iter().map(Datagrams::one));
         whole.into_iter().chain(single.into_iter().flatten())
     }
 
-    /// Sends UDP datagrams that [`frames`](Self::frames) has put in one frame. One that exceeds the MTU goes whole where
-    /// the far end can cut it, and else in fragments; one that no IP packet can carry is lost.
+    /// Sends UDP datagrams that [`frames`](Self::frames) has put in one frame. A datagram that no IP packet can carry is
+    /// lost.
     pub(crate) fn send_datagrams(
         &self,
         source: SocketAddr,
@@ -226,42 +199,29 @@ impl Link {
         datagrams: Datagrams<'_>,
     ) -> Sent {
         let payload = datagrams.bytes();
-        let length = datagram::length(source, payload.len());
-        let header_len = u16::try_from(length - payload.len()).unwrap_or(0);
-        let segmentation = if datagrams.count() > 1 {
-            let size = u16::try_from(datagrams.size()).unwrap_or(u16::MAX);
-            Some(vnet::Segmentation { kind: SegmentKind::Udp, size, header_len })
-        } else if length <= self.properties.mtu.into() {
-            None
-        } else if self.completes_checksums() && length <= MAX_PACKET {
-            let size = fragments::size(source.ip(), self.properties.mtu);
-            Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len })
-        } else if datagram::is_possible(source, payload.len()) {
-            return self.send_cut(source.ip(), length, |buffer| {
-                datagram::write(buffer, source, destination, payload, ChecksumMode::Full);
-            });
-        } else {
-            return Sent::Done;
-        };
-        let (mode, checksum) = if self.completes_checksums() {
-            let start = header_len - u16::try_from(UDP_HEADER_LEN).unwrap_or(0);
-            (ChecksumMode::PseudoHeader, vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET })
-        } else {
-            (ChecksumMode::Full, vnet::Checksum::Complete)
-        };
-        let fill = |buffer: &mut [u8]| {
-            datagram::write(buffer, source, destination, payload, mode);
-            if segmentation.is_some_and(|segmentation| segmentation.kind == SegmentKind::Fragments) {
-                fragments::permit(buffer, self.next_identification());
+        let length = udp::packet::length(source, payload.len());
+        let plan = self.properties.device.plan(source, datagrams);
+        match plan {
+            Plan::Frame { header, checksum } => {
+                let fill = |buffer: &mut [u8]| {
+                    udp::packet::write(buffer, source, destination, payload, checksum);
+                    if plan.may_be_cut() {
+                        fragments::permit(buffer, self.next_identification());
+                    }
+                };
+                self.send_with(header, length, fill).0
             }
-        };
-        self.send_with(vnet::Header { checksum, segmentation }, length, fill).0
+            Plan::Fragments => self.send_cut(source.ip(), length, |buffer| {
+                udp::packet::write(buffer, source, destination, payload, ChecksumMode::Full);
+            }),
+            Plan::Nothing => Sent::Done,
+        }
     }
 
     /// Sends a packet of `length` bytes that `fill` writes, with all its checksums; in fragments if it exceeds the MTU.
     /// `address` is one of its addresses.
     pub(crate) fn send_cut(&self, address: IpAddr, length: usize, fill: impl FnOnce(&mut [u8])) -> Sent {
-        if length <= self.properties.mtu.into() {
+        if length <= self.properties.device.mtu.into() {
             return self.send_with(vnet::Header::default(), length, fill).0;
         }
         let mut packet = vec![0; length];
@@ -271,7 +231,7 @@ impl Link {
 
     /// Sends a packet that exceeds the MTU, without IP options or extension headers and with complete checksums.
     pub(crate) fn send_in_fragments(&self, source: IpAddr, packet: Vec<u8>) -> Sent {
-        let size = fragments::size(source, self.properties.mtu);
+        let size = fragments::size(source, self.properties.device.mtu);
         self.send_fragments(Fragments::new(packet, size, self.next_identification()))
     }
 
@@ -341,9 +301,6 @@ impl Link {
         })
     }
 }
-
-/// Offset of the checksum field in a UDP header (RFC 768).
-const UDP_CHECKSUM_OFFSET: u16 = 6;
 
 /// What nobody can guess (RFC 7739, 5.2), without a crate for it: the standard library seeds its hash from the kernel.
 fn random() -> u32 {

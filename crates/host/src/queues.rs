@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nsnet_proto::vnet;
+use nsnet_stack::ip::header;
 use tokio::sync::{mpsc, watch};
 
 /// Packets on the way to one gateway.
@@ -100,7 +101,7 @@ impl Siblings {
 
     /// Whether a packet that has come in here belongs to the first queue.
     pub(crate) fn is_misplaced(&self, packet: &[u8]) -> bool {
-        self.index != FIRST && !is_whole_segment(packet)
+        self.index != FIRST && !header::is_whole_segment(packet)
     }
 
     /// Whether this is the first queue.
@@ -167,20 +168,6 @@ impl Siblings {
             self.has_reported.set(true);
         }
         future::pending().await
-    }
-}
-
-/// Whether a packet is TCP and no fragment; more is not looked at here.
-fn is_whole_segment(packet: &[u8]) -> bool {
-    const TCP: u8 = 6;
-    /// "More fragments" and the offset (RFC 791, 3.1).
-    const FRAGMENT: u16 = 0x3fff;
-    match *packet {
-        [0x40..=0x4f, _, _, _, _, _, high, low, _, protocol, ..] => {
-            protocol == TCP && u16::from_be_bytes([high, low]) & FRAGMENT == 0
-        }
-        [0x60..=0x6f, _, _, _, _, _, next_header, ..] => next_header == TCP,
-        _ => false,
     }
 }
 

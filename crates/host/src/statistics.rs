@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::packet::Discard;
+use nsnet_stack::discard::Discard;
 
 /// Counters of a network since it was built. All containers of the network together; what one
 /// sends to another is read from the one and written to the other.

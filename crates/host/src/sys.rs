@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 use nsnet_proto::vnet;
+use nsnet_stack::tcp::Memory;
 use tokio::io::unix::AsyncFd;
 
 /// Lets a command inherit the fd of this number under the same number. Spawning fails with `EBADF` once the
@@ -64,9 +65,10 @@ impl Pages {
         // caller, drops its socket first, and lends once.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length.get()) }
     }
+}
 
-    /// Makes a part zeroes again, which take no room. The part begins and ends at the border of a page.
-    pub(crate) fn discard(&self, part: Range<usize>) {
+impl Memory for Pages {
+    fn discard(&self, part: Range<usize>) {
         let Some(length) = part.end.min(self.length.get()).checked_sub(part.start) else { return };
         // SAFETY: the start lies within the mapping, so that the sum is an address.
         let start = unsafe { self.start.byte_add(part.start) };

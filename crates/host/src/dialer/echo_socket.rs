@@ -20,7 +20,7 @@ use super::error_queue::{self, is_too_long, next_of, retried, socket_address};
 use super::ip_options::IpOptions;
 use super::udp_socket::Control;
 use super::{DatagramSocket, Datagrams, Envelope, Received};
-use crate::icmp::echo::{HEADER, Message};
+use nsnet_stack::icmp::echo::{HEADER, Message};
 
 /// A [`DatagramSocket`] made of a ping socket.
 #[derive(Debug)]

@@ -3,6 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
+use nsnet_stack::icmp::Unreachable;
 
 /// Why a flow was refused or could not be connected. The variant decides what the container sees.
 ///
@@ -48,43 +49,6 @@ impl From<io::Error> for DialError {
             _ if error.kind() == io::ErrorKind::ConnectionRefused => Self::Refused,
             _ => Self::Other(error),
         }
-    }
-}
-
-/// What an ICMP destination-unreachable message says (RFC 792; RFC 4443, 3.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Unreachable {
-    /// No route to the network.
-    Network,
-    /// The host does not answer.
-    Host,
-    /// Nobody listens on the port.
-    Port,
-    /// The host does not speak the transport protocol.
-    Protocol,
-    /// Forbidden by administration.
-    Prohibited,
-}
-
-/// What a router or the destination says of a packet that did not arrive (RFC 792; RFC 4443).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum IcmpError {
-    /// Destination unreachable.
-    Unreachable(Unreachable),
-    /// The hop limit was used up on the way.
-    TimeExceeded,
-    /// Larger than the next link takes, and not to be fragmented.
-    PacketTooBig {
-        /// MTU of that link in bytes.
-        mtu: u32,
-    },
-}
-
-impl From<Unreachable> for IcmpError {
-    fn from(reason: Unreachable) -> Self {
-        Self::Unreachable(reason)
     }
 }
 

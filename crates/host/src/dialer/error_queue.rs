@@ -9,7 +9,7 @@ use nix::libc;
 use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrStorage};
 
 use super::{IcmpError, Received};
-use crate::icmp;
+use nsnet_stack::icmp;
 
 /// An entry that says why something did not arrive.
 #[derive(Debug)]

@@ -26,11 +26,14 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use async_trait::async_trait;
+pub use nsnet_stack::flow::Protocol;
+pub use nsnet_stack::icmp::{IcmpError, Unreachable};
+pub use nsnet_stack::udp::{Datagrams, Envelope};
 
-pub use datagrams::{DatagramSocket, Datagrams, Envelope, Received};
+pub use datagrams::{DatagramSocket, Received};
 pub(crate) use direct::DATAGRAM_BUFFER;
 pub use direct::DirectDialer;
-pub use error::{DialError, IcmpError, Unreachable};
+pub use error::DialError;
 pub use filter::{DenyDialer, FilterDialer};
 pub use inbound::Inbound;
 pub use stream::{ByteStream, Stream};
@@ -162,28 +165,6 @@ impl Flow {
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)
-    }
-}
-
-/// Transport protocol of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Protocol {
-    /// TCP, RFC 9293.
-    Tcp,
-    /// UDP, RFC 768.
-    Udp,
-    /// ICMP echo, RFC 792 and RFC 4443. The port of the source is the identifier; that of the destination is 0.
-    Icmp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Icmp => "icmp",
-        })
     }
 }
 

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{self, Duration};
 
-use super::query::Query;
 use super::servers::{Plan, Servers};
 use super::upstream::{Sockets, with_id};
 use super::{EXCHANGE_DEADLINE, Transport};
+use nsnet_stack::dns::Query;
 
 /// Asks the servers on behalf of one container, or one queue of it.
 #[derive(Debug)]
@@ -129,11 +129,11 @@ mod tests {
     use simple_dns::Packet;
     use tokio::net::{TcpListener, UdpSocket};
 
-    use super::super::query::HEADER_LEN;
-    use super::super::query::tests::{query, response};
     use super::super::servers::tests::TempFile;
     use super::super::upstream::MAX_MESSAGE;
     use super::*;
+    use nsnet_stack::dns::HEADER_LEN;
+    use nsnet_stack::dns::testing::{query, response};
 
     const FIRST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
     const SECOND: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);

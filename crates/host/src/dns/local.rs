@@ -17,9 +17,9 @@ use std::sync::Arc;
 use simple_dns::rdata::{PTR, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, RCODE, ResourceRecord, TYPE};
 
-use super::name::HostName;
-use super::query::{Query, Question};
 use crate::leases::Directory;
+use nsnet_stack::dns::HostName;
+use nsnet_stack::dns::{Query, Question};
 
 /// What is known under one name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -155,9 +155,9 @@ const ANY: u16 = 255;
 mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use super::super::query::HEADER_LEN;
-    use super::super::query::tests::{query_for, with_opt};
     use super::*;
+    use nsnet_stack::dns::HEADER_LEN;
+    use nsnet_stack::dns::testing::{query_for, with_opt};
 
     fn names() -> LocalNames {
         let mut hosts = Hosts::default();

@@ -53,9 +53,7 @@
 
 mod forward;
 mod local;
-mod name;
 mod places;
-mod query;
 mod resolver;
 mod server;
 mod servers;
@@ -73,7 +71,7 @@ use local::LocalNames;
 use servers::Servers;
 
 pub(crate) use local::{Hosts, Records};
-pub(crate) use name::HostName;
+pub(crate) use nsnet_stack::dns::HostName;
 pub(crate) use places::Places;
 pub use resolver::{DnsQuery, Resolver};
 pub(crate) use server::NameServer;

@@ -7,9 +7,9 @@ use simple_dns::RCODE;
 
 use super::forward::Forwarder;
 use super::local::with_records;
-use super::name::HostName;
-use super::query::Query;
 use super::{Transport, local};
+use nsnet_stack::dns::HostName;
+use nsnet_stack::dns::Query;
 
 /// Answers the DNS queries of containers, in whole or in part. Object-safe; shared by all queries of a network.
 ///
@@ -184,8 +184,8 @@ pub(super) fn is_sound(query: &Query<'_>, answer: &[u8]) -> bool {
 mod tests {
     use simple_dns::{Packet, TYPE};
 
-    use super::super::query::tests::query_for;
     use super::*;
+    use nsnet_stack::dns::testing::query_for;
 
     const SOURCE: &str = "10.0.2.100:4000";
 

@@ -15,9 +15,9 @@ use tokio::time;
 use super::forward::Forwarder;
 use super::local::LocalNames;
 use super::places::{MAX_EXCHANGES, Place, Places};
-use super::query::Query;
 use super::resolver::{DnsQuery, Resolver, is_sound};
 use super::{EXCHANGE_DEADLINE, Transport, stream};
+use nsnet_stack::dns::Query;
 
 /// Answers the queries of one container, or one queue of it.
 pub(crate) struct NameServer {
@@ -181,10 +181,10 @@ mod tests {
     use tokio::time::Duration;
 
     use super::super::local::Hosts;
-    use super::super::name::HostName;
-    use super::super::query::tests::{query_for, response, with_opt};
     use super::super::servers::Servers;
     use super::*;
+    use nsnet_stack::dns::HostName;
+    use nsnet_stack::dns::testing::{query_for, response, with_opt};
 
     const SOURCE: &str = "10.0.2.100:4000";
 

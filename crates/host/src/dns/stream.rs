@@ -136,11 +136,11 @@ mod tests {
 
     use super::super::forward::Forwarder;
     use super::super::local::{Hosts, LocalNames};
-    use super::super::name::HostName;
     use super::super::places::Places;
-    use super::super::query::tests::{query_for, response};
     use super::super::servers::Servers;
     use super::*;
+    use nsnet_stack::dns::HostName;
+    use nsnet_stack::dns::testing::{query_for, response};
 
     /// Runs `test` with a client's end of a connection; names but `db.test` are asked of `upstream`.
     async fn with_client<F: Future<Output = ()>>(upstream: SocketAddr, test: impl FnOnce(DuplexStream) -> F) {

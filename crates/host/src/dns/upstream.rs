@@ -23,7 +23,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use super::query::Query;
+use nsnet_stack::dns::Query;
 
 /// The sockets of one network.
 #[derive(Debug, Default)]
@@ -234,8 +234,8 @@ pub(super) const MAX_MESSAGE: usize = 65535;
 mod tests {
     use simple_dns::RCODE;
 
-    use super::super::query::tests::{query, response};
     use super::*;
+    use nsnet_stack::dns::testing::{query, response};
 
     #[tokio::test]
     async fn sockets_are_shared_beyond_the_limit_and_all_closed_in_the_end() {

@@ -4,11 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::Gateway;
-use crate::dialer::{Datagrams, DialError, IcmpError, Unreachable};
-use crate::icmp;
+use crate::dialer::{Datagrams, DialError, IcmpError};
 use crate::link::Sent;
 use crate::local::Reach;
-use crate::packet::{Discard, FlowKey, Packet, Transport};
+use nsnet_stack::discard::Discard;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::icmp;
+use nsnet_stack::packet::{Packet, Transport};
 
 impl Gateway {
     /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
@@ -48,7 +50,7 @@ impl Gateway {
 
     /// Answers a packet of the container with the ICMP error that fits `error`, or with silence.
     pub(crate) fn send_unreachable(&self, key: FlowKey, error: &DialError, packet: &[u8]) {
-        self.warn_of(error, key.destination);
+        self.warn_of(error, key.peer);
         if let Some(reason) = error.unreachable() {
             self.report(key, reason.into(), packet);
         }
@@ -62,10 +64,10 @@ impl Gateway {
         discard: Discard,
     ) -> Result<(), Discard> {
         let is_error = matches!(packet.transport, Transport::Error(_));
-        let is_broadcast = self.addressing.is_broadcast(packet.key.destination.ip());
+        let is_broadcast = self.addressing.is_broadcast(packet.ends.destination.ip());
         // RFC 1122, 3.2.2; RFC 4443, 2.4 e.
         if !is_error && !is_broadcast {
-            self.report(packet.key, error, packet.bytes);
+            self.report(packet.flow(), error, packet.bytes);
         }
         Err(discard)
     }
@@ -106,18 +108,14 @@ impl Gateway {
         error: IcmpError,
         quoted: &[u8],
     ) {
-        let sender = match error {
-            _ if sender.is_some_and(|sender| sender.is_ipv4() == key.source.is_ipv4()) => sender,
-            IcmpError::Unreachable(Unreachable::Port) => Some(key.destination.ip()),
-            IcmpError::Unreachable(
-                Unreachable::Network | Unreachable::Host | Unreachable::Protocol | Unreachable::Prohibited,
-            )
-            | IcmpError::TimeExceeded
-            | IcmpError::PacketTooBig { .. } => self.gateway_address(key.source.ip()),
+        let sender = match sender {
+            Some(other) if other.is_ipv4() == key.container.is_ipv4() => sender,
+            _ if error.is_of_destination() => Some(key.peer.ip()),
+            _ => self.gateway_address(key.container.ip()),
         };
         if let Some(sender) = sender {
             self.counters.icmp.sent();
-            self.send(&icmp::error(sender, key.source.ip(), hop_limit, error, quoted));
+            self.send(&icmp::error(sender, key.container.ip(), hop_limit, error, quoted));
         }
     }
 

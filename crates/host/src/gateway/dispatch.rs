@@ -6,12 +6,17 @@ use nsnet_proto::vnet;
 
 use super::Gateway;
 use crate::dialer::{IcmpError, Unreachable};
-use crate::icmp::Embedded;
-use crate::neighbours::{Form, Isolation};
-use crate::packet::{
-    Control, Discard, FlowKey, Packet, Segment, Transport, destination_of, extensions, protocol,
-};
+use crate::neighbours::Isolation;
 use crate::queues::{Message, Passed, Siblings};
+use nsnet_stack::between::Form;
+use nsnet_stack::discard::Discard;
+use nsnet_stack::flow::{Endpoints, FlowKey};
+use nsnet_stack::icmp::Embedded;
+use nsnet_stack::ip::extensions;
+use nsnet_stack::ip::header;
+use nsnet_stack::packet::{Packet, Transport};
+use nsnet_stack::tcp::{Control, Segment};
+use nsnet_stack::wire::protocol;
 
 impl Gateway {
     pub(super) fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
@@ -27,7 +32,7 @@ impl Gateway {
         {
             return siblings.pass_to_first(header, bytes).map_err(|_| Discard::Overrun);
         }
-        if let Some(result) = self.forward(&header, bytes, Form::AsCame) {
+        if let Some(result) = self.forward(&header, bytes, Form::Whole) {
             return result;
         }
         self.handle_parsed(Packet::parse(&header, bytes), &header, bytes)
@@ -71,20 +76,20 @@ impl Gateway {
     /// Whether a packet is for an address at which another container may be within reach.
     fn is_for_neighbour(&self, bytes: &[u8]) -> bool {
         self.isolation == Isolation::Open
-            && destination_of(bytes).is_some_and(|address| self.addressing.is_neighbour(address))
+            && header::destination(bytes).is_some_and(|address| self.addressing.is_neighbour(address))
     }
 
     pub(super) fn handle_packet(self: &Rc<Self>, packet: &Packet<'_>) -> Result<(), Discard> {
-        if self.addressing.subnet_of_container(packet.key.source.ip()).is_none() {
+        if self.addressing.subnet_of_container(packet.ends.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
-        if packet.hop_limit <= 1 && !self.addressing.is_on_link(packet.key.destination.ip()) {
+        if packet.hop_limit <= 1 && !self.addressing.is_on_link(packet.ends.destination.ip()) {
             return self.refuse(packet, IcmpError::TimeExceeded, Discard::HopLimit);
         }
         match packet.transport {
-            Transport::Tcp(segment) => self.tcp.handle(self, packet.key, &segment, packet.bytes),
+            Transport::Tcp(segment) => self.tcp.handle(self, packet.flow(), &segment, packet.bytes),
             Transport::Udp(datagrams) => {
-                if !self.clients.answer(self, packet.key, datagrams) {
+                if !self.clients.answer(self, packet.flow(), datagrams) {
                     self.udp.handle(self, packet, datagrams);
                 }
             }
@@ -100,15 +105,16 @@ impl Gateway {
     /// Reads an error of the container. Upstream sockets are the host's, whose kernel speaks for itself; but a client of
     /// a published port that is refused may be welcome in the other address family.
     fn handle_error(self: &Rc<Self>, packet: &Packet<'_>, message: &[u8]) -> Discard {
-        let FlowKey { source, destination } = packet.key;
+        let Endpoints { source, destination } = packet.ends;
         match Embedded::parse(source.ip(), destination.ip(), message, false) {
             Ok(Embedded { error, protocol, peer, container }) => {
                 tracing::trace!(?error, protocol, %peer, %container, "an ICMP error of the container");
-                let key = FlowKey { source: container, destination: peer };
-                match (error, protocol) {
-                    (IcmpError::Unreachable(_), protocol::TCP) => self.tcp.refuse_opening(&key),
-                    (IcmpError::Unreachable(_), _) => self.clients.refuse(self, key),
-                    (IcmpError::TimeExceeded | IcmpError::PacketTooBig { .. }, _) => {}
+                let key = FlowKey { container, peer };
+                if let IcmpError::Unreachable(_) = error {
+                    match protocol {
+                        protocol::TCP => self.tcp.refuse_opening(&key),
+                        _ => self.clients.refuse(self, key),
+                    }
                 }
                 Discard::IcmpError
             }
@@ -133,19 +139,21 @@ impl Gateway {
 
     /// Takes in a packet that has come in on another queue.
     fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
-        if let Some(result) = self.forward(&passed.header, &passed.packet, Form::AsCame) {
+        if let Some(result) = self.forward(&passed.header, &passed.packet, Form::Whole) {
             return result;
         }
-        let is_here = |key, segment: &Segment| {
+        let is_here = |key: &FlowKey, segment: &Segment| {
             // One for a container that is not there does not go round to be answered with RST.
             self.tcp.knows(key) || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
         };
         match Packet::parse(&passed.header, &passed.packet) {
-            Ok(Packet { key, transport: Transport::Tcp(segment), .. }) if !is_here(&key, &segment) => {
+            Ok(Packet { ends, transport: Transport::Tcp(segment), .. })
+                if !is_here(&ends.from_container(), &segment) =>
+            {
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
                 }
-                self.tcp.answer_stray(self, key, &segment);
+                self.tcp.answer_stray(self, ends.from_container(), &segment);
                 Ok(())
             }
             packet => self.handle_parsed(packet, &passed.header, &passed.packet),

@@ -5,20 +5,20 @@ use std::rc::Rc;
 
 use super::Gateway;
 use crate::dialer::Datagrams;
-use crate::icmp;
-use crate::icmp::echo::{self, Headers, Message};
 use crate::link::Sent;
-use crate::packet::Packet;
+use nsnet_stack::icmp;
+use nsnet_stack::icmp::echo::{self, Headers, Message};
+use nsnet_stack::packet::Packet;
 
 impl Gateway {
     /// Takes in an echo request. The gateway and the resolver are in here: no packet leaves for their answer, and nobody
     /// is asked. So the gateway answers for itself also where its address leads to the host's loopback.
     pub(super) fn handle_echo(self: &Rc<Self>, packet: &Packet<'_>, datagram: Datagrams<'_>) {
-        let destination = packet.key.destination.ip();
+        let destination = packet.ends.destination.ip();
         if self.addressing.subnets().any(|subnet| [subnet.gateway, subnet.dns].contains(&destination)) {
             // Lost if the link is full, as from any busy host.
             let (Sent::Done | Sent::Held(_)) =
-                self.send_echo_reply(destination, packet.key.source, icmp::HOP_LIMIT, datagram.bytes());
+                self.send_echo_reply(destination, packet.ends.source, icmp::HOP_LIMIT, datagram.bytes());
         } else {
             self.echo.handle(self, packet, datagram);
         }

@@ -5,9 +5,11 @@ use std::rc::Rc;
 use nsnet_proto::vnet;
 
 use super::Gateway;
-use crate::fragments::Fragment;
-use crate::neighbours::Form;
-use crate::packet::{Discard, Packet, extensions};
+use nsnet_stack::between::Form;
+use nsnet_stack::discard::Discard;
+use nsnet_stack::fragments::Fragment;
+use nsnet_stack::ip::extensions;
+use nsnet_stack::packet::Packet;
 
 impl Gateway {
     /// Takes in a fragment. What it completes is handled as if it had come whole.
@@ -27,7 +29,7 @@ impl Gateway {
     fn handle_whole(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
         // The default header: nothing of a fragment is left for a device to complete.
         let header = vnet::Header::default();
-        if let Some(result) = self.forward(&header, bytes, Form::PutTogether) {
+        if let Some(result) = self.forward(&header, bytes, Form::Reassembled) {
             return result;
         }
         let stripped;

@@ -26,8 +26,6 @@ use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::dialer::{DialError, Dialer, Protocol, Service};
 use crate::dns::NameServer;
-use crate::fragments::Reassembler;
-use crate::icmp::Limit;
 use crate::link::Link;
 use crate::local::Reach;
 use crate::neighbours::{Isolation, Neighbours};
@@ -35,6 +33,8 @@ use crate::publish::Clients;
 use crate::queues::Siblings;
 use crate::statistics::Counters;
 use crate::{tcp, udp};
+use nsnet_stack::fragments::Reassembler;
+use nsnet_stack::icmp::Limit;
 
 /// Frames read before the flows they belong to run: enough to share the cost of a wake-up, few enough that an
 /// answer does not wait for a millisecond's worth of input.

@@ -6,22 +6,13 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::sys::socket::{self, MsgFlags};
 use nix::sys::uio;
-use nsnet_proto::vnet::SegmentKind;
-use nsnet_proto::{Carriage, Offload, vnet};
-use smoltcp::wire::{IpProtocol, UDP_HEADER_LEN, UdpPacket};
+use nsnet_proto::{Carriage, vnet};
 use tokio::io::Interest;
 
-use super::{Framing, Link, Sent, UDP_CHECKSUM_OFFSET};
-use crate::fragments;
+use super::{Framing, Link, Sent};
 use crate::sys;
-use crate::wire;
 
 impl Link {
-    /// What the far end does for us.
-    pub(crate) fn offload(&self) -> Offload {
-        self.properties.offload
-    }
-
     /// Sends a packet whose start was changed from where it lies: `start`, then `rest`. Returns whether the link had room
     /// for it; nothing is kept of it.
     pub(crate) fn pass_on(&self, header: vnet::Header, start: &[u8], rest: &[u8]) -> bool {
@@ -75,16 +66,10 @@ impl Link {
         mut packet: Vec<u8>,
         ip_header_len: usize,
     ) -> Sent {
-        let start = u16::try_from(ip_header_len).unwrap_or(0);
-        let header_len = start + u16::try_from(UDP_HEADER_LEN).unwrap_or(0);
-        let size = fragments::size(source, self.properties.mtu);
-        let segmentation = Some(vnet::Segmentation { kind: SegmentKind::Fragments, size, header_len });
-        fragments::permit(&mut packet, self.next_identification());
-        let datagram = &mut packet[ip_header_len..];
-        let sum = wire::pseudo_header_sum(source, destination, IpProtocol::Udp, datagram.len());
-        UdpPacket::new_unchecked(datagram).set_checksum(sum);
-        let checksum = vnet::Checksum::Partial { start, offset: UDP_CHECKSUM_OFFSET };
+        let ends = (source, destination);
+        let identification = self.next_identification();
+        let header = self.properties.device.prepare_uncut(&mut packet, ends, ip_header_len, identification);
         let fill = |buffer: &mut [u8]| buffer.copy_from_slice(&packet);
-        self.send_with(vnet::Header { checksum, segmentation }, packet.len(), fill).0
+        self.send_with(header, packet.len(), fill).0
     }
 }

@@ -1,9 +1,12 @@
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
+use nsnet_proto::Offload;
+use nsnet_proto::vnet::SegmentKind;
+
 use super::*;
-use crate::fragments::{Fragment, Reassembler};
 use crate::local::LocalRoutes;
-use crate::packet::{Packet, Transport};
+use nsnet_stack::fragments::{Fragment, Reassembler};
+use nsnet_stack::packet::{Packet, Transport};
 
 /// A link that shuttles, and its far end.
 fn link(offload: Offload) -> (Link, OwnedFd) {
@@ -13,9 +16,8 @@ fn link(offload: Offload) -> (Link, OwnedFd) {
     setsockopt(&near, sockopt::SndBuf, &16_384).unwrap();
     let properties = LinkProperties {
         carriage: Carriage::Shuttled,
-        offload,
+        device: Device { mtu: 1500, offload },
         framing: Framing::Header,
-        mtu: 1500,
         nowait: false,
     };
     let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
@@ -107,7 +109,7 @@ async fn with_offload_a_datagram_goes_whole_if_a_frame_holds_it() {
         let packet = Packet::parse(&uncut, packet).unwrap();
         let Transport::Udp(received) = packet.transport else { panic!("not UDP") };
         assert!(received == Datagrams::one(&payload));
-        assert!(packet.key.source.is_ipv6() || packet.bytes[6] & 0x40 == 0, "DF is set");
+        assert!(packet.ends.source.is_ipv6() || packet.bytes[6] & 0x40 == 0, "DF is set");
     }
 }
 

@@ -84,7 +84,7 @@ fn lookup(flows: usize) -> Round {
     Box::new(move || lookup.run())
 }
 
-fn transfer(capabilities: crate::tcp::Capabilities, up: usize, down: usize) -> Round {
+fn transfer(capabilities: nsnet_stack::tcp::Capabilities, up: usize, down: usize) -> Round {
     let mut connection = Connection::open(capabilities);
     Box::new(move || connection.transfer(up, down))
 }

@@ -9,9 +9,9 @@ use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNu
 
 use super::{Round, measured};
 use crate::clock::Clock;
-use crate::fragments::{self, Fragment, Fragments, Reassembler};
-use crate::packet::{Packet, Transport};
-use crate::udp::datagram::{self, ChecksumMode};
+use nsnet_stack::fragments::{self, Fragment, Fragments, Reassembler};
+use nsnet_stack::packet::{Packet, Transport};
+use nsnet_stack::udp::packet::{self as datagram, ChecksumMode};
 
 /// Payload of a TCP segment that the kernel has not cut.
 const SEGMENT: usize = 32 << 10;

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use super::flows::{Held, Signal, Tuple};
-use super::passage::{Content, Passage};
-use super::{Form, Neighbours, pass_on};
+use super::{Neighbours, pass_on};
 use crate::dialer::{DialError, Flow, Protocol, Service};
 use crate::gateway::Gateway;
-use crate::packet::Discard;
-use crate::tcp;
+use nsnet_stack::between::{Content, Form, Passage};
+use nsnet_stack::between::{Held, Signal, Tuple};
+use nsnet_stack::discard::Discard;
+use nsnet_stack::tcp;
 
 impl Neighbours {
     /// Takes in a packet whose flow is not known.
@@ -23,14 +23,14 @@ impl Neighbours {
         let protocol = match passage.content {
             Content::Tcp(_) if signal == Signal::Open => Protocol::Tcp,
             Content::Tcp(segment) => {
-                sender.tcp.answer_stray(sender, passage.key, &segment);
+                sender.tcp.answer_stray(sender, passage.ends.from_container(), &segment);
                 return Ok(());
             }
             Content::Udp => Protocol::Udp,
             Content::EchoRequest => Protocol::Icmp,
             Content::EchoReply | Content::Error(_) => return Err(Discard::Unsolicited),
         };
-        let (source, destination) = (passage.key.source, passage.key.destination);
+        let (source, destination) = (passage.ends.source, passage.ends.destination);
         let begun = self.flows.borrow_mut().begin(sender.clock.now(), tuple, opener, source.ip());
         self.count_ended(sender);
         let Some(id) = begun else {
@@ -87,8 +87,10 @@ impl Asked {
         let Some(Held { header, packet, form }) = held.first() else { return };
         let Ok(passage) = Passage::parse(header, packet, *form) else { return };
         match (passage.content, error) {
-            (Content::Tcp(syn), DialError::Refused) => self.sender.send(&tcp::reset_for(passage.key, &syn)),
-            _ => self.sender.send_unreachable(passage.key, error, packet),
+            (Content::Tcp(syn), DialError::Refused) => {
+                self.sender.send(&tcp::reset_for(passage.ends.from_container(), &syn))
+            }
+            _ => self.sender.send_unreachable(passage.ends.from_container(), error, packet),
         }
     }
 }

@@ -38,10 +38,6 @@
 //! and multicast.
 
 mod decide;
-mod flows;
-mod hop;
-mod passage;
-mod software;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -50,30 +46,24 @@ use std::time::Duration;
 use nsnet_proto::vnet::{self, SegmentKind, Segmentation};
 use smoltcp::wire::IPV4_HEADER_LEN;
 
-use self::flows::{Flows, Held, Verdict};
-use self::passage::{Content, Passage, Routed};
 #[cfg(doc)]
 use crate::Service;
 use crate::dialer::IcmpError;
 use crate::gateway::Gateway;
 use crate::link::{Link, Sent};
 use crate::members::Members;
-use crate::packet::{Discard, destination_of};
-use crate::wire;
+use nsnet_stack::between::{
+    Content, Flows, Form, Held, Passage, Routed, Verdict, complete, cut, write_segment,
+};
+use nsnet_stack::discard::Discard;
+use nsnet_stack::ip::header;
+use nsnet_stack::wire;
 
 /// Whether the containers of a network reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
     Isolated,
     Open,
-}
-
-/// How a packet has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
-    AsCame,
-    /// Put together from fragments, and to be cut again if it is too long.
-    PutTogether,
 }
 
 /// The traffic between the containers of one network, on the thread of their first queues.
@@ -101,7 +91,8 @@ impl Neighbours {
         bytes: &[u8],
         form: Form,
     ) -> Option<Result<(), Discard>> {
-        let destination = destination_of(bytes).filter(|address| sender.addressing.is_neighbour(*address))?;
+        let destination =
+            header::destination(bytes).filter(|address| sender.addressing.is_neighbour(*address))?;
         let receiver = self.members.at(destination)?;
         match Passage::parse(header, bytes, form) {
             // To be put together, or to be answered as in the world.
@@ -117,16 +108,16 @@ impl Neighbours {
         passage: &Passage<'_>,
         form: Form,
     ) -> Result<(), Discard> {
-        if sender.addressing.subnet_of_container(passage.key.source.ip()).is_none() {
+        if sender.addressing.subnet_of_container(passage.ends.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
-        if hop::is_source_routed(passage.packet.bytes) {
+        if header::is_source_routed(passage.packet.bytes) {
             return Err(Discard::Protocol);
         }
-        if hop::limit(passage.packet.bytes) <= 1 {
+        if header::hop_limit(passage.packet.bytes) <= 1 {
             // No error about an error (RFC 1122, 3.2.2).
             if !matches!(passage.content, Content::Error(_)) {
-                sender.report(passage.key, IcmpError::TimeExceeded, passage.packet.bytes);
+                sender.report(passage.ends.from_container(), IcmpError::TimeExceeded, passage.packet.bytes);
             }
             return Err(Discard::HopLimit);
         }
@@ -179,8 +170,8 @@ impl Drop for Stay {
 /// Writes a packet to the container it is for.
 fn pass_on(receiver: &Gateway, passage: &Passage<'_>, form: Form) -> Result<(), Discard> {
     let (link, routed) = (&receiver.link, &passage.packet);
-    let (offload, bytes) = (link.offload(), routed.bytes);
-    if form == Form::PutTogether && bytes.len() > link.mtu().into() {
+    let (offload, bytes) = (link.device().offload, routed.bytes);
+    if form == Form::Reassembled && bytes.len() > link.device().mtu.into() {
         return pass_on_again(link, passage);
     }
     let is_cut_there = |kind| match kind {
@@ -199,8 +190,8 @@ fn pass_on(receiver: &Gateway, passage: &Passage<'_>, form: Form) -> Result<(), 
         Some(_) | None => {
             let fill = |buffer: &mut [u8]| {
                 buffer.copy_from_slice(bytes);
-                hop::count(buffer);
-                software::complete(buffer, routed.header.checksum);
+                header::count_hop(buffer);
+                complete(buffer, routed.header.checksum);
             };
             taken(link.send_with(vnet::Header::default(), bytes.len(), fill).0)
         }
@@ -211,7 +202,7 @@ fn pass_on(receiver: &Gateway, passage: &Passage<'_>, form: Form) -> Result<(), 
 fn pass_on_as_it_is(link: &Link, routed: &Routed<'_>) -> Result<(), Discard> {
     let (start, rest) = routed.bytes.split_first_chunk::<IPV4_HEADER_LEN>().ok_or(Discard::Malformed)?;
     let mut start = *start;
-    hop::count(&mut start);
+    header::count_hop(&mut start);
     if link.pass_on(routed.header, &start, rest) { Ok(()) } else { Err(Discard::Congested) }
 }
 
@@ -221,12 +212,12 @@ fn pass_on_segments(
     routed: &Routed<'_>,
     segmentation: Segmentation,
 ) -> Result<(), Discard> {
-    let pieces = software::cut(routed, segmentation).ok_or(Discard::Malformed)?;
+    let pieces = cut(routed, segmentation).ok_or(Discard::Malformed)?;
     for payload in pieces {
         let length = usize::from(segmentation.header_len) + payload.len();
         let fill = |buffer: &mut [u8]| {
-            software::write_segment(routed, segmentation, payload, buffer);
-            hop::count(buffer);
+            write_segment(routed, segmentation, payload, buffer);
+            header::count_hop(buffer);
         };
         taken(receiver.link.send_with(vnet::Header::default(), length, fill).0)?;
     }
@@ -237,10 +228,10 @@ fn pass_on_segments(
 /// fragments again.
 fn pass_on_again(link: &Link, passage: &Passage<'_>) -> Result<(), Discard> {
     let Routed { bytes, ip_header_len, .. } = passage.packet;
-    let (source, destination) = (passage.key.source.ip(), passage.key.destination.ip());
+    let (source, destination) = (passage.ends.source.ip(), passage.ends.destination.ip());
     let mut packet = bytes.to_vec();
-    hop::count(&mut packet);
-    if matches!(passage.content, Content::Udp) && link.completes_checksums() {
+    header::count_hop(&mut packet);
+    if matches!(passage.content, Content::Udp) && link.device().offload.checksum {
         return taken(link.send_uncut(source, destination, packet, ip_header_len));
     }
     if ip_header_len != wire::ip_header_len(source) {

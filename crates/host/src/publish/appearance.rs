@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::addressing::{Addressing, Subnet};
-use crate::packet::FlowKey;
+use nsnet_stack::flow::FlowKey;
 
 /// Where a client comes from, as far as the container may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ impl Way {
             .filter(|port| *port != 0)
             .chain(others)
             .map(|port| SocketAddr::new(self.gateway.ip(), port));
-        let key = |destination| FlowKey { source: self.container, destination };
+        let key = |peer| FlowKey { container: self.container, peer };
         self.own.into_iter().chain(gateways).map(key).find(is_free)
     }
 }
@@ -108,7 +108,7 @@ mod tests {
         ways(addressing, caller, 80)
             .map(|way| {
                 let key = way.key(|_| true).unwrap();
-                format!("{} < {}", key.source, key.destination)
+                format!("{} < {}", key.container, key.peer)
             })
             .collect()
     }
@@ -162,7 +162,7 @@ mod tests {
     fn nobody_appears_with_port_0() {
         for caller in [remote("203.0.113.9:0"), remote("[fd99::2]:0"), Caller::Local(0)] {
             for way in ways(&both(), caller, 80) {
-                assert_eq!(way.key(|_| true).unwrap().destination.port(), *PORTS.start());
+                assert_eq!(way.key(|_| true).unwrap().peer.port(), *PORTS.start());
             }
         }
     }

@@ -10,9 +10,9 @@ use super::udp::Port;
 use crate::dialer::Datagrams;
 use crate::gateway::Gateway;
 use crate::link::Sent;
-use crate::packet::FlowKey;
 use crate::statistics::Counted;
 use crate::udp::{Held, Letter};
+use nsnet_stack::flow::FlowKey;
 
 /// How long a client is remembered to which the container has never answered, as by a stateful firewall
 /// (`nf_conntrack_udp_timeout`): they cost nothing to forge.
@@ -59,7 +59,7 @@ impl Client {
         let key = self.key();
         for Letter { payload, .. } in held.letters() {
             let (Sent::Done | Sent::Held(_)) =
-                gateway.link.send_datagrams(key.destination, key.source, Datagrams::one(payload));
+                gateway.link.send_datagrams(key.peer, key.container, Datagrams::one(payload));
         }
     }
 

@@ -21,9 +21,10 @@ use super::tcp::caller;
 use super::udp::Port;
 use crate::dialer::{Datagrams, DialError, Envelope, Inbound, Protocol};
 use crate::gateway::Gateway;
-use crate::packet::FlowKey;
 use crate::statistics::Counted;
-use crate::udp::{Held, Run};
+use crate::udp::Held;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::udp::Run;
 
 /// Most clients of one port.
 pub(super) const MAX_CLIENTS: usize = 4096;
@@ -100,7 +101,7 @@ impl Clients {
         match &mut *client.standing.borrow_mut() {
             Standing::Allowed(_) => {}
             Standing::Asking(held) => {
-                let envelope = Envelope::new(client.key().source);
+                let envelope = Envelope::new(client.key().container);
                 datagrams.iter().for_each(|datagram| held.push(&envelope, datagram));
                 return None;
             }
@@ -154,7 +155,7 @@ impl Clients {
         let Some(client) = client.filter(is_refused) else { return };
         self.forget(&client);
         let Some(port) = client.port.upgrade() else { return };
-        port.refused(key.source.ip(), gateway.clock.now());
+        port.refused(key.container.ip(), gateway.clock.now());
         let next = client.way.get() + 1;
         let way = ways(&gateway.addressing, caller(gateway, Some(client.address)), port.target).nth(next);
         let Some(key) = way.and_then(|way| self.free_key(&way)) else {
@@ -219,7 +220,7 @@ impl Clients {
             protocol: Protocol::Udp,
             client: Some(address),
             listener: Some(SocketAddr::new(local.address(), port.socket.port())),
-            container: key.source,
+            container: key.container,
         };
         gateway.spawn(decide(Undecided { gateway: Rc::clone(gateway), client: Rc::clone(&client) }, inbound));
         Some(client)

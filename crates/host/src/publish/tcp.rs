@@ -18,9 +18,9 @@ use crate::container::{self, Terms};
 use crate::dialer::{DialError, Inbound, Protocol, Stream};
 use crate::gateway::Gateway;
 use crate::local::Reach;
-use crate::packet::FlowKey;
 use crate::statistics::Counted;
 use crate::tcp::{Connection, OpenError, Place, connect};
+use nsnet_stack::flow::FlowKey;
 
 /// Clients accepted before other tasks get their turn.
 const BATCH: usize = 32;

@@ -107,7 +107,7 @@ impl Blocked {
             }
             let Some((size, bytes)) = rest.next() else { return };
             let key = self.client.key();
-            sent = link.send_datagrams(key.destination, key.source, Datagrams::of_size(*size, bytes));
+            sent = link.send_datagrams(key.peer, key.container, Datagrams::of_size(*size, bytes));
         }
     }
 }
@@ -135,10 +135,10 @@ fn deliver_next(
                 let (key, start) = (client.key(), buffer.get(..length).unwrap_or_default());
                 // The client's own word comes from where it is seen.
                 let sender = sender.map(|sender| match sender == destination.ip() {
-                    true => key.destination.ip(),
+                    true => key.peer.ip(),
                     false => sender,
                 });
-                let quoted = crate::icmp::quote_datagram(key.source, key.destination, start);
+                let quoted = nsnet_stack::icmp::quote_datagram(key.container, key.peer, start);
                 gateway.relay(key, sender, hop_limit, error, &quoted);
             }
             Ok(None)
@@ -149,9 +149,9 @@ fn deliver_next(
 
 fn send(gateway: &Rc<Gateway>, client: Rc<Client>, datagrams: Datagrams<'_>) -> Option<Blocked> {
     let key = client.key();
-    let mut frames = gateway.link.frames(key.destination, datagrams);
+    let mut frames = gateway.link.frames(key.peer, datagrams);
     while let Some(frame) = frames.next() {
-        if let Sent::Held(frame) = gateway.link.send_datagrams(key.destination, key.source, frame) {
+        if let Sent::Held(frame) = gateway.link.send_datagrams(key.peer, key.container, frame) {
             let rest = frames.map(|frame| (frame.size(), frame.bytes().into())).collect();
             return Some(Blocked { gateway: Rc::clone(gateway), client, frame, rest });
         }

@@ -26,13 +26,13 @@ use tokio::task::AbortHandle;
 
 use super::flow::{Flow, Opening};
 use super::relay::{TICK, Timer, relay};
-use super::rings::Rings;
 use super::sockets::RingSocket;
-use super::stack::{Standing, TcpStack};
 use super::table::{Entry, Lease, Origin, State, Table, find_open};
 use crate::dialer::Stream;
 use crate::gateway::Gateway;
-use crate::packet::FlowKey;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::tcp::Rings;
+use nsnet_stack::tcp::{Standing, TcpStack};
 
 /// How often a container may take our SYN for a segment of an older connection; once is what happens.
 const CHALLENGES: usize = 3;
@@ -74,7 +74,7 @@ pub(crate) enum OpenError {
     Host(#[source] io::Error),
 }
 
-/// Opens a connection to `key.source`, which is the container, in the name of `key.destination`. The tuple must be
+/// Opens a connection to `key.container`, which is the container, in the name of `key.peer`. The tuple must be
 /// [free](Table::is_free). `task` is the caller's, aborted when the connection is to end at once.
 pub(crate) async fn connect(place: Place, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
     let gateway = Rc::clone(&place.0);
@@ -114,7 +114,7 @@ impl Table {
         let stack = TcpStack::connect(
             key,
             socket,
-            gateway.link.tcp_capabilities(key.destination.ip()),
+            gateway.link.device().tcp_capabilities(key.peer.ip()),
             self.seeds.hash_one((key, id)),
             gateway.clock.smoltcp(now),
         );

@@ -1,23 +1,23 @@
 //! One open connection as the link reader sees it: takes segments in, sends what the stack has to say.
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use nsnet_proto::vnet;
-use smoltcp::wire::IpProtocol;
+use nsnet_stack::frame;
 
-use super::resting::LastAck;
-use super::rings::Rings;
 use super::sockets::RingSocket;
-use super::stack::{Standing, TcpStack, Transmit, header_length};
 use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::link::{HeldFrame, Link, Sent};
-use crate::packet::{Control, FlowKey, Segment};
-use crate::wire;
+use crate::sys::Pages;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::tcp::LastAck;
+use nsnet_stack::tcp::Rings;
+use nsnet_stack::tcp::{Control, Segment};
+use nsnet_stack::tcp::{Standing, TcpStack, Transmit};
 
 /// MSS of a container that names none (RFC 9293, 3.7.1).
 const DEFAULT_MSS: u16 = 536;
@@ -35,7 +35,7 @@ pub(crate) struct Flow {
     segment_size: Cell<u16>,
     pub(super) stack: RefCell<TcpStack>,
     /// The memory that the stack's socket works in.
-    pub(super) rings: RefCell<Rings>,
+    pub(super) rings: RefCell<Rings<Pages>>,
     /// The one frame that the link did not take.
     held: RefCell<Option<HeldFrame>>,
     /// Wakes the relay.
@@ -69,7 +69,7 @@ impl Flow {
         key: FlowKey,
         syn: &Segment,
         stack: TcpStack,
-        rings: Rings,
+        rings: Rings<Pages>,
         commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
@@ -80,7 +80,7 @@ impl Flow {
     pub(super) fn opening(
         key: FlowKey,
         stack: TcpStack,
-        rings: Rings,
+        rings: Rings<Pages>,
         commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
@@ -92,7 +92,7 @@ impl Flow {
         segment_size: u16,
         opening: Opening,
         stack: TcpStack,
-        rings: Rings,
+        rings: Rings<Pages>,
         commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
@@ -292,7 +292,7 @@ impl Flow {
 impl Drop for Flow {
     fn drop(&mut self) {
         let socket = self.stack.get_mut().take_socket();
-        if let Some(pages) = self.rings.get_mut().take_pages() {
+        if let Some(pages) = self.rings.get_mut().take_memory() {
             self.commons.sockets().give_back(RingSocket { socket, pages });
         }
     }
@@ -310,48 +310,17 @@ struct Outlet<'a> {
     segment_size: u16,
 }
 
-impl Outlet<'_> {
-    fn header(&self, length: usize) -> vnet::Header {
-        let destination = self.key.destination.ip();
-        let capabilities = self.link.tcp_capabilities(destination);
-        if capabilities.checksum {
-            return vnet::Header::default();
-        }
-        let (start, headers) = (wire::ip_header_len(destination), header_length(destination));
-        let segmentation = (capabilities.segmentation && length > headers + usize::from(self.segment_size))
-            .then_some(vnet::Segmentation {
-                kind: match destination {
-                    IpAddr::V4(_) => vnet::SegmentKind::TcpV4,
-                    IpAddr::V6(_) => vnet::SegmentKind::TcpV6,
-                },
-                size: self.segment_size,
-                header_len: u16::try_from(headers).unwrap_or(0),
-            });
-        let start = u16::try_from(start).unwrap_or(0);
-        vnet::Header { checksum: vnet::Checksum::Partial { start, offset: CHECKSUM_OFFSET }, segmentation }
-    }
-
-    /// Leaves in the checksum field what the kernel expects to complete.
-    fn prepare_checksum(&self, packet: &mut [u8]) {
-        let (source, destination) = (self.key.destination.ip(), self.key.source.ip());
-        let start = wire::ip_header_len(source);
-        let sum = wire::pseudo_header_sum(source, destination, IpProtocol::Tcp, packet.len() - start);
-        let field = start + usize::from(CHECKSUM_OFFSET);
-        packet[field..field + 2].copy_from_slice(&sum.to_be_bytes());
-    }
-}
-
 impl Transmit for Outlet<'_> {
     fn is_ready(&self) -> bool {
         self.held.borrow().is_none()
     }
 
     fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let header = self.header(length);
+        let header = self.link.device().segment_header(self.key, length, self.segment_size);
         let (sent, result) = self.link.send_with(header, length, |packet| {
             let result = fill(packet);
             if header.checksum != vnet::Checksum::Complete {
-                self.prepare_checksum(packet);
+                frame::write_tcp_sum(packet, self.key);
             }
             result
         });
@@ -361,6 +330,3 @@ impl Transmit for Outlet<'_> {
         result
     }
 }
-
-/// Offset of the checksum field in a TCP header (RFC 9293, 3.1).
-const CHECKSUM_OFFSET: u16 = 16;

@@ -11,18 +11,19 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::TcpSeqNumber;
 
 use super::flow::Flow;
-use super::rings::{Budget, Rings};
 use super::sockets::{RingSocket, Sockets};
-use super::stack::client::Client;
-use super::stack::{Capabilities, TcpStack, Transmit};
 use super::table::{Entry, State, find_open};
 use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::link::MAX_PACKET;
 use crate::local::LocalRoutes;
 use crate::micro::measured;
-use crate::packet::{Control, FlowKey, Segment};
 use crate::sys::Pages;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::frame::MAX_PACKET;
+use nsnet_stack::tcp::Client;
+use nsnet_stack::tcp::{Budget, Rings};
+use nsnet_stack::tcp::{Capabilities, TcpStack, Transmit};
+use nsnet_stack::tcp::{Control, Segment};
 
 /// A link that takes packets of this MTU and no more.
 pub(crate) const PLAIN: Capabilities = Capabilities { max_packet: 1500, segmentation: false, checksum: true };
@@ -204,8 +205,8 @@ fn key(number: usize) -> FlowKey {
     let port = 32_768 + u16::try_from(number % 16_384).unwrap_or(0);
     let [.., server] = (number % 251).to_be_bytes();
     FlowKey {
-        source: SocketAddr::from(([10, 0, 2, 100], port)),
-        destination: SocketAddr::from(([10, 99, 0, server], 443)),
+        container: SocketAddr::from(([10, 0, 2, 100], port)),
+        peer: SocketAddr::from(([10, 99, 0, server], 443)),
     }
 }
 

@@ -26,22 +26,14 @@
 //! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
 
 mod active_open;
-mod bare;
 mod flow;
 #[cfg(feature = "micro")]
 pub(crate) mod micro;
 mod relay;
-mod resting;
-mod rings;
 mod sockets;
-mod stack;
 mod table;
 mod warm;
 
 pub(crate) use active_open::{Connection, OpenError, Place, connect};
-#[cfg(test)]
-pub(crate) use bare::acknowledgment;
-pub(crate) use bare::reset_for;
 pub(crate) use sockets::Sockets;
-pub(crate) use stack::Capabilities;
 pub(crate) use table::Table;

@@ -24,11 +24,11 @@ use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 use super::flow::Flow;
-use super::stack::{Standing, TcpStack};
 use crate::clock::Clock;
 use crate::dialer::Stream;
 use crate::gateway::Gateway;
 use crate::link::Link;
+use nsnet_stack::tcp::{Standing, TcpStack};
 
 /// How long a connection that owes this end an acknowledgment or a FIN may go without a word from the
 /// container. Above the 4 minutes that RFC 5382, 5 asks of a NAT in transitory states.

@@ -2,13 +2,10 @@
 
 use std::cell::RefCell;
 
+use nsnet_stack::tcp::RING;
 use smoltcp::socket::tcp;
 
 use crate::sys::Pages;
-
-/// Ring per direction, in bytes. A single stream reaches its full speed with it. It is address space: memory is used
-/// where bytes have been, and [`Rings`](super::rings::Rings) decides where that may be.
-pub(super) const RING: usize = 1 << 20;
 
 /// How many sockets wait for reuse.
 const POOL: usize = 64;

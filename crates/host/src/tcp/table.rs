@@ -10,18 +10,19 @@ use std::time::Duration;
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
 
-use super::bare;
 use super::flow::Flow;
 use super::relay::relay;
-use super::resting::Resting;
-use super::rings::{Budget, Rings};
 use super::sockets::RingSocket;
-use super::stack::TcpStack;
 use super::warm::Warm;
 use crate::addressing::Destination;
 use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::gateway::Gateway;
-use crate::packet::{Control, FlowKey, Segment};
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::tcp;
+use nsnet_stack::tcp::Resting;
+use nsnet_stack::tcp::TcpStack;
+use nsnet_stack::tcp::{Budget, Rings};
+use nsnet_stack::tcp::{Control, Segment};
 
 /// How long the end of a network waits for a container that does not read its resets.
 const RESET_PATIENCE: Duration = Duration::from_millis(500);
@@ -193,7 +194,7 @@ impl Table {
         }));
         if fed.is_err() {
             // The panic has been reported by the panic hook. It ends this flow and no other.
-            tracing::error!(%key.source, %key.destination, "a TCP flow failed on a segment and was dropped");
+            tracing::error!(%key.container, %key.peer, "a TCP flow failed on a segment and was dropped");
             flow.reset(&gateway.clock, &gateway.link);
             self.cancel(&key);
         }
@@ -242,17 +243,19 @@ impl Table {
             return;
         }
         let answer = match self.resting.borrow_mut().get(gateway.clock.now(), &key) {
-            Some(ack) => bare::acknowledgment(key, ack.sequence, ack.expected),
-            None => bare::reset_for(key, segment),
+            Some(ack) => tcp::acknowledgment(key, ack.sequence, ack.expected),
+            None => tcp::reset_for(key, segment),
         };
         gateway.send(&answer);
     }
 
     fn start(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
-        let (target, service) = match gateway.destination(Protocol::Tcp, key.destination) {
+        let (target, service) = match gateway.destination(Protocol::Tcp, key.peer) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => return refuse(gateway, key, syn, packet, &error),
-            Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
+            Destination::Ignore => {
+                return gateway.counters.discarded(nsnet_stack::discard::Discard::NotUnicast);
+            }
         };
         // A SYN that brings data along would be held with it; without an answer it comes again without (RFC 7413, 4.1.3).
         if packet.len() > MAX_SYN || self.len() >= gateway.limits.tcp_flows {
@@ -260,8 +263,8 @@ impl Table {
         }
         let flow = dialer::Flow {
             protocol: Protocol::Tcp,
-            source: key.source,
-            destination: key.destination,
+            source: key.container,
+            destination: key.peer,
             target,
             service,
         };
@@ -300,7 +303,7 @@ impl Table {
         let stack = TcpStack::listen(
             key,
             socket,
-            gateway.link.tcp_capabilities(key.destination.ip()),
+            gateway.link.device().tcp_capabilities(key.peer.ip()),
             self.seeds.hash_one((key, id)),
             gateway.clock.smoltcp(now),
         );
@@ -309,8 +312,8 @@ impl Table {
         flow.handle_packet(&gateway.clock, &gateway.link, &syn, &packet);
         if flow.is_listening() {
             // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
-            tracing::warn!(%key.source, %key.destination, "a SYN was refused by the TCP stack");
-            gateway.send(&bare::reset_for(key, &syn));
+            tracing::warn!(%key.container, %key.peer, "a SYN was refused by the TCP stack");
+            gateway.send(&tcp::reset_for(key, &syn));
             return None;
         }
         if let Some(entry) = self.entries.borrow_mut().get_mut(&key) {
@@ -414,7 +417,7 @@ async fn dial(gateway: &Gateway, flow: &dialer::Flow) -> Result<Stream, DialErro
 fn refuse(gateway: &Gateway, key: FlowKey, syn: &Segment, packet: &[u8], error: &DialError) {
     gateway.counters.tcp.refused();
     match error {
-        DialError::Refused => gateway.send(&bare::reset_for(key, syn)),
+        DialError::Refused => gateway.send(&tcp::reset_for(key, syn)),
         DialError::HostUnreachable
         | DialError::NetworkUnreachable
         | DialError::Prohibited

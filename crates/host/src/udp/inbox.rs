@@ -3,9 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use super::run::Run;
 use crate::addressing::Addressing;
 use crate::dialer::{DatagramSocket, Datagrams, IcmpError, Received};
+use nsnet_stack::udp::Run;
 
 /// Room for the largest datagram, or the largest burst that the kernel gathers (`UDP_GRO`).
 const LARGEST: usize = 1 << 16;

@@ -7,9 +7,9 @@ use super::Table;
 use super::inbox::Origin;
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Protocol, Source};
 use crate::gateway::{Gateway, Limits};
-use crate::icmp;
 use crate::link::Sent;
 use crate::statistics::Flows;
+use nsnet_stack::icmp;
 
 /// What a table keeps mappings for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use super::kind::Kind;
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Envelope, Source};
 use crate::gateway::Gateway;
 use crate::link::{HeldFrame, Sent};
-use crate::packet::FlowKey;
-use crate::udp::MAX_DATAGRAMS;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::udp::MAX_DATAGRAMS;
 
 /// Datagrams held for a peer that is being decided on: a whole burst.
 const HELD: usize = MAX_DATAGRAMS;
@@ -235,7 +235,7 @@ impl Mapping {
         datagrams: Datagrams<'_>,
     ) {
         let Some(socket) = self.socket.get() else { return };
-        match socket.try_send(datagrams, &Envelope { destination: target, ..*envelope }) {
+        match socket.try_send(datagrams, &envelope.to(target)) {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -246,8 +246,8 @@ impl Mapping {
                 | DialError::NetworkUnreachable
                 | DialError::Prohibited) => {
                     if let Some(reason) = error.unreachable() {
-                        let key = FlowKey { source: self.source, destination: envelope.destination };
-                        let quoted = self.kind.quote(key.source, key.destination, datagrams.bytes());
+                        let key = FlowKey { container: self.source, peer: envelope.destination };
+                        let quoted = self.kind.quote(key.container, key.peer, datagrams.bytes());
                         gateway.report(key, reason.into(), &quoted);
                     }
                 }
@@ -376,7 +376,7 @@ impl Mapping {
         if self.peers.borrow().contains_key(&peer) {
             let Undelivered { sender, hop_limit, error, datagram, .. } = *undelivered;
             let quoted = self.kind.quote(self.source, peer, datagram);
-            let key = FlowKey { source: self.source, destination: peer };
+            let key = FlowKey { container: self.source, peer };
             gateway.relay(key, sender, hop_limit, error, &quoted);
         }
     }

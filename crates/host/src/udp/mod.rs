@@ -32,18 +32,15 @@
 //! # Limits and timers
 //! A mapping ends when the container has sent nothing for the idle timeout (180 s; 10 s when it only talks to
 //! port 53, 60 s for echo); what comes in does not prolong it (RFC 4787, 4.3). The number of mappings, of peers and of
-//! held datagrams is bounded. Datagrams larger than the MTU travel in fragments ([`crate::fragments`]); those of the
+//! held datagrams is bounded. Datagrams larger than the MTU travel in fragments ([`nsnet_stack::fragments`]); those of the
 //! gateway's resolver are as long as the client's EDNS size allows.
 
-pub(crate) mod datagram;
 mod inbox;
 mod kind;
 mod mapping;
-mod run;
 mod table;
 
 pub(crate) use inbox::Inbox;
 pub(crate) use kind::Kind;
 pub(crate) use mapping::{Held, Letter};
-pub(crate) use run::{MAX_DATAGRAMS, Run};
 pub(crate) use table::Table;

@@ -10,12 +10,13 @@ use tokio::task::AbortHandle;
 
 use super::kind::Kind;
 use super::mapping::{Held, Letter, Mapping, Peer, Verdict};
-use super::run::Run;
 use crate::addressing::Destination;
 use crate::dialer::{Datagrams, DialError, Envelope, Flow, Service};
 use crate::dns::Transport;
 use crate::gateway::Gateway;
-use crate::packet::{FlowKey, Packet};
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::packet::Packet;
+use nsnet_stack::udp::Run;
 
 /// How often idle peers are looked for when there is no room.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,22 +68,22 @@ impl Table {
     /// Takes in datagrams from the container; `packet` is what they came in. What it sends of them may wait for
     /// [`flush`](Self::flush).
     pub(crate) fn handle(&self, gateway: &Rc<Gateway>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
-        let (key, envelope) = (packet.key, packet.envelope());
+        let (key, envelope) = (packet.flow(), packet.envelope());
         if let Some(waiting) = self.waiting.borrow_mut().as_mut()
-            && waiting.is_of(key.source, &envelope)
+            && waiting.is_of(key.container, &envelope)
             && waiting.run.extend(datagrams)
         {
             return gateway.commons.burst().extend_from_slice(datagrams.bytes());
         }
         self.flush(gateway);
-        let known = self.mappings.borrow().get(&key.source).map(|(mapping, _)| Rc::clone(mapping));
+        let known = self.mappings.borrow().get(&key.container).map(|(mapping, _)| Rc::clone(mapping));
         let Some(mapping) = known else {
             return self.admit(gateway, None, packet, datagrams);
         };
         let now = gateway.clock.now();
         let verdict = mapping.judge(now, &envelope, datagrams);
         if !matches!(verdict, Verdict::Unknown) {
-            mapping.refresh(now, self.kind.idle_timeout(&gateway.limits, key.destination));
+            mapping.refresh(now, self.kind.idle_timeout(&gateway.limits, key.peer));
         }
         match verdict {
             Verdict::Unknown => self.admit(gateway, Some(mapping), packet, datagrams),
@@ -136,29 +137,31 @@ impl Table {
         packet: &Packet<'_>,
         datagrams: Datagrams<'_>,
     ) {
-        let key = packet.key;
-        let (target, service) = match gateway.destination(self.kind.protocol(), key.destination) {
+        let key = packet.flow();
+        let (target, service) = match gateway.destination(self.kind.protocol(), key.peer) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => {
                 self.kind.flows(gateway).refused();
                 return gateway.send_unreachable(key, &error, packet.bytes);
             }
-            Destination::Ignore => return gateway.counters.discarded(crate::packet::Discard::NotUnicast),
+            Destination::Ignore => {
+                return gateway.counters.discarded(nsnet_stack::discard::Discard::NotUnicast);
+            }
         };
-        let Some(mapping) = mapping.or_else(|| self.create(gateway, key.source)) else {
+        let Some(mapping) = mapping.or_else(|| self.create(gateway, key.container)) else {
             return self.kind.flows(gateway).overflowed();
         };
         if !self.has_room(gateway) {
             return self.kind.flows(gateway).overflowed();
         }
-        mapping.refresh(gateway.clock.now(), self.kind.idle_timeout(&gateway.limits, key.destination));
+        mapping.refresh(gateway.clock.now(), self.kind.idle_timeout(&gateway.limits, key.peer));
         mapping.ask(&packet.envelope(), datagrams);
         self.peers.set(self.peers.get() + 1);
         self.kind.flows(gateway).opened();
         let flow = Flow {
             protocol: self.kind.protocol(),
-            source: key.source,
-            destination: key.destination,
+            source: key.container,
+            destination: key.peer,
             target,
             service,
         };
@@ -237,7 +240,7 @@ impl Drop for Lease {
 
 /// Asks the Dialer about a flow and acts on its answer.
 async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow: &Flow) {
-    let mut undecided = Undecided { gateway, mapping, peer: key.destination, decided: false };
+    let mut undecided = Undecided { gateway, mapping, peer: key.peer, decided: false };
     let asking = async {
         gateway.dialer.authorize(flow).await?;
         if flow.service != Service::Resolver {
@@ -256,11 +259,11 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
         Err(error) => {
             tracing::debug!(%flow, %error, "refused");
             kind.flows(gateway).refused();
-            gateway.warn_of(&error, key.destination);
+            gateway.warn_of(&error, key.peer);
             let held = undecided.forget();
             if let Some(reason) = error.unreachable() {
                 for Letter { payload, .. } in held.letters().iter().take(kind.errors_at_once()) {
-                    let quoted = kind.quote(key.source, key.destination, payload);
+                    let quoted = kind.quote(key.container, key.peer, payload);
                     gateway.report(key, reason.into(), &quoted);
                 }
             }
@@ -273,7 +276,7 @@ async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow
                     Peer::Allowed { target: flow.target, used: gateway.clock.now() }
                 }
             };
-            for Letter { envelope, payload } in mapping.answer(key.destination, Some(peer)).letters() {
+            for Letter { envelope, payload } in mapping.answer(key.peer, Some(peer)).letters() {
                 match flow.service {
                     Service::Resolver => resolve(gateway, key, payload.clone()),
                     Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
@@ -336,8 +339,8 @@ impl Drop for Undecided<'_> {
 fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
     let asked = Rc::clone(gateway);
     gateway.spawn(async move {
-        if let Some(reply) = asked.resolver.answer(&query, key.source, Transport::Datagram).await {
-            asked.send_datagram(key.destination, key.source, reply.message(), reply.may_wait()).await;
+        if let Some(reply) = asked.resolver.answer(&query, key.container, Transport::Datagram).await {
+            asked.send_datagram(key.peer, key.container, reply.message(), reply.may_wait()).await;
         }
     });
 }

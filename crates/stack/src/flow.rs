@@ -1,0 +1,109 @@
+//! Who talks to whom: the two ends of a packet, and the key of a flow.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Transport protocol of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    Tcp,
+    /// UDP, RFC 768.
+    Udp,
+    /// ICMP echo, RFC 792 and RFC 4443. The port of the source is the identifier; the port of the destination is 0.
+    Icmp,
+}
+
+impl Protocol {
+    /// Whether its flows have a port at the destination.
+    #[must_use]
+    pub fn has_ports(self) -> bool {
+        match self {
+            Self::Tcp | Self::Udp => true,
+            Self::Icmp => false,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        })
+    }
+}
+
+/// Both ends of one packet.
+///
+/// An echo request has its identifier in the place of the source's port, and 0 for the destination's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The end that sent it.
+    pub source: SocketAddr,
+    /// The end it goes to.
+    pub destination: SocketAddr,
+}
+
+impl Endpoints {
+    /// The flow of a packet that the container has sent.
+    #[must_use]
+    #[inline]
+    pub fn from_container(self) -> FlowKey {
+        FlowKey { container: self.source, peer: self.destination }
+    }
+}
+
+impl Hash for Endpoints {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_pair(self.source, self.destination, state);
+    }
+}
+
+/// What identifies a flow of one container: its own address and port, and those it talks to.
+///
+/// An echo flow has the identifier in the place of the container's port, and 0 for the peer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlowKey {
+    /// The container's end.
+    pub container: SocketAddr,
+    /// The other end, under the address by which the container knows it.
+    pub peer: SocketAddr,
+}
+
+impl Hash for FlowKey {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_pair(self.container, self.peer, state);
+    }
+}
+
+/// Hashes two ends in few large pieces, because a keyed hash costs by the piece.
+///
+/// The derived hash would add the family and the scope of each address. These are the same for all packets of a
+/// container, or follow from the rest.
+#[inline]
+fn hash_pair<H: Hasher>(one: SocketAddr, other: SocketAddr, state: &mut H) {
+    match (one.ip(), other.ip()) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            state.write_u64(u64::from(one.to_bits()) << 32 | u64::from(other.to_bits()));
+        }
+        (one, other) => {
+            for address in [one, other] {
+                state.write_u128(to_ipv6(address).to_bits());
+            }
+        }
+    }
+    state.write_u32(u32::from(one.port()) << 16 | u32::from(other.port()));
+}
+
+#[inline]
+fn to_ipv6(address: IpAddr) -> Ipv6Addr {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    }
+}

@@ -1,0 +1,159 @@
+//! The one place that peeks at IP headers: what a router reads and writes without checking the rest.
+
+use std::net::IpAddr;
+
+use crate::wire::protocol;
+
+/// Where a packet is going, if it is long enough to say so. Nothing else is looked at.
+pub fn destination(bytes: &[u8]) -> Option<IpAddr> {
+    let octets = |at: usize| bytes.get(at..);
+    match bytes.first()? >> 4 {
+        4 => octets(16)?.first_chunk::<4>().map(|octets| IpAddr::from(*octets)),
+        6 => octets(24)?.first_chunk::<16>().map(|octets| IpAddr::from(*octets)),
+        _ => None,
+    }
+}
+
+/// What follows the IP header, if the packet is long enough to say so. IPv6 extension headers are not skipped.
+#[must_use]
+pub fn protocol(packet: &[u8]) -> Option<u8> {
+    let at = match packet.first()? >> 4 {
+        4 => PROTOCOL,
+        6 => NEXT_HEADER,
+        _ => return None,
+    };
+    packet.get(at).copied()
+}
+
+/// Whether a packet is TCP and no fragment.
+#[must_use]
+pub fn is_whole_segment(packet: &[u8]) -> bool {
+    /// "More fragments" and the offset.
+    const FRAGMENT: u16 = 0x3fff;
+    let is_whole = !is_v4_start(packet)
+        || packet
+            .get(FLAGS..)
+            .and_then(|flags| flags.first_chunk())
+            .is_some_and(|flags| u16::from_be_bytes(*flags) & FRAGMENT == 0);
+    is_whole && protocol(packet) == Some(protocol::TCP)
+}
+
+/// How many hops a packet may still take (RFC 791, 3.1; RFC 8200, 3), this one included.
+pub fn hop_limit(packet: &[u8]) -> u8 {
+    packet[if is_v4(packet) { TTL } else { HOP_LIMIT }]
+}
+
+/// Takes one from a limit that is not 0 yet, and keeps the checksum of an IPv4 header right (RFC 1624, equation 3).
+pub fn count_hop(packet: &mut [u8]) {
+    if !is_v4(packet) {
+        packet[HOP_LIMIT] -= 1;
+        return;
+    }
+    let word = |packet: &[u8], at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+    let before = word(packet, TTL);
+    packet[TTL] -= 1;
+    let after = word(packet, TTL);
+    let sum = u32::from(!word(packet, CHECKSUM)) + u32::from(!before) + u32::from(after);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let [.., high, low] = (!((folded & 0xffff) + (folded >> 16))).to_be_bytes();
+    packet[CHECKSUM..CHECKSUM + 2].copy_from_slice(&[high, low]);
+}
+
+/// Whether an IPv4 packet says by which hosts it wants to go, loosely or strictly (RFC 791, 3.1). Options that cannot be
+/// read count as such.
+pub fn is_source_routed(packet: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    if !is_v4(packet) {
+        return false;
+    }
+    let mut options = packet.get(OPTIONS..usize::from(packet[0] & 15) * 4).unwrap_or_default();
+    loop {
+        options = match *options {
+            [] | [END, ..] => return false,
+            [NO_OPERATION, ref rest @ ..] => rest,
+            [LOOSE | STRICT, ..] => return true,
+            [_, length, ..] if length >= 2 => match options.get(length.into()..) {
+                Some(rest) => rest,
+                None => return true,
+            },
+            [..] => return true,
+        };
+    }
+}
+
+fn is_v4(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 4
+}
+
+fn is_v4_start(packet: &[u8]) -> bool {
+    packet.first().is_some_and(|first| first >> 4 == 4)
+}
+
+/// Places in an IPv4 header (RFC 791, 3.1).
+const FLAGS: usize = 6;
+const TTL: usize = 8;
+const PROTOCOL: usize = 9;
+const CHECKSUM: usize = 10;
+const OPTIONS: usize = 20;
+
+/// Places in an IPv6 header (RFC 8200, 3).
+const NEXT_HEADER: usize = 6;
+const HOP_LIMIT: usize = 7;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use smoltcp::wire::{IPV4_HEADER_LEN, Ipv4Packet};
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_options_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 20..80)) {
+            let _ = is_source_routed(&bytes);
+        }
+
+        #[test]
+        fn the_checksum_stays_right(bytes in any::<[u8; IPV4_HEADER_LEN]>(), ttl in 1..=u8::MAX) {
+            let mut header = bytes;
+            let mut packet = Ipv4Packet::new_unchecked(&mut header[..]);
+            packet.set_version(4);
+            packet.set_header_len(20);
+            packet.set_hop_limit(ttl);
+            packet.fill_checksum();
+            count_hop(&mut header);
+            prop_assert_eq!(hop_limit(&header), ttl - 1);
+            prop_assert!(Ipv4Packet::new_unchecked(&header[..]).verify_checksum());
+        }
+    }
+
+    #[test]
+    fn source_routes_are_found_behind_other_options() {
+        let routed = |options: &[u8]| {
+            let mut packet = vec![0x45 + u8::try_from(options.len() / 4).unwrap()];
+            packet.resize(20, 0);
+            packet.extend_from_slice(options);
+            // The payload, which is not looked at.
+            packet.extend_from_slice(&[131, 7, 4, 10]);
+            is_source_routed(&packet)
+        };
+        // None, padding, a timestamp.
+        assert!(!routed(&[]) && !routed(&[1, 1, 1, 0]) && !routed(&[68, 8, 5, 0, 0, 0, 0, 0]));
+        assert!(!routed(&[0, 131, 3, 4]), "behind the end");
+        assert!(routed(&[131, 7, 4, 10, 0, 2, 101, 0]) && routed(&[1, 137, 3, 4]));
+        assert!(routed(&[68, 4, 5, 0, 131, 3, 4, 0]));
+        // Too short, too long, without a length.
+        assert!(routed(&[7, 0, 0, 0]) && routed(&[7, 9, 0, 0]) && routed(&[1, 1, 1, 7]));
+    }
+
+    #[test]
+    fn ipv6_has_no_checksum_to_keep() {
+        let mut header = [0x60; 40];
+        count_hop(&mut header);
+        assert_eq!(hop_limit(&header), 0x5f);
+        assert_eq!(header.iter().filter(|byte| **byte != 0x60).count(), 1);
+    }
+}

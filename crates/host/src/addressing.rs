@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nsnet_stack::wire::DNS_PORT;
+
 use crate::host_ports::OpenHost;
 use crate::{DialError, Protocol, Service};
 
@@ -182,9 +184,6 @@ impl Addressing {
         }
     }
 }
-
-/// RFC 1035, 4.2.
-const DNS_PORT: u16 = 53;
 
 #[cfg(test)]
 mod tests {

@@ -15,15 +15,19 @@
 
 mod addressing;
 mod attach;
+mod clients;
 mod clock;
 mod commons;
+mod contained;
 mod container;
+mod context;
 mod dialer;
 mod dns;
 mod engine;
 mod gateway;
 mod host_ports;
 mod leases;
+mod lifetime;
 mod link;
 mod local;
 mod members;
@@ -32,6 +36,7 @@ mod members;
 pub mod micro;
 mod neighbours;
 mod network;
+mod protocols;
 mod publish;
 mod queues;
 mod statistics;

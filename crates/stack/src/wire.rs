@@ -42,3 +42,6 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     pub const IPV6_NO_NEXT_HEADER: u8 = 59;
 }
+
+/// The port of DNS servers (RFC 1035, 4.2).
+pub const DNS_PORT: u16 = 53;

@@ -1,9 +1,6 @@
 //! What answers at the network's DNS address: every query takes the same path, whatever it came by.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -17,6 +14,7 @@ use super::local::LocalNames;
 use super::places::{MAX_EXCHANGES, Place, Places};
 use super::resolver::{DnsQuery, Resolver, is_sound};
 use super::{EXCHANGE_DEADLINE, Transport, stream};
+use crate::contained::{Panicked, contained};
 use nsnet_stack::dns::Query;
 
 /// Answers the queries of one container, or one queue of it.
@@ -152,22 +150,6 @@ impl Reply {
     pub(crate) fn may_wait(&self) -> bool {
         self.place.is_some()
     }
-}
-
-/// A future has panicked. The panic hook has said so.
-struct Panicked;
-
-/// Ends a future that panics instead of its whole task.
-async fn contained<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        // It is not polled again after a panic.
-        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_) => Err(Panicked).into(),
-        }
-    })
-    .await
 }
 
 /// Bytes on the way to and from a stream's other end.

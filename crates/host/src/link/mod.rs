@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use nsnet_proto::{Carriage, vnet};
-use nsnet_stack::frame::{Device, MAX_PACKET, Plan};
+use nsnet_stack::frame::{Device, Plan};
 use nsnet_stack::udp::packet::ChecksumMode;
 use nsnet_stack::udp::{self, Datagrams};
 
@@ -28,9 +28,6 @@ use descriptor::Descriptor;
 use crate::commons::Commons;
 use crate::statistics::Counters;
 use nsnet_stack::fragments::{self, Fragments};
-
-/// Room for the largest frame.
-pub(crate) const MAX_FRAME: usize = vnet::HEADER_LEN + MAX_PACKET;
 
 /// What the link is and what its far end can do.
 #[derive(Debug, Clone, Copy)]

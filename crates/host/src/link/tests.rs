@@ -6,6 +6,7 @@ use nsnet_proto::Offload;
 use nsnet_proto::vnet::SegmentKind;
 
 use super::*;
+use crate::commons::MAX_FRAME;
 use crate::local::LocalRoutes;
 use nsnet_stack::fragments::{Fragment, Reassembler};
 use nsnet_stack::packet::{Packet, Transport};

@@ -34,10 +34,6 @@
 //! With several queues all of it happens on the first; the kernel then knows from our SYN where the container's answers
 //! belong.
 
-mod appearance;
-mod client;
-mod clients;
-mod datagrams;
 mod error;
 mod listen;
 mod parse;
@@ -50,19 +46,21 @@ use std::future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-pub(crate) use clients::Clients;
 pub use error::{ParsePublishError, PublishError};
 pub use listen::Listen;
 
+use crate::clients;
+use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::container::{self, Terms};
-use crate::engine::report_panic;
+use crate::lifetime;
+use crate::members::Members;
+use crate::statistics::Counters;
 use listen::{Opened, Socket};
 
 /// What is published, and where it leads.
@@ -197,14 +195,18 @@ struct Target {
     port: u16,
 }
 
+/// What stands around a published socket: the containers, the time, the counters of the network.
+#[derive(Clone)]
+pub(crate) struct Scene {
+    pub(crate) members: Rc<Members>,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) commons: Rc<Commons>,
+}
+
 /// Serves published sockets until they are withdrawn. Connections are accepted no longer than until `shutdown` is set;
 /// datagrams pass as long as there are containers.
-pub(crate) async fn serve(
-    listening: Listening,
-    terms: Rc<Terms>,
-    commons: Rc<Commons>,
-    shutdown: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::Receiver<bool>) {
     let Listening { sockets, member, close, _alive } = listening;
     let member: Option<Rc<str>> = member.map(Into::into);
     let mut ports = JoinSet::new();
@@ -212,14 +214,23 @@ pub(crate) async fn serve(
         let target = Target { member: member.clone(), port };
         let started = match socket {
             Socket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
-                ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
+                ports.spawn_local(tcp::serve(
+                    listener,
+                    target,
+                    scene.clone(),
+                    lifetime::finishing(shutdown.clone()),
+                ))
             }),
             Socket::Unix(file, listener) => tcp::Listener::unix(file, listener).map(|listener| {
-                ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
+                ports.spawn_local(tcp::serve(
+                    listener,
+                    target,
+                    scene.clone(),
+                    lifetime::finishing(shutdown.clone()),
+                ))
             }),
-            Socket::Udp(socket) => datagrams::Socket::new(socket).map(|socket| {
-                ports.spawn_local(udp::serve(socket, target, Rc::clone(&terms), Rc::clone(&commons)))
-            }),
+            Socket::Udp(socket) => clients::Socket::new(socket)
+                .map(|socket| ports.spawn_local(udp::serve(socket, target, scene.clone()))),
         };
         if let Err(error) = started {
             tracing::error!(?address, %error, "a published port cannot be served");
@@ -227,13 +238,13 @@ pub(crate) async fn serve(
     }
     let faults = async {
         while let Some(ended) = ports.join_next().await {
-            report_panic(ended);
+            lifetime::report_panic(ended);
         }
         // Those that have ended with the network wait for its end.
         future::pending().await
     };
     tokio::select! {
-        () = container::requested(close) => {}
+        () = lifetime::requested(close) => {}
         () = faults => {}
     }
     ports.shutdown().await;

@@ -57,3 +57,8 @@ pub use nsnet_proto::{Carriage, InterfaceAddress, Offload, Ready, Setup};
 pub use shuttle::Shuttle;
 pub use supervise::Supervisor;
 pub use tun::{TunDevice, report_failure};
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -40,3 +40,8 @@ pub use message::{
 
 /// Environment variable that carries the number of the inherited socketpair end.
 pub const FD_VARIABLE: &str = "NSNET_FD";
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

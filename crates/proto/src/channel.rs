@@ -8,14 +8,11 @@ use nix::sys::socket::{
     self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, sockopt,
 };
 
-use crate::message::{self, DecodeError, MAX_QUEUES, Message, VERSION};
+use crate::message::{self, DecodeError, MAX_FDS, Message, VERSION};
 use crate::sys;
 
 /// Longest message of the handshake in bytes; a longer one is refused as truncated.
 pub const MAX_MESSAGE: usize = 4096;
-
-/// Most file descriptors that may come with one message: one for each queue of a TUN device.
-pub const MAX_FDS: usize = MAX_QUEUES as usize;
 
 /// One end of the conversation. Closed when dropped.
 #[derive(Debug)]

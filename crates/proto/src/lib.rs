@@ -27,15 +27,16 @@
 //! Both ends treat what they read as hostile: a message of another version, garbage, a truncated message or
 //! a file descriptor too many is a [`ChannelError`] and leaks nothing.
 
-mod channel;
+// Each module imports only from those above it.
+pub mod vnet;
 mod message;
 mod sys;
-pub mod vnet;
+mod channel;
 
-pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
+pub use channel::{Channel, ChannelError, MAX_MESSAGE};
 pub use message::{
-    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, Message, NamespaceId, Offload, Ready,
-    Report, Setup, VERSION,
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_FDS, MAX_QUEUES, Message, NamespaceId, Offload,
+    Ready, Report, Setup, VERSION,
 };
 
 /// Environment variable that carries the number of the inherited socketpair end.

@@ -14,6 +14,9 @@ pub const DEVICE_NAME_MAX: usize = 15;
 /// Most queues of one TUN device. Each is a thread of the host's, and the host has no more of these than cores.
 pub const MAX_QUEUES: u16 = 16;
 
+/// Most file descriptors that may come with one message: one for each queue of a TUN device.
+pub const MAX_FDS: usize = MAX_QUEUES as usize;
+
 /// What may travel on a [`Channel`](crate::Channel). Sealed: the conversation is closed.
 pub trait Message: Serialize + for<'a> Deserialize<'a> + sealed::Sealed {}
 

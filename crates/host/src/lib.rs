@@ -61,3 +61,8 @@ pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
 pub use publish::{Listen, ParsePublishError, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -253,7 +253,7 @@ impl Gateway {
             Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
             Ok(Reach::Broadcast | Reach::Multicast) => Destination::Ignore,
             Err(error) => {
-                self.warn_of(&DialError::Other(error), destination);
+                self.warn_of(&DialError::other(error), destination);
                 Destination::Refuse(DialError::Prohibited)
             }
         }

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -292,7 +293,7 @@ impl Table {
         let RingSocket { socket, pages } = match gateway.commons.sockets().take() {
             Ok(socket) => socket,
             Err(errno) => {
-                refuse(gateway, key, &syn, &packet, &DialError::Other(errno.into()));
+                refuse(gateway, key, &syn, &packet, &DialError::other(io::Error::from(errno)));
                 return None;
             }
         };

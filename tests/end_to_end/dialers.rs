@@ -4,9 +4,7 @@ use std::io::{Read, Write};
 use std::sync::mpsc;
 
 use async_trait::async_trait;
-use nsnet::host::{
-    DatagramSocket, DialError, Dialer, DirectDialer, FilterDialer, Flow, Network, Protocol, Source, Stream,
-};
+use nsnet::host::{DialError, Dialer, DirectDialer, FilterDialer, Flow, Network, Protocol, Stream};
 
 use crate::world::{GATEWAY, PATIENCE, SERVER, World, assert_errno, eventually, in_both_carriages, server};
 use nix::errno::Errno;
@@ -123,6 +121,10 @@ struct Echo;
 
 #[async_trait]
 impl Dialer for Echo {
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
+    }
+
     async fn dial_tcp(&self, _flow: &Flow) -> Result<Stream, DialError> {
         let (near, far) = tokio::io::duplex(4096);
         tokio::spawn(async move {
@@ -131,8 +133,6 @@ impl Dialer for Echo {
         });
         Ok(Stream::new(near))
     }
-
-    async fn bind_udp(&self, _source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        Err(DialError::Prohibited)
-    }
 }
+
+static DIRECT: DirectDialer = DirectDialer::new();

@@ -165,7 +165,7 @@ impl Dialer for Stuck {
     async fn dial_tcp(&self, _: &Flow) -> Result<Stream, DialError> {
         let (near, far) = tokio::io::duplex(64);
         self.0.lock().unwrap().push(far);
-        Ok(Stream::new(near))
+        Ok(near.into())
     }
 }
 

@@ -176,7 +176,7 @@ pub use udp_socket::UdpDatagrams;
 ///             let (mut reader, mut writer) = tokio::io::split(far);
 ///             tokio::io::copy(&mut reader, &mut writer).await
 ///         });
-///         Ok(Stream::new(near))
+///         Ok(near.into())
 ///     }
 /// }
 /// ```

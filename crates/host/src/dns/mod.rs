@@ -56,6 +56,7 @@ mod local;
 mod name;
 mod places;
 mod query;
+mod request;
 mod resolver;
 mod server;
 mod servers;

@@ -42,11 +42,6 @@ impl<'a> Query<'a> {
         Some(Self { message, header, question })
     }
 
-    /// All of it.
-    pub(super) fn message(&self) -> &'a [u8] {
-        self.message
-    }
-
     pub(super) fn id(&self) -> u16 {
         header_buffer::id_unchecked(self.header)
     }

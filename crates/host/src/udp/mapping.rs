@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{Notify, OnceCell};
 
 use super::inbox::{Origin, Undelivered};
@@ -49,7 +50,7 @@ pub(crate) struct Held {
 pub(crate) struct Letter {
     /// As the container knows it.
     pub(crate) envelope: Envelope,
-    pub(crate) payload: Box<[u8]>,
+    pub(crate) payload: Bytes,
 }
 
 impl Held {
@@ -62,7 +63,7 @@ impl Held {
         let total = self.total.get() + payload.len() + size_of::<Letter>();
         if self.letters.len() < HELD && total <= HELD_BYTES {
             self.total.set(total);
-            self.letters.push(Letter { envelope: *envelope, payload: payload.into() });
+            self.letters.push(Letter { envelope: *envelope, payload: Bytes::copy_from_slice(payload) });
         }
     }
 

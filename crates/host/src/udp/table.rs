@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::task::AbortHandle;
 
 use super::kind::Kind;
@@ -99,7 +100,7 @@ impl Table {
                 self.waiting.borrow_mut().replace(waiting);
             }
             Verdict::Resolve => {
-                datagrams.iter().for_each(|query| resolve(gateway, key, query.into()));
+                datagrams.iter().for_each(|query| resolve(gateway, key, Bytes::copy_from_slice(query)));
             }
         }
     }
@@ -333,7 +334,7 @@ impl Drop for Undecided<'_> {
 }
 
 /// Returns the answer to a DNS query to the container.
-fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
+fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Bytes) {
     let asked = Rc::clone(gateway);
     gateway.spawn(async move {
         if let Some(reply) = asked.resolver.answer(&query, key.source, Transport::Datagram).await {

@@ -74,15 +74,16 @@ pub use udp_socket::UdpDatagrams;
 /// # }
 /// ```
 ///
-/// A task that a method spawns outlives its flow. It ends with the engine thread at the latest, which several networks may
-/// share.
+/// A task that a method spawns does not end with its flow. It ends with the engine thread at the latest, which several
+/// networks may share.
 ///
 /// # Back-pressure
 /// A method that waits (`.await`) holds up its own flow and no other; any number of calls may be under way at once. The
 /// engine bounds them by its limits on connections and mappings. A method that blocks the thread stalls every container
 /// of the network, and the other networks that share the thread.
 ///
-/// Meanwhile the container's SYN is held, and its datagrams up to a limit; both are sent on once the flow is connected.
+/// Meanwhile the container's SYN is held, and so are its datagrams, up to 128 for a destination and 1 MiB for a container.
+/// Once the flow is connected the SYN is answered and the datagrams are sent.
 ///
 /// # Cancel safety
 /// The engine drops a future when the container gives up (RST), when the container or the network ends, or when the

@@ -21,6 +21,17 @@ use tokio::net::{TcpStream, UnixStream};
 /// | [`Stream`] | what the stream inside does |
 /// | tokio's [`UnixStream`] and [`DuplexStream`] | the other end sees the stream end; there is no reset |
 ///
+/// # Back-pressure
+/// While `poll_write` is pending, the container's sends fill its window, and then it waits. While the container takes
+/// nothing, the stream is not read. The engine buffers no more than its rings hold.
+///
+/// # Errors
+/// An error of `poll_read` resets the container's connection, behind the bytes that were read before. An error of
+/// `poll_write` does so too, once the stream has nothing left to read.
+///
+/// # Panics
+/// A panic ends the connection, and no other.
+///
 /// # Examples
 /// A stream that counts what the container sends, and a Dialer that puts it around the streams of another:
 ///

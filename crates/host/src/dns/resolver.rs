@@ -1,5 +1,6 @@
 //! Answers of the embedder's own.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -111,7 +112,7 @@ macro_rules! resolver_behind {
 resolver_behind!(&R, Box<R>, Arc<R>);
 
 /// A query of a container.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct DnsQuery<'a> {
     request: Request<'a>,
     source: SocketAddr,
@@ -215,6 +216,16 @@ impl<'a> DnsQuery<'a> {
 
     fn query(&self) -> &Query<'a> {
         &self.request.query
+    }
+}
+
+impl fmt::Debug for DnsQuery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DnsQuery")
+            .field("name", &self.name())
+            .field("record_type", &self.record_type())
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 

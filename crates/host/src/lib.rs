@@ -49,6 +49,7 @@ mod udp;
 pub use addressing::Subnet;
 pub use async_trait::async_trait;
 pub use attach::{Attachment, Ready, SetupError};
+pub use bytes::Bytes;
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
     FilterDialer, Flow, IcmpError, Inbound, Protocol, Received, Service, Source, Stream, UdpDatagrams,

@@ -54,6 +54,7 @@
 mod forward;
 mod local;
 mod places;
+mod request;
 mod resolver;
 mod server;
 mod servers;

@@ -223,7 +223,7 @@ async fn open(
         match connect(reservation, key, task.clone()).await {
             Ok(connection) => return Ok(connection),
             Err(OpenError::Refused) => {}
-            Err(OpenError::Host(error)) => return Err(DialError::Other(error)),
+            Err(OpenError::Host(error)) => return Err(DialError::other(error)),
         }
     }
     Err(DialError::Refused)

@@ -42,11 +42,8 @@ impl<'a> Query<'a> {
         Some(Self { message, header, question })
     }
 
-    /// All of it.
-    pub fn message(&self) -> &'a [u8] {
-        self.message
-    }
-
+    /// The ID of the message.
+    #[must_use]
     pub fn id(&self) -> u16 {
         header_buffer::id_unchecked(self.header)
     }

@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 /// Datagrams of one size, back to back in one buffer; the last may be shorter. Usually there is one.
 ///
-/// What the container sent in one go, with `UDP_SEGMENT` (udp(7)) or just in a row, so that it can leave in one go.
+/// They are what the container sent in one go, with `UDP_SEGMENT` (udp(7)) or just in a row, and can leave in one go.
+///
+/// The bytes are borrowed: the buffer belongs to the engine's thread and is used for the next datagrams as soon as the
+/// call returns. Use [`to_bytes`](Self::to_bytes) to keep them.
 ///
 /// # Examples
 /// ```
@@ -64,6 +69,20 @@ impl<'a> Datagrams<'a> {
     #[inline]
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// A copy of the bytes of all, to keep.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_stack::udp::Datagrams;
+    ///
+    /// let kept = Datagrams::of_size(4, b"all four").to_bytes();
+    /// assert_eq!(Datagrams::of_size(4, &kept).iter().collect::<Vec<_>>(), [b"all ", b"four"]);
+    /// ```
+    #[must_use]
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self.bytes)
     }
 }
 

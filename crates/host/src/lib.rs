@@ -29,7 +29,7 @@ mod leases;
 mod link;
 mod local;
 mod members;
-#[cfg(feature = "micro")]
+#[cfg(feature = "_micro")]
 #[doc(hidden)]
 pub mod micro;
 mod neighbours;

@@ -398,7 +398,7 @@ pub(crate) fn header_length(address: IpAddr) -> usize {
     crate::wire::ip_header_len(address) + smoltcp::wire::TCP_HEADER_LEN
 }
 
-#[cfg(any(test, feature = "micro"))]
+#[cfg(any(test, feature = "_micro"))]
 #[path = "client.rs"]
 pub(super) mod client;
 

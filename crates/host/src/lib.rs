@@ -34,10 +34,12 @@ mod members;
 pub mod micro;
 mod neighbours;
 mod network;
+mod notation;
 mod packet;
 mod publish;
 mod queues;
 mod statistics;
+mod subnet;
 #[allow(unsafe_code)]
 mod sys;
 mod tcp;
@@ -45,7 +47,6 @@ mod threads;
 mod udp;
 mod wire;
 
-pub use addressing::Subnet;
 pub use async_trait::async_trait;
 pub use attach::{Attachment, Ready, SetupError};
 pub use dialer::{
@@ -55,8 +56,11 @@ pub use dialer::{
 };
 pub use dns::{DnsQuery, Resolver};
 pub use host_ports::{HostPorts, HostPortsError};
+pub use ipnet::{Ipv4Net, Ipv6Net};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
+pub use notation::ParseError;
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
 pub use publish::{Listen, ParsePublishError, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
+pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};

@@ -9,7 +9,7 @@ use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 
 use super::names::Names;
 use super::{BuildError, Network};
-use crate::addressing::{Addressing, Subnet};
+use crate::addressing::Addressing;
 use crate::attach;
 use crate::dialer::{Dialer, DirectDialer};
 use crate::dns::{self, Resolver, Upstreams};
@@ -20,6 +20,7 @@ use crate::leases::Pool;
 use crate::neighbours::Isolation;
 use crate::publish::Publish;
 use crate::statistics::Counters;
+use crate::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::threads::{Seats, own_namespace};
 
 /// Builds a [`Network`]. Everything has a default.
@@ -27,8 +28,8 @@ pub struct NetworkBuilder {
     dialer: Arc<dyn Dialer>,
     device: String,
     mtu: Option<u16>,
-    ipv4: Option<Subnet>,
-    ipv6: Option<Subnet>,
+    ipv4: Option<Ipv4Subnet>,
+    ipv6: Option<Ipv6Subnet>,
     host: Vec<HostPorts>,
     isolation: Isolation,
     offload: Offload,
@@ -46,8 +47,8 @@ impl Default for NetworkBuilder {
             dialer: Arc::new(DirectDialer::new()),
             device: "tun0".into(),
             mtu: None,
-            ipv4: Some(Subnet::IPV4),
-            ipv6: Some(Subnet::IPV6),
+            ipv4: Some(Ipv4Subnet::default()),
+            ipv6: Some(Ipv6Subnet::default()),
             host: Vec::new(),
             isolation: Isolation::Isolated,
             offload: Offload::ALL,
@@ -111,16 +112,26 @@ impl NetworkBuilder {
         self
     }
 
-    /// The container's IPv4 addresses. Default: [`Subnet::IPV4`].
+    /// The IPv4 addresses of the network. Default: 10.0.2.0/24, see [`Ipv4Subnet`].
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::Network;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::builder().ipv4("192.168.77.0/24".parse()?).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn ipv4(mut self, subnet: Subnet) -> Self {
+    pub fn ipv4(mut self, subnet: Ipv4Subnet) -> Self {
         self.ipv4 = Some(subnet);
         self
     }
 
-    /// The container's IPv6 addresses. Default: [`Subnet::IPV6`].
+    /// The IPv6 addresses of the network. Default: fd00::/64, see [`Ipv6Subnet`].
     #[must_use]
-    pub fn ipv6(mut self, subnet: Subnet) -> Self {
+    pub fn ipv6(mut self, subnet: Ipv6Subnet) -> Self {
         self.ipv6 = Some(subnet);
         self
     }
@@ -337,7 +348,9 @@ impl NetworkBuilder {
         {
             return Err(BuildError::HostPorts { ports: ports.clone(), problem });
         }
-        let addressing = Addressing { v4: self.ipv4, v6: self.ipv6, host: self.host.into() };
+        self.ipv4.map_or(Ok(()), |subnet| subnet.check())?;
+        self.ipv6.map_or(Ok(()), |subnet| subnet.check())?;
+        let addressing = Addressing::new(self.ipv4, self.ipv6, self.host.into());
         let hosts = Arc::new(self.names.hosts(&addressing)?);
         let mtu = self.mtu.unwrap_or(if self.offload.tso4 { MTU_OFFLOAD } else { MTU_PLAIN });
         let least = if self.ipv6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
@@ -350,14 +363,6 @@ impl NetworkBuilder {
         if self.queues == 0 {
             return Err(BuildError::NoQueue);
         }
-        check(self.ipv4, "IPv4", |subnet| {
-            [subnet.container, subnet.gateway, subnet.dns].iter().all(|address| address.is_ipv4())
-                && (1..=30).contains(&subnet.prefix_len)
-        })?;
-        check(self.ipv6, "IPv6", |subnet| {
-            [subnet.container, subnet.gateway, subnet.dns].iter().all(|address| address.is_ipv6())
-                && (1..=126).contains(&subnet.prefix_len)
-        })?;
         // Times that are meant as "never" must not overflow the clock.
         let limits = Limits {
             udp_idle_timeout: self.limits.udp_idle_timeout.min(LONGEST),
@@ -392,19 +397,6 @@ impl NetworkBuilder {
     }
 }
 
-fn check(
-    subnet: Option<Subnet>,
-    family: &'static str,
-    is_sane: impl FnOnce(&Subnet) -> bool,
-) -> Result<(), BuildError> {
-    match subnet {
-        Some(subnet) if !is_sane(&subnet) || !subnet.is_consistent() => {
-            Err(BuildError::Subnet { family, subnet })
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,8 +418,9 @@ mod tests {
         assert!(error(Network::builder().dns_options(["ndots:2\nnameserver"])).contains("single word"));
         let stub = error(Network::builder().open_host(HostPorts::at([127, 0, 0, 53]).port(53)));
         assert!(stub.contains("127.0.0.53, ports 53 to 53 of the host"), "{stub}");
-        let swapped = Subnet { gateway: Subnet::IPV4.container, ..Subnet::IPV4 };
-        assert!(error(Network::builder().ipv4(swapped)).contains("IPv4"));
-        assert!(error(Network::builder().ipv6(Subnet::IPV4)).contains("IPv6"));
+        let shared = Ipv4Subnet::default().gateway([10, 0, 2, 100].into());
+        assert!(error(Network::builder().ipv4(shared)).contains("gateway address are both 10.0.2.100"));
+        let outside = Ipv6Subnet::default().dns("fd01::3".parse().unwrap());
+        assert!(error(Network::builder().ipv6(outside)).contains("fd01::3 is not of a host in fd00::/64"));
     }
 }

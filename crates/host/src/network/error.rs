@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use nsnet_proto::{ChannelError, DEVICE_NAME_MAX};
 
-use crate::addressing::Subnet;
 use crate::host_ports::{HostPorts, HostPortsError};
 use crate::publish::PublishError;
+use crate::subnet::SubnetError;
 
 /// Why a command could not be attached.
 #[derive(Debug, thiserror::Error)]
@@ -63,15 +63,8 @@ pub enum BuildError {
     #[error("the interface name {0:?} must have 1 to {DEVICE_NAME_MAX} bytes")]
     DeviceName(String),
     /// The addresses of one family do not make a network.
-    #[error(
-        "the {family} addresses must be of that family, differ, and lie in one prefix of sane length: {subnet:?}"
-    )]
-    Subnet {
-        /// The family.
-        family: &'static str,
-        /// The addresses.
-        subnet: Subnet,
-    },
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
     /// A host or a search domain has a name that no host can have.
     #[error("the name {name:?} {problem}")]
     Name {

@@ -177,7 +177,7 @@ impl Network {
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         let addresses = lease.addressing().subnets().map(|subnet| InterfaceAddress {
             address: subnet.container,
-            prefix_len: subnet.prefix_len,
+            prefix_len: subnet.prefix.prefix_len(),
             gateway: subnet.gateway,
         });
         let setup = Setup { addresses: addresses.collect(), ..self.setup.clone() };

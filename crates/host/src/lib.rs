@@ -61,6 +61,6 @@ pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use notation::ParseError;
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
-pub use publish::{Listen, ParsePublishError, Publish, PublishError, Published};
+pub use publish::{Listen, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
 pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};

@@ -417,7 +417,7 @@ mod tests {
         assert!(error(Network::builder().search_domains(["a..b"])).contains("\"a..b\""));
         assert!(error(Network::builder().dns_options(["ndots:2\nnameserver"])).contains("single word"));
         let stub = error(Network::builder().open_host(HostPorts::at([127, 0, 0, 53]).port(53)));
-        assert!(stub.contains("127.0.0.53, ports 53 to 53 of the host"), "{stub}");
+        assert!(stub.contains("127.0.0.53:53 of the host"), "{stub}");
         let shared = Ipv4Subnet::default().gateway([10, 0, 2, 100].into());
         assert!(error(Network::builder().ipv4(shared)).contains("gateway address are both 10.0.2.100"));
         let outside = Ipv6Subnet::default().dns("fd01::3".parse().unwrap());

@@ -76,6 +76,14 @@ pub enum PublishError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// No container can have this name.
+    #[error("publish for the container {name:?}: the name {problem}")]
+    Container {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Port 0 cannot be a port of a container.
     #[error("a container has no port 0: say which one is published")]
     NoContainerPort,
@@ -121,12 +129,23 @@ fn lowest_unprivileged_port() -> u16 {
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// Why a string does not say what to publish.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is no {part}; expected [ADDR:]HOST[-HOST]:PORT[/tcp|/udp], IPv6 addresses in brackets, or /PATH:PORT"
-)]
-pub struct ParsePublishError {
-    pub(super) part: &'static str,
-    pub(super) text: String,
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn the_kernels_reason_is_the_source_and_said_once() {
+        let source = || io::Error::from_raw_os_error(libc::EMFILE);
+        let address = "127.0.0.1:80".parse().unwrap();
+        for error in [
+            PublishError::of_socket(address, Protocol::Tcp, source()),
+            PublishError::File { path: "/run/api.sock".into(), source: source() },
+        ] {
+            let reason = source().to_string();
+            assert!(!error.to_string().contains(&reason), "{error}");
+            assert_eq!(error.source().unwrap().to_string(), reason);
+        }
+    }
 }

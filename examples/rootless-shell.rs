@@ -70,10 +70,16 @@ fn main() -> ExitCode {
     match run() {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("rootless-shell: {error}");
+            eprintln!("rootless-shell: {}", chain(&*error));
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// An error and its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn run() -> Result<u8, Box<dyn Error>> {

@@ -1,4 +1,7 @@
 //! Why a network could not be built, or a command not attached to it.
+//!
+//! A message says which step failed and what to try. What the kernel or another crate has to say is the
+//! [`source`](std::error::Error::source), which is not repeated in the message.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,14 +13,16 @@ use crate::publish::PublishError;
 use crate::subnet::SubnetError;
 
 /// Why a command could not be attached.
+///
+/// The message does not include the cause, which is the [`source`](std::error::Error::source): print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
     /// The kernel has no socketpair for us.
-    #[error("create the socketpair to the container: {0}; if file descriptors ran out, raise RLIMIT_NOFILE")]
+    #[error("create the socketpair to the container (if file descriptors ran out, raise RLIMIT_NOFILE)")]
     SocketPair(#[source] io::Error),
     /// The setup message could not be queued.
-    #[error("queue the setup message for the container: {0}")]
+    #[error("queue the setup message for the container")]
     Setup(#[source] ChannelError),
     /// The address asked for is another container's, or none of the network's.
     #[error("the address {0} is taken or not one for a container of this network")]
@@ -45,6 +50,23 @@ pub enum AttachError {
 }
 
 /// Why a network could not be built.
+///
+/// The message does not include the cause, which is the [`source`](std::error::Error::source). Reporters such as `anyhow`
+/// print the chain of both; without one:
+///
+/// ```
+/// use std::error::Error;
+/// use nsnet_host::{HostPorts, Network};
+///
+/// /// An error and its causes, as in "open a file: permission denied".
+/// fn chain(error: &(dyn Error + 'static)) -> String {
+///     let errors = std::iter::successors(Some(error), |&error| error.source());
+///     errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// }
+///
+/// let error = Network::builder().open_host(HostPorts::at([224, 0, 0, 1])).build().unwrap_err();
+/// assert!(chain(&error).starts_with("open 224.0.0.1 of the host: 224.0.0.1 is no address of a host"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -80,7 +102,7 @@ pub enum BuildError {
     #[error("the resolver option {0:?} must be a single word, as in \"ndots:2\"")]
     DnsOption(String),
     /// What is to be opened of the host is nothing that containers could reach.
-    #[error("open {ports} of the host: {problem}")]
+    #[error("open {ports} of the host")]
     HostPorts {
         /// What was to be opened.
         ports: HostPorts,
@@ -89,12 +111,14 @@ pub enum BuildError {
         problem: HostPortsError,
     },
     /// The network namespace of the calling thread has no identity to be found.
-    #[error("find out the own network namespace: {0}; is /proc mounted?")]
+    #[error("read the identity of this network namespace (is /proc mounted?)")]
     Namespace(#[source] io::Error),
     /// Something could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The engine's thread or its runtime could not be made.
-    #[error("start the network's thread: {0}")]
+    #[error(
+        "start the network's thread (if threads or file descriptors ran out, raise RLIMIT_NPROC or RLIMIT_NOFILE)"
+    )]
     Thread(#[source] io::Error),
 }

@@ -10,6 +10,8 @@ use nix::errno::Errno;
 use crate::dialer::Protocol;
 
 /// Why something could not be published. Nothing of it is then.
+///
+/// The message does not include the kernel's reason, which is the [`source`](std::error::Error::source): print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -47,7 +49,7 @@ pub enum PublishError {
         protocol: Protocol,
     },
     /// Something else kept the socket from listening.
-    #[error("listen on {address} ({protocol}): {source}; if file descriptors ran out, raise RLIMIT_NOFILE")]
+    #[error("listen on {address} ({protocol}; if file descriptors ran out, raise RLIMIT_NOFILE)")]
     Socket {
         /// What was to be listened on.
         address: SocketAddr,
@@ -67,7 +69,7 @@ pub enum PublishError {
     FileExists(PathBuf),
     /// Something else kept the UNIX socket from listening.
     #[error(
-        "listen on {}: {source}; the directory must exist and be writable, the path have 107 bytes at most",
+        "listen on {} (the directory must exist and be writable, the path have at most 107 bytes)",
         .path.display()
     )]
     File {

@@ -1,5 +1,6 @@
 //! Everything about a network that can be chosen, with its defaults.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,6 +40,26 @@ pub struct NetworkBuilder {
     resolver: Option<Arc<dyn Resolver>>,
     limits: Limits,
     publish: Vec<Publish>,
+}
+
+impl fmt::Debug for NetworkBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkBuilder")
+            .field("device", &self.device)
+            .field("mtu", &self.mtu)
+            .field("ipv4", &self.ipv4)
+            .field("ipv6", &self.ipv6)
+            .field("host", &self.host)
+            .field("isolation", &self.isolation)
+            .field("offload", &self.offload)
+            .field("queues", &self.queues)
+            .field("upstreams", &self.upstreams)
+            .field("names", &self.names)
+            .field("has_resolver", &self.resolver.is_some())
+            .field("limits", &self.limits)
+            .field("publish", &self.publish)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for NetworkBuilder {

@@ -119,7 +119,7 @@ impl Gateways {
         let mut ports = ports.into_iter();
         let first = ports.next().ok_or(io::ErrorKind::InvalidInput)?;
         let link = Link::new(first, parts.counters.clone(), Rc::clone(commons))?;
-        let places = dns::Places::new();
+        let places = dns::Places::new(parts.limits.dns_queries, parts.limits.dns_connections);
         let resolver = terms.dns.server(places.clone());
         if queues == 1 {
             let first = Gateway::new(link, addressing, resolver, parts, Rc::clone(commons), None);

@@ -148,7 +148,7 @@ async fn serve(
     let members = Rc::default();
     let neighbours = match isolation {
         Isolation::Isolated => None,
-        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), limits.udp_idle_timeout)),
+        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), &limits)),
     };
     let parts = Parts { dialer, limits, clock: Clock::start(), counters, isolation };
     let terms = Rc::new(Terms { parts, link, dns, members, neighbours });

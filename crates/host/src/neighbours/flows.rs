@@ -25,9 +25,6 @@ use super::Form;
 use crate::dialer::Protocol;
 use crate::packet::FlowKey;
 
-/// Most flows that one container address may have opened.
-const FLOWS: usize = 16_384;
-
 /// Packets held for a flow that is being decided on, and bytes for all such flows of one container address.
 const HELD: usize = 64;
 const HELD_BYTES: usize = 1 << 20;
@@ -121,6 +118,8 @@ pub(super) struct Flows {
     entries: HashMap<Tuple, Entry>,
     /// By the address that has opened.
     usage: HashMap<IpAddr, Usage>,
+    /// Flows that one address may have opened.
+    most: usize,
     udp_idle: Duration,
     begun: u64,
     /// With this many entries the table is tidied.
@@ -164,10 +163,10 @@ struct Usage {
 }
 
 impl Flows {
-    /// None yet. UDP flows will be forgotten after `udp_idle` of silence.
-    pub(super) fn new(udp_idle: Duration) -> Self {
+    /// None yet. One address may open `most`; those of UDP will be forgotten after `udp_idle` of silence.
+    pub(super) fn new(most: usize, udp_idle: Duration) -> Self {
         let (entries, usage) = (HashMap::new(), HashMap::new());
-        Self { entries, usage, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
+        Self { entries, usage, most, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
     }
 
     /// What becomes of a packet that one end of a flow has sent.
@@ -217,7 +216,7 @@ impl Flows {
         if self.entries.len() >= self.tidy_at {
             self.tidy(now);
         }
-        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= FLOWS)
+        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= self.most)
             && !self.make_room(now, opened_by)
         {
             return None;
@@ -308,7 +307,7 @@ impl Flows {
         let mut idle: Vec<(Instant, Tuple)> =
             self.entries.iter().filter(may_go).map(|(tuple, entry)| (entry.used, *tuple)).collect();
         idle.sort_unstable_by_key(|(used, _)| *used);
-        idle.truncate(FLOWS / 16);
+        idle.truncate((self.most / 16).max(1));
         for (_, tuple) in &idle {
             self.remove(tuple);
         }

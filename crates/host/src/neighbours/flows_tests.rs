@@ -3,6 +3,7 @@
 use super::*;
 use crate::clock::Clock;
 
+const FLOWS: usize = 16_384;
 const IDLE: Duration = Duration::from_secs(180);
 
 /// A table, and a clock that the test sets.
@@ -13,7 +14,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { flows: Flows::new(IDLE), now: Clock::start().now() }
+        Self { flows: Flows::new(FLOWS, IDLE), now: Clock::start().now() }
     }
 
     #[track_caller]

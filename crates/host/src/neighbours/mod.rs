@@ -45,7 +45,6 @@ mod software;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nsnet_proto::vnet::{self, SegmentKind, Segmentation};
 use smoltcp::wire::IPV4_HEADER_LEN;
@@ -55,7 +54,7 @@ use self::passage::{Content, Passage, Routed};
 #[cfg(doc)]
 use crate::Service;
 use crate::dialer::IcmpError;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Limits};
 use crate::link::{Link, Sent};
 use crate::members::Members;
 use crate::packet::{Discard, destination_of};
@@ -83,8 +82,9 @@ pub(crate) struct Neighbours {
 }
 
 impl Neighbours {
-    pub(crate) fn new(members: Rc<Members>, udp_idle: Duration) -> Rc<Self> {
-        Rc::new(Self { members, flows: RefCell::new(Flows::new(udp_idle)) })
+    pub(crate) fn new(members: Rc<Members>, limits: &Limits) -> Rc<Self> {
+        let flows = Flows::new(limits.flows_between_containers, limits.udp_idle_timeout);
+        Rc::new(Self { members, flows: RefCell::new(flows) })
     }
 
     /// Takes a container in until what is returned is dropped.

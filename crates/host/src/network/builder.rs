@@ -4,12 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 
 use super::names::Names;
-use super::{BuildError, Network};
+use super::{BuildError, Network, limits};
 use crate::addressing::Addressing;
 use crate::attach;
 use crate::dialer::{Dialer, DirectDialer};
@@ -38,7 +37,7 @@ pub struct NetworkBuilder {
     upstreams: Upstreams,
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
-    limits: Limits,
+    pub(super) limits: Limits,
     publish: Vec<Publish>,
 }
 
@@ -77,15 +76,7 @@ impl Default for NetworkBuilder {
             upstreams: Upstreams::System,
             names: Names::default(),
             resolver: None,
-            limits: Limits {
-                tcp_flows: 16_384,
-                ring_memory: 256 << 20,
-                udp_mappings: 4_096,
-                echo_mappings: 512,
-                udp_peers: 16_384,
-                udp_idle_timeout: Duration::from_secs(180),
-                dial_timeout: Duration::from_secs(60),
-            },
+            limits: Limits::default(),
             publish: Vec::new(),
         }
     }
@@ -97,9 +88,6 @@ const MTU_OFFLOAD: u16 = 1500;
 /// MTU of a network without: the fewer packets, the faster. A multiple of eight below the limit of an IP
 /// packet, so that fragments fill it.
 const MTU_PLAIN: u16 = 65520;
-
-/// The longest timeout: ten years.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The smallest MTU that IPv6 allows (RFC 8200, 5).
 const MTU_MIN_V6: u16 = 1280;
@@ -308,50 +296,6 @@ impl NetworkBuilder {
         self
     }
 
-    /// How long a UDP mapping lives after the container's last datagram. Default: 180 s (RFC 4787, 4.3 asks
-    /// for at least 120 s).
-    #[must_use]
-    pub fn udp_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.udp_idle_timeout = timeout;
-        self
-    }
-
-    /// How long the Dialer may take for one flow, deciding and connecting together; then it is dropped, and
-    /// the container sees silence. As long may it take to open a connection of a published port inside, and then the
-    /// client is reset. Default: 60 s, below the 127 s after which Linux gives a connection up.
-    #[must_use]
-    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.dial_timeout = timeout;
-        self
-    }
-
-    /// Most TCP connections of one container at a time, those being dialled and those of published ports included; a SYN
-    /// beyond is lost, a client of a published port reset. Each needs a file descriptor of this process, and 2 MiB of
-    /// its address space (not of memory): lower this, or raise `RLIMIT_NOFILE`, so that a container cannot use up what
-    /// the embedder needs for itself. With several [`queues`](Self::queues) each has its even share, rounded up, and a
-    /// connection beyond that of its queue is lost; those of published ports are all on the first. Default: 16 384.
-    #[must_use]
-    pub fn max_tcp_flows(mut self, flows: usize) -> Self {
-        self.limits.tcp_flows = flows;
-        self
-    }
-
-    /// Most UDP mappings of one container at a time: source addresses and ports that have an upstream socket, each
-    /// a file descriptor of this process. Default: 4 096.
-    #[must_use]
-    pub fn max_udp_mappings(mut self, mappings: usize) -> Self {
-        self.limits.udp_mappings = mappings;
-        self
-    }
-
-    /// Most echo mappings of one container at a time: addresses and identifiers that have an upstream ping socket, each
-    /// a file descriptor of this process. A running ping has one, however many hosts it is for. Default: 512.
-    #[must_use]
-    pub fn max_echo_mappings(mut self, mappings: usize) -> Self {
-        self.limits.echo_mappings = mappings;
-        self
-    }
-
     /// Lets a port of the host lead into a container, for as long as the network lives; once for each. See
     /// [`Network::publish`]. Default: none.
     #[must_use]
@@ -384,12 +328,7 @@ impl NetworkBuilder {
         if self.queues == 0 {
             return Err(BuildError::NoQueue);
         }
-        // Times that are meant as "never" must not overflow the clock.
-        let limits = Limits {
-            udp_idle_timeout: self.limits.udp_idle_timeout.min(LONGEST),
-            dial_timeout: self.limits.dial_timeout.min(LONGEST),
-            ..self.limits
-        };
+        let limits = limits::checked(self.limits)?;
         let seats = Seats::take(self.queues.min(MAX_QUEUES.into())).map_err(BuildError::Thread)?;
         let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
         let setup = Setup {

@@ -78,6 +78,12 @@ pub enum BuildError {
         /// What would do.
         least: u16,
     },
+    /// A limit leaves no room for anything.
+    #[error("{0} must be more than 0 (to refuse such flows altogether, use a Dialer)")]
+    ZeroLimit(
+        /// The builder's method.
+        &'static str,
+    ),
     /// No queue at all was asked for.
     #[error("a network needs a queue: ask for 1 or more")]
     NoQueue,

@@ -2,6 +2,7 @@
 
 mod builder;
 mod error;
+mod limits;
 mod names;
 
 use std::fmt;

@@ -25,8 +25,8 @@
 //!
 //! # Limits
 //! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows); one beyond is reset. A port has at
-//! most [`MAX_CLIENTS`](clients::MAX_CLIENTS) UDP clients; a new one takes the place of the oldest that has not come back
-//! after an answer. Without file descriptors nothing is accepted for a while, and
+//! most [`max_published_udp_clients`](crate::NetworkBuilder::max_published_udp_clients) UDP clients; a new one takes the
+//! place of the oldest that has not come back after an answer. Without file descriptors nothing is accepted for a while, and
 //! clients wait in the kernel's queue.
 //!
 //! Not done: an ICMP error of the container, "port unreachable" say, does not reach a UDP client, since an

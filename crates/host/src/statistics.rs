@@ -176,20 +176,33 @@ impl IcmpErrors {
     }
 }
 
-/// Counts a connection or client of a published port while it exists.
+/// Counts a flow while it exists.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Counters>);
+pub(crate) struct Counted {
+    counters: Arc<Counters>,
+    kind: fn(&Counters) -> &Flows,
+}
 
 impl Counted {
+    /// A connection or client of a published port.
     pub(crate) fn published(counters: &Arc<Counters>) -> Self {
-        counters.published.opened();
-        Self(Arc::clone(counters))
+        Self::new(counters, |counters| &counters.published)
+    }
+
+    /// A flow to another container.
+    pub(crate) fn between_containers(counters: &Arc<Counters>) -> Self {
+        Self::new(counters, |counters| &counters.between_containers)
+    }
+
+    fn new(counters: &Arc<Counters>, kind: fn(&Counters) -> &Flows) -> Self {
+        kind(counters).opened();
+        Self { counters: Arc::clone(counters), kind }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.published.closed();
+        (self.kind)(&self.counters).closed();
     }
 }
 

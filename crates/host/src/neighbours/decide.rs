@@ -31,13 +31,12 @@ impl Neighbours {
             Content::EchoReply | Content::Error(_) => return Err(Discard::Unsolicited),
         };
         let (source, destination) = (passage.key.source, passage.key.destination);
-        let begun = self.flows.borrow_mut().begin(sender.clock.now(), tuple, opener, source.ip());
-        self.count_ended(sender);
+        let now = sender.clock.now();
+        let begun = self.flows.borrow_mut().begin(now, tuple, opener, source.ip(), &sender.counters);
         let Some(id) = begun else {
             sender.counters.between_containers.overflowed();
             return Ok(());
         };
-        sender.counters.between_containers.opened();
         self.hold(passage, form);
         let flow = Flow { protocol, source, destination, target: destination, service: Service::Container };
         let asked = Asked { neighbours: Rc::clone(self), sender: Rc::clone(sender), tuple, id };
@@ -83,7 +82,6 @@ impl Asked {
     fn refuse(&self, error: &DialError) {
         self.sender.counters.between_containers.refused();
         let held = self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
-        self.neighbours.count_ended(&self.sender);
         let Some(Held { header, packet, form }) = held.first() else { return };
         let Ok(passage) = Passage::parse(header, packet, *form) else { return };
         match (passage.content, error) {
@@ -96,6 +94,5 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
-        self.neighbours.count_ended(&self.sender);
     }
 }

@@ -17,6 +17,7 @@
 use std::collections::HashMap;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nsnet_proto::vnet;
@@ -24,6 +25,7 @@ use nsnet_proto::vnet;
 use super::Form;
 use crate::dialer::Protocol;
 use crate::packet::FlowKey;
+use crate::statistics::{Counted, Counters};
 
 /// Packets held for a flow that is being decided on, and bytes for all such flows of one container address.
 const HELD: usize = 64;
@@ -124,8 +126,6 @@ pub(super) struct Flows {
     begun: u64,
     /// With this many entries the table is tidied.
     tidy_at: usize,
-    /// Flows that have ended since they were last counted.
-    ended: usize,
 }
 
 #[derive(Debug)]
@@ -136,6 +136,8 @@ struct Entry {
     opened_by: IpAddr,
     used: Instant,
     state: State,
+    /// None once the connection is over.
+    counted: Option<Counted>,
 }
 
 #[derive(Debug)]
@@ -166,7 +168,7 @@ impl Flows {
     /// None yet. One address may open `most`; those of UDP will be forgotten after `udp_idle` of silence.
     pub(super) fn new(most: usize, udp_idle: Duration) -> Self {
         let (entries, usage) = (HashMap::new(), HashMap::new());
-        Self { entries, usage, most, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
+        Self { entries, usage, most, udp_idle, begun: 0, tidy_at: FEW }
     }
 
     /// What becomes of a packet that one end of a flow has sent.
@@ -193,7 +195,10 @@ impl Flows {
             return Verdict::Drop;
         }
         entry.used = now;
-        self.ended += usize::from(progress.advance(is_opener, signal));
+        progress.advance(is_opener, signal);
+        if progress.is_over {
+            entry.counted = None;
+        }
         Verdict::Pass
     }
 
@@ -205,13 +210,15 @@ impl Flows {
         })
     }
 
-    /// Notes that the Dialer is asked about a new flow, and gives that a number. `None` if its opener has too many.
+    /// Notes that the Dialer is asked about a new flow, and gives that a number. It counts among `counters` as long as it
+    /// lasts. `None` if its opener has too many.
     pub(super) fn begin(
         &mut self,
         now: Instant,
         tuple: Tuple,
         opener: End,
         opened_by: IpAddr,
+        counters: &Arc<Counters>,
     ) -> Option<u64> {
         if self.entries.len() >= self.tidy_at {
             self.tidy(now);
@@ -224,7 +231,8 @@ impl Flows {
         let id = self.begun;
         self.begun += 1;
         let state = State::Asking(Vec::new());
-        self.entries.insert(tuple, Entry { id, opener, opened_by, used: now, state });
+        let counted = Some(Counted::between_containers(counters));
+        self.entries.insert(tuple, Entry { id, opener, opened_by, used: now, state, counted });
         self.usage.entry(opened_by).or_default().flows += 1;
         Some(id)
     }
@@ -277,11 +285,6 @@ impl Flows {
         self.remove_if(|tuple, _| tuple.involves(address));
     }
 
-    /// How many flows have ended since the last call.
-    pub(super) fn take_ended(&mut self) -> usize {
-        mem::take(&mut self.ended)
-    }
-
     fn tidy(&mut self, now: Instant) {
         let udp_idle = self.udp_idle;
         self.remove_if(|tuple, entry| match entry.state {
@@ -331,8 +334,6 @@ impl Flows {
 
     fn remove(&mut self, tuple: &Tuple) -> Option<State> {
         let entry = self.entries.remove(tuple)?;
-        let is_counted = matches!(entry.state, State::Allowed(Progress { is_over: true, .. }));
-        self.ended += usize::from(!is_counted);
         if let Some(usage) = self.usage.get_mut(&entry.opened_by) {
             usage.flows -= 1;
             if let State::Asking(held) = &entry.state {
@@ -347,16 +348,15 @@ impl Flows {
 }
 
 impl Progress {
-    /// Takes note of a packet. Returns whether it ends the connection.
-    fn advance(&mut self, is_opener: bool, signal: Signal) -> bool {
+    /// Takes note of a packet.
+    fn advance(&mut self, is_opener: bool, signal: Signal) {
         self.is_answered |= !is_opener;
         match signal {
             Signal::Finish if is_opener => self.opener_finished = true,
             Signal::Finish => self.other_finished = true,
             Signal::Open | Signal::Reset | Signal::Other => {}
         }
-        let is_over = signal == Signal::Reset || (self.opener_finished && self.other_finished);
-        is_over && !mem::replace(&mut self.is_over, true)
+        self.is_over |= signal == Signal::Reset || (self.opener_finished && self.other_finished);
     }
 }
 

@@ -136,7 +136,6 @@ impl Neighbours {
             return if is_answer { pass_on(receiver, passage, form) } else { Err(Discard::Unsolicited) };
         }
         let verdict = self.flows.borrow_mut().judge(sender.clock.now(), &tuple, from, signal);
-        self.count_ended(sender);
         match verdict {
             Verdict::Pass => pass_on(receiver, passage, form),
             Verdict::Wait => {
@@ -153,12 +152,6 @@ impl Neighbours {
         let (tuple, ..) = passage.flow();
         self.flows.borrow_mut().hold(&tuple, Held { header, packet: bytes.into(), form });
     }
-
-    fn count_ended(&self, gateway: &Gateway) {
-        for _ in 0..self.flows.borrow_mut().take_ended() {
-            gateway.counters.between_containers.closed();
-        }
-    }
 }
 
 /// A container is among its neighbours until this is dropped.
@@ -172,7 +165,6 @@ impl Drop for Stay {
         for subnet in self.gateway.addressing.subnets() {
             self.neighbours.flows.borrow_mut().forget(subnet.container);
         }
-        self.neighbours.count_ended(&self.gateway);
     }
 }
 

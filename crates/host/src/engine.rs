@@ -54,13 +54,15 @@ pub(crate) struct Request {
     pub(crate) further: Vec<Channel>,
     pub(crate) member: Member,
     pub(crate) lease: Lease,
+    /// Of this container.
+    pub(crate) counters: Arc<Counters>,
     pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
     /// Resolves when the embedder closes the attachment.
     pub(crate) close: oneshot::Receiver<()>,
 }
 
 impl Engine {
-    /// Starts on the first of these seats.
+    /// Starts on the first of these seats. `counters` are for what concerns no container.
     pub(crate) fn start(config: Config, counters: Arc<Counters>, seats: Seats) -> Self {
         let Seats { first: seat, further } = seats;
         let further: Arc<[Seat]> = further.into();

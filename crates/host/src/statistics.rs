@@ -1,12 +1,20 @@
-//! What a network has carried and refused.
+//! What a container or a network has carried and refused.
 
+mod ledger;
+
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::packet::Discard;
+pub(crate) use ledger::Ledger;
 
-/// Counters of a network since it was built. All containers of the network together; what one
-/// sends to another is read from the one and written to the other.
+/// Counters of [a network](crate::Network::statistics) since it was built, or of [one
+/// container](crate::Attachment::statistics) since it was attached.
+///
+/// Those of a network are the sums over all its containers, those that have ended included, and of what concerns no
+/// container. A packet from one container to another is read from the one and written to the other; the flow counts for
+/// the one that has opened it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
@@ -87,7 +95,54 @@ pub struct DiscardStatistics {
     pub congested: u64,
 }
 
-/// The live counters behind [`Statistics`].
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Self) {
+        self.packets_from_container += other.packets_from_container;
+        self.bytes_from_container += other.bytes_from_container;
+        self.packets_to_container += other.packets_to_container;
+        self.bytes_to_container += other.bytes_to_container;
+        self.tcp += other.tcp;
+        self.udp += other.udp;
+        self.echo += other.echo;
+        self.published += other.published;
+        self.between_containers += other.between_containers;
+        self.icmp += other.icmp;
+        self.discarded += other.discarded;
+    }
+}
+
+impl AddAssign for FlowStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.active += other.active;
+        self.refused += other.refused;
+        self.overflowed += other.overflowed;
+    }
+}
+
+impl AddAssign for IcmpStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.errors += other.errors;
+        self.suppressed += other.suppressed;
+    }
+}
+
+impl AddAssign for DiscardStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.malformed += other.malformed;
+        self.fragments += other.fragments;
+        self.not_unicast += other.not_unicast;
+        self.foreign_source += other.foreign_source;
+        self.protocol += other.protocol;
+        self.icmp_errors += other.icmp_errors;
+        self.hop_limit += other.hop_limit;
+        self.overrun += other.overrun;
+        self.unsolicited += other.unsolicited;
+        self.congested += other.congested;
+    }
+}
+
+/// The live counters behind the [`Statistics`] of one container.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) from_container: Traffic,

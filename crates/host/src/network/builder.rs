@@ -19,7 +19,7 @@ use crate::host_ports::HostPorts;
 use crate::leases::Pool;
 use crate::neighbours::Isolation;
 use crate::publish::Publish;
-use crate::statistics::Counters;
+use crate::statistics::Ledger;
 use crate::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::threads::{Seats, own_namespace};
 
@@ -347,9 +347,9 @@ impl NetworkBuilder {
         let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());
         let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver, containers };
         let config = Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation };
-        let counters = Arc::new(Counters::default());
-        let engine = Engine::start(config, Arc::clone(&counters), seats);
-        let network = Network { engine, setup, addresses, counters };
+        let ledger = Ledger::default();
+        let engine = Engine::start(config, Arc::clone(ledger.own()), seats);
+        let network = Network { engine, setup, addresses, ledger };
         for publish in self.publish {
             network.publish(publish)?;
         }

@@ -10,6 +10,10 @@
 //! what is said about packets; `dialer`. `neighbours` is for what goes to another container, and `publish` leads the
 //! other way. Around them: `network` (the builder), `leases` (addresses and names), `attach` (the handshake), `engine`
 //! and `threads`. ARCHITECTURE.md in the repository has all of them.
+//!
+//! # Features
+//! `serde` (off by default) adds `Serialize` and `Deserialize` to what configures a network ([`Publish`], [`Listen`],
+//! [`HostPorts`], [`Ipv4Subnet`] and [`Ipv6Subnet`] in their text forms, [`Member`], [`Offload`]) and to [`Statistics`].
 
 #![deny(unsafe_code)]
 
@@ -38,6 +42,8 @@ mod notation;
 mod packet;
 mod publish;
 mod queues;
+#[cfg(feature = "serde")]
+mod serialize;
 mod statistics;
 mod subnet;
 #[allow(unsafe_code)]

@@ -16,6 +16,7 @@ pub(crate) use ledger::Ledger;
 /// container. A packet from one container to another is read from the one and written to the other; the flow counts for
 /// the one that has opened it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Statistics {
     /// Frames read from containers.
@@ -45,6 +46,7 @@ pub struct Statistics {
 
 /// ICMP errors towards containers: what the gateway, routers and destinations have to say about their packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct IcmpStatistics {
     /// Errors sent.
@@ -55,6 +57,7 @@ pub struct IcmpStatistics {
 
 /// Counters of one kind of flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct FlowStatistics {
     /// Flows that were put to the Dialer, or are about to be.
@@ -69,6 +72,7 @@ pub struct FlowStatistics {
 
 /// Packets from containers that went no further, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct DiscardStatistics {
     /// Inconsistent lengths, wrong checksums, impossible headers.

@@ -48,6 +48,8 @@ mod udp;
 use std::fmt;
 use std::future;
 use std::net::SocketAddr;
+#[cfg(feature = "serde")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError, mpsc};
@@ -147,6 +149,15 @@ impl Publish {
     pub fn container(mut self, name: impl Into<String>) -> Self {
         self.member = Some(name.into());
         self
+    }
+
+    /// The file of a UNIX socket.
+    #[cfg(feature = "serde")]
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.front {
+            Front::Unix(path) => Some(path),
+            Front::Tcp(_) | Front::Udp(_) => None,
+        }
     }
 
     fn new(front: Front, port: u16) -> Self {

@@ -65,13 +65,11 @@ const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostPortsError {
-    /// Containers send nothing there, or no single host has it.
-    #[error(
-        "{0} is no address of a host that can be opened: 127.0.0.1, ::1 and unicast addresses of interfaces are"
-    )]
+    /// The address is not that of a single host, or containers cannot send to it.
+    #[error("{0} cannot be opened: use 127.0.0.1, ::1, or a unicast address of one of the host's interfaces")]
     Address(IpAddr),
-    /// There is no port in the range.
-    #[error("the range of ports is empty: the first is the smaller one")]
+    /// The range has no port.
+    #[error("the range of ports is empty: begin it with the smaller one")]
     NoPort,
 }
 
@@ -88,25 +86,25 @@ impl HostPorts {
         Self { place: Place::Address(address.into().to_canonical()), ..Self::loopback() }
     }
 
-    /// This port only.
+    /// Opens this port only.
     #[must_use]
     pub fn port(self, port: u16) -> Self {
         self.ports(port..=port)
     }
 
-    /// These ports only.
+    /// Opens these ports only.
     #[must_use]
     pub fn ports(self, ports: RangeInclusive<u16>) -> Self {
         Self { ports, ..self }
     }
 
-    /// TCP only.
+    /// Opens TCP only.
     #[must_use]
     pub fn tcp(self) -> Self {
         Self { protocol: Some(Protocol::Tcp), ..self }
     }
 
-    /// UDP only.
+    /// Opens UDP only.
     #[must_use]
     pub fn udp(self) -> Self {
         Self { protocol: Some(Protocol::Udp), ..self }

@@ -9,7 +9,7 @@ use crate::addressing::{Addressing, Subnet};
 use crate::dns::{HostName, Records};
 use crate::network::AttachError;
 
-/// A container as the others of its network know it.
+/// A container as the others of its network know it: its name and its addresses.
 ///
 /// # Examples
 /// ```no_run
@@ -36,22 +36,24 @@ pub struct Member {
 }
 
 impl Member {
-    /// Nobody in particular, with the next addresses that are free.
+    /// A container without a name, with the next free addresses.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A container with a name: a single label or several, as in DNS, of letters, digits, hyphens and underscores; upper
-    /// case means the same as lower case. No two that are attached at the same time may have the same. Where
+    /// A container with a name. Where
     /// [containers reach each other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses
     /// under this name.
+    ///
+    /// The name has one or more labels, as in DNS, of letters, digits, hyphens and underscores. Case does not matter. Two
+    /// containers that are attached at the same time cannot have the same name.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..Self::default() }
     }
 
-    /// Its IPv4 address, within the network's prefix. Default: that of the network's
+    /// Sets its IPv4 address, within the network's prefix. Default: that of the network's
     /// [`Ipv4Subnet`](crate::Ipv4Subnet), or the next one that is free.
     #[must_use]
     pub fn ipv4(mut self, address: Ipv4Addr) -> Self {
@@ -59,7 +61,7 @@ impl Member {
         self
     }
 
-    /// Its IPv6 address, within the network's prefix. Default: that of the network's
+    /// Sets its IPv6 address, within the network's prefix. Default: that of the network's
     /// [`Ipv6Subnet`](crate::Ipv6Subnet), or the next one that is free.
     #[must_use]
     pub fn ipv6(mut self, address: Ipv6Addr) -> Self {

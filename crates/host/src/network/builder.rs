@@ -96,7 +96,7 @@ const MTU_MIN_V6: u16 = 1280;
 const MTU_MIN_V4: u16 = 576;
 
 impl NetworkBuilder {
-    /// Who decides on flows and connects them. Default: [`DirectDialer`].
+    /// Sets the [`Dialer`], which decides on every flow and connects it. Default: [`DirectDialer`].
     #[must_use]
     pub fn dialer(mut self, dialer: impl Dialer + 'static) -> Self {
         self.dialer = Arc::new(dialer);
@@ -113,8 +113,8 @@ impl NetworkBuilder {
     /// MTU of the interface in bytes: at least 576, with IPv6 at least 1280. Default: 1500 with segmentation
     /// offload, 65520 without.
     ///
-    /// With more than the host's own links have, the container learns their MTU as behind any router: the first datagram to
-    /// a destination that is too long for them is lost, unless its sender allows it to be fragmented. TCP is not concerned.
+    /// If the host's own links have a smaller MTU, the container learns of it as behind any router: the first datagram that
+    /// is too long for them is lost, unless its sender allows fragments. TCP is not affected.
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
@@ -145,7 +145,7 @@ impl NetworkBuilder {
         self
     }
 
-    /// No IPv6 in the container, for hosts whose kernel or network has none.
+    /// Leaves out IPv6, for hosts whose kernel or network has none.
     #[must_use]
     pub fn ipv4_only(mut self) -> Self {
         self.ipv6 = None;
@@ -161,28 +161,28 @@ impl NetworkBuilder {
         self.open_host(HostPorts::loopback())
     }
 
-    /// Lets containers reach some ports of this host, on its loopback or an address of its own; see [`HostPorts`].
-    /// May be called again for more. The Dialer still decides on every flow. Default: all of the host is out of
-    /// reach.
+    /// Lets containers reach some ports of this host, on its loopback or on an address of its own, see [`HostPorts`].
+    /// Call it again for more. The Dialer still decides on every flow. Default: the host is out of reach.
     #[must_use]
     pub fn open_host(mut self, ports: impl Into<HostPorts>) -> Self {
         self.host.push(ports.into());
         self
     }
 
-    /// The name by which containers find this host. While [`open_host`](Self::open_host) or
-    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that
-    /// address, and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
+    /// The name by which containers find this host. Default: `host.nsnet.internal`.
+    ///
+    /// It has the gateway's address if [`open_host`](Self::open_host) or [`host_loopback`](Self::host_loopback) opens any
+    /// port there. Otherwise it does not exist. No server is ever asked for it.
     #[must_use]
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.names.gateway = name.into();
         self
     }
 
-    /// A host that containers know by name, as in hosts(5): the network answers queries for its addresses, and for the
-    /// names of its addresses, and asks no server. Called again with the same name, it adds addresses.
+    /// Adds a host that containers know by name, as in hosts(5). The network itself answers queries for its addresses, and
+    /// for the names of these addresses. Call it again with the same name to add addresses.
     ///
-    /// The name is one of letters, digits, `-` and `_`, in labels of at most 63; case does not matter.
+    /// A name consists of letters, digits, `-` and `_`, in labels of at most 63. Case does not matter.
     ///
     /// # Examples
     /// ```
@@ -206,10 +206,11 @@ impl NetworkBuilder {
         self
     }
 
-    /// The domains in which containers look for names that are not complete: the line `search` of their resolv.conf(5),
-    /// as far as the container side writes it. Default: none. Names in these domains are asked of the servers like any
-    /// others, and resolvers look there first for a name without a dot, that of a
-    /// [`static_host`](Self::static_host) or a container included.
+    /// The domains in which containers look up incomplete names: the line `search` of their resolv.conf(5), if the
+    /// container side writes that file. Default: none.
+    ///
+    /// Resolvers look there first for a name without a dot, even that of a [`static_host`](Self::static_host) or of a
+    /// container. Names in these domains are asked of the servers like any others.
     #[must_use]
     pub fn search_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.names.search = domains.into_iter().map(Into::into).collect();
@@ -223,7 +224,7 @@ impl NetworkBuilder {
         self
     }
 
-    /// Who answers DNS queries before they are forwarded. Default: nobody.
+    /// Sets a [`Resolver`] that may answer DNS queries before they are forwarded. Default: none.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
         self.resolver = Some(Arc::new(resolver));
@@ -231,10 +232,11 @@ impl NetworkBuilder {
     }
 
     /// Lets the containers of the network reach each other, by address and by the names of their
-    /// [`Member`](crate::Member)s. The Dialer decides on every flow, which says
-    /// [`Service::Container`](crate::Service::Container); packets are then passed from one container to the other as they
-    /// are, so that both see each other's addresses. A flow that is allowed stays so for as long as it lasts, whatever the
-    /// Dialer would say by then; closing an [`Attachment`](crate::Attachment) ends those of its container. Default: each is alone; the addresses of the others are unreachable.
+    /// [`Member`](crate::Member)s. Default: the addresses of other containers are unreachable.
+    ///
+    /// The Dialer decides on every flow, whose service is [`Service::Container`](crate::Service::Container). Packets are
+    /// then passed on unchanged, so both containers see each other's addresses. An allowed flow stays allowed until it ends.
+    /// Closing an [`Attachment`](crate::Attachment) ends the flows of its container.
     ///
     /// # Examples
     /// A network on which only the database may be reached from other containers:
@@ -265,16 +267,17 @@ impl NetworkBuilder {
         self
     }
 
-    /// How many queues the interface of a container has (`IFF_MULTI_QUEUE`), each served by an engine thread of its
-    /// own, so that one container can use more than one core. For machines with cores to spare and containers with
-    /// many busy TCP connections: one connection stays on one queue, and so do all datagrams. The Dialer is asked on
-    /// all of these threads at the same time.
+    /// How many queues the interface of a container has (`IFF_MULTI_QUEUE`). Default: 1.
     ///
-    /// The container's limits are divided between the queues; packets that are passed from one to another take up to
-    /// 16 MiB for each.
+    /// Each queue is served by an engine thread of its own, so that one container can use more than one core. This helps on
+    /// machines with cores to spare, for containers with many busy TCP connections. A connection stays on one queue, and
+    /// all datagrams share one. The Dialer is called on all of these threads at the same time.
     ///
-    /// There are never more than cores, nor than 16, and one where the kernel knows no more; how many a container
-    /// got is in [`Ready::queues`](crate::Ready::queues). Default: 1.
+    /// The limits of the container are divided among its queues. Packets on their way from one queue to another take up to
+    /// 16 MiB of memory per queue.
+    ///
+    /// A container gets at most 16 queues, at most one per core, and a single one if the kernel does not support more.
+    /// [`Ready::queues`](crate::Ready::queues) says how many it got.
     #[must_use]
     pub fn queues(mut self, queues: usize) -> Self {
         self.queues = queues;
@@ -296,8 +299,8 @@ impl NetworkBuilder {
         self
     }
 
-    /// Lets a port of the host lead into a container, for as long as the network lives; once for each. See
-    /// [`Network::publish`]. Default: none.
+    /// Lets a port of the host lead into a container for as long as the network lives, see [`Network::publish`]. Call it
+    /// once for each. Default: none.
     #[must_use]
     pub fn publish(mut self, publish: Publish) -> Self {
         self.publish.push(publish);

@@ -18,16 +18,18 @@ use crate::subnet::SubnetError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The kernel has no socketpair for us.
+    /// The kernel refused a socketpair.
     #[error("create the socketpair to the container (if file descriptors ran out, raise RLIMIT_NOFILE)")]
     SocketPair(#[source] io::Error),
     /// The setup message could not be queued.
     #[error("queue the setup message for the container")]
     Setup(#[source] ChannelError),
-    /// The address asked for is another container's, or none of the network's.
-    #[error("the address {0} is taken or not one for a container of this network")]
+    /// The address belongs to another container, or is not one for containers of this network.
+    #[error(
+        "the address {0} is taken, or not one for containers of this network: choose a free one of its prefix"
+    )]
     Address(IpAddr),
-    /// The name is none that DNS could carry.
+    /// The name is not one that DNS can carry.
     #[error("the container's name {name:?} {problem}")]
     Name {
         /// What was asked for.
@@ -40,7 +42,7 @@ pub enum AttachError {
     NameTaken(String),
     /// All addresses are taken.
     #[error(
-        "all addresses of the network are taken; close the attachments of containers that have ended, or build \
+        "all addresses of the network are taken: close the attachments of containers that have ended, or build \
          the network with a shorter prefix"
     )]
     NoAddress,
@@ -65,7 +67,7 @@ pub enum AttachError {
 /// }
 ///
 /// let error = Network::builder().open_host(HostPorts::at([224, 0, 0, 1])).build().unwrap_err();
-/// assert!(chain(&error).starts_with("open 224.0.0.1 of the host: 224.0.0.1 is no address of a host"));
+/// assert!(chain(&error).starts_with("open 224.0.0.1 of the host: 224.0.0.1 cannot be opened"));
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,7 +109,7 @@ pub enum BuildError {
     /// An option of resolv.conf(5) is not a single word.
     #[error("the resolver option {0:?} must be a single word, as in \"ndots:2\"")]
     DnsOption(String),
-    /// What is to be opened of the host is nothing that containers could reach.
+    /// Containers could not reach what is to be opened of the host.
     #[error("open {ports} of the host")]
     HostPorts {
         /// What was to be opened.
@@ -116,7 +118,7 @@ pub enum BuildError {
         #[source]
         problem: HostPortsError,
     },
-    /// The network namespace of the calling thread has no identity to be found.
+    /// The identity of the calling thread's network namespace could not be read.
     #[error("read the identity of this network namespace (is /proc mounted?)")]
     Namespace(#[source] io::Error),
     /// Something could not be published.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use crate::dialer::Protocol;
 
-/// Why something could not be published. Nothing of it is then.
+/// Why something could not be published. If a range fails, none of its ports is published.
 ///
 /// The message does not include the kernel's reason, which is the [`source`](std::error::Error::source): print the chain.
 #[derive(Debug, thiserror::Error)]
@@ -20,40 +20,40 @@ pub enum PublishError {
         "listen on {address} ({protocol}): the address is in use; choose another port, or 0 for any that is free"
     )]
     InUse {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
     },
-    /// Low ports are for the privileged.
+    /// The port is too low for users other than root.
     #[error(
-        "listen on {address} ({protocol}): ports below {lowest} are for the privileged; choose one from {lowest} on, or \
-         as root: sysctl net.ipv4.ip_unprivileged_port_start={port}", port = .address.port()
+        "listen on {address} ({protocol}): only root may use ports below {lowest}; choose a higher one, or \
+         run as root: sysctl net.ipv4.ip_unprivileged_port_start={port}", port = .address.port()
     )]
     LowPort {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
-        /// The lowest port for everybody (`net.ipv4.ip_unprivileged_port_start`).
+        /// The lowest port that everybody may use (`net.ipv4.ip_unprivileged_port_start`).
         lowest: u16,
     },
     /// The host does not have this address.
     #[error(
-        "listen on {address} ({protocol}): it is no address of this host, or not yet; ip address shows those it has"
+        "listen on {address} ({protocol}): this host does not have the address; see those it has with: ip address"
     )]
     NotLocal {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
     },
     /// Something else kept the socket from listening.
     #[error("listen on {address} ({protocol}; if file descriptors ran out, raise RLIMIT_NOFILE)")]
     Socket {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
         /// The kernel's reason.
         source: io::Error,
@@ -63,7 +63,7 @@ pub enum PublishError {
     FileInUse(PathBuf),
     /// There is a file of that name, on which nobody listens.
     #[error(
-        "listen on {}: the file exists, and nobody listens on it; if it is what a program has left behind, remove it",
+        "listen on {}: the file exists, and nobody listens on it; if a program has left it behind, remove it",
         .0.display()
     )]
     FileExists(PathBuf),
@@ -73,7 +73,7 @@ pub enum PublishError {
         .path.display()
     )]
     File {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         path: PathBuf,
         /// The kernel's reason.
         source: io::Error,
@@ -89,8 +89,8 @@ pub enum PublishError {
     /// Port 0 cannot be a port of a container.
     #[error("a container has no port 0: say which one is published")]
     NoContainerPort,
-    /// The range has no port, or 0 and others.
-    #[error("the ports {first}-{last} are no range: from 1 on, the first one first")]
+    /// The range is empty, or has port 0 and others.
+    #[error("the ports {first}-{last} are not a range: begin at 1 or above, with the smaller port first")]
     NoRange {
         /// What was given as the first port.
         first: u16,

@@ -42,7 +42,7 @@
 //! wait. What goes beyond is answered SERVFAIL at once. Silence would be cheaper by one datagram, but resolvers repeat what is not answered,
 //! which adds to the load just when there is too much, and an honest application would wait for seconds. In file
 //! descriptors: 64 UDP sockets for each server and 64 TCP connections, for each queue of a container. Of the container's
-//! own TCP connections [`max_dns_connections`](crate::NetworkBuilder::max_dns_connections) are served, the next is reset.
+//! own TCP connections [`max_dns_connections`](crate::NetworkBuilder::max_dns_connections) are served, the next is refused.
 //!
 //! **What is asked** must be plain: a query for records with several questions, or one whose name is compressed, is answered
 //! FORMERR (RFC 9619). Servers read such messages differently, and what a server reads must be what the network's own

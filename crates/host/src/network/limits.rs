@@ -106,7 +106,7 @@ impl NetworkBuilder {
     /// Most TCP connections of one container to the DNS address at a time. Each may hold a message of 64 KiB in each
     /// direction. Default: 256.
     ///
-    /// At the limit, further connections are reset. They count against [`max_tcp_flows`](Self::max_tcp_flows) as well.
+    /// At the limit, further connections are refused. They count against [`max_tcp_flows`](Self::max_tcp_flows) as well.
     #[must_use]
     pub fn max_dns_connections(mut self, connections: usize) -> Self {
         self.limits.dns_connections = connections;

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use nsnet::host::{DialError, Dialer, DirectDialer, Flow, Network, async_trait};
@@ -40,7 +40,20 @@ impl Dialer for Allowlist {
     }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("custom-dialer: {}", chain(&*error));
+        ExitCode::FAILURE
+    })
+}
+
+/// An error and its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let mut allowed = HashSet::new();
     for argument in arguments.by_ref().take_while(|argument| argument != "--") {
@@ -61,5 +74,5 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let status = child.wait()?;
     network.finish(Duration::from_secs(5));
-    std::process::exit(status.code().unwrap_or(1));
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

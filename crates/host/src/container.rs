@@ -29,6 +29,7 @@ use crate::threads::Seat;
 
 /// What is the same for every container of a network.
 pub(crate) struct Terms {
+    /// The counters in here are for what concerns no container.
     pub(crate) parts: Parts,
     pub(crate) link: attach::Terms,
     pub(crate) dns: dns::Terms,
@@ -47,7 +48,8 @@ pub(crate) async fn host(
     further: &[Seat],
     shutdown: watch::Receiver<bool>,
 ) {
-    let Request { channel, further: channels, member, lease, outcome, close } = request;
+    let Request { channel, further: channels, member, lease, counters, outcome, close } = request;
+    let parts = Parts { counters, ..terms.parts.clone() };
     let mut dropped = shutdown.clone();
     let end = async {
         tokio::select! {
@@ -59,7 +61,8 @@ pub(crate) async fn host(
     tokio::pin!(end);
     let opening = async {
         let (ports, ready) = attach::handshake(channel, channels, &terms.link).await?;
-        let gateways = Gateways::open(ports, terms, lease.addressing(), &commons, further, &shutdown).await;
+        let gateways =
+            Gateways::open(ports, terms, parts, lease.addressing(), &commons, further, &shutdown).await;
         Ok((gateways.map_err(SetupError::Host)?, ready))
     };
     let opened: Result<(Gateways, Ready), SetupError> = tokio::select! {
@@ -104,14 +107,15 @@ impl Gateways {
     async fn open(
         ports: Vec<Port>,
         terms: &Terms,
+        parts: Parts,
         addressing: Addressing,
         commons: &Rc<Commons>,
         further: &[Seat],
         shutdown: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
-        let parts = Parts { limits: share(terms.parts.limits, ports.len()), ..terms.parts.clone() };
+        let parts = Parts { limits: share(parts.limits, ports.len()), ..parts };
         let queues = ports.len();
-        let places = dns::Places::new();
+        let places = dns::Places::new(parts.limits.dns_queries, parts.limits.dns_connections);
         let mut siblings = Siblings::new(queues).into_iter();
         let mut queue = |port: Port| Queue {
             port,

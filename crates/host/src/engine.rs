@@ -56,13 +56,15 @@ pub(crate) struct Request {
     pub(crate) further: Vec<Channel>,
     pub(crate) member: Member,
     pub(crate) lease: Lease,
+    /// Of this container.
+    pub(crate) counters: Arc<Counters>,
     pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
     /// Resolves when the embedder closes the attachment.
     pub(crate) close: oneshot::Receiver<()>,
 }
 
 impl Engine {
-    /// Starts on the first of these seats.
+    /// Starts on the first of these seats. `counters` are for what concerns no container.
     pub(crate) fn start(config: Config, counters: Arc<Counters>, seats: Seats) -> Self {
         let Seats { first: seat, further } = seats;
         let further: Arc<[Seat]> = further.into();
@@ -150,7 +152,7 @@ async fn serve(
     let members: Rc<Members> = Rc::default();
     let neighbours = match isolation {
         Isolation::Isolated => None,
-        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), limits.udp_idle_timeout)),
+        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), &limits)),
     };
     let scene = Scene {
         members: Rc::clone(&members),

@@ -5,7 +5,7 @@
 //! ([`crate::udp`]).
 //!
 //! An address costs nothing to forge, and a client of a name server has one question: when a port has
-//! [`MAX_CLIENTS`], the oldest that has not written again after an answer makes room for the next.
+//! [as many as it may have](crate::NetworkBuilder::max_published_udp_clients), the oldest that has not written again after an answer makes room for the next.
 
 mod appearance;
 mod client;
@@ -36,9 +36,6 @@ use crate::dialer::{Inbound, Protocol};
 use crate::local::Reach;
 use crate::statistics::Counted;
 use crate::udp::{ByteBudget, HeldDatagrams};
-
-/// Most clients of one port.
-const MAX_CLIENTS: usize = 4096;
 
 /// Clients about which the Dialer is asked that are passed over when one has to make room.
 const PASSED_OVER: usize = 8;
@@ -224,7 +221,8 @@ impl Clients {
         local: Local,
     ) -> Option<Rc<Client>> {
         let context = &self.context;
-        if port.clients.get() >= MAX_CLIENTS && !self.make_room(port) {
+        let most = context.limits.published_udp_clients;
+        if port.clients.get() >= most && !self.make_room(port) {
             context.counters.published.overflowed();
             return None;
         }
@@ -249,7 +247,7 @@ impl Clients {
         });
         self.insert(port, &client);
         let mut passing = port.passing.borrow_mut();
-        if passing.len() >= 2 * MAX_CLIENTS {
+        if passing.len() >= most.saturating_mul(2) {
             passing.retain(|client| client.upgrade().is_some_and(|client| !client.is_confirmed.get()));
         }
         passing.push_back(Rc::downgrade(&client));

@@ -38,6 +38,13 @@ pub(crate) struct Limits {
     pub(crate) udp_peers: usize,
     pub(crate) udp_idle_timeout: Duration,
     pub(crate) dial_timeout: Duration,
+    /// Places for DNS messages, each of up to 1 KiB.
+    pub(crate) dns_queries: usize,
+    pub(crate) dns_connections: usize,
+    /// Of each published port.
+    pub(crate) published_udp_clients: usize,
+    /// That one address may have opened.
+    pub(crate) flows_between_containers: usize,
 }
 
 /// What is the same for every container of a network.

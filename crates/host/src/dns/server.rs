@@ -12,7 +12,7 @@ use tokio::time;
 
 use super::forward::Forwarder;
 use super::local::LocalNames;
-use super::places::{MAX_EXCHANGES, Place, Places};
+use super::places::{Place, Places};
 use super::request::Request;
 use super::resolver::{DnsQuery, Resolver, is_sound};
 use super::{EXCHANGE_DEADLINE, Transport, stream};
@@ -59,8 +59,7 @@ impl NameServer {
         }
         let Some(place) = self.places.take(message.len()) else {
             tracing::debug!(
-                limit = MAX_EXCHANGES,
-                "too many DNS queries at a time, one was answered SERVFAIL"
+                "too many DNS queries at a time, one was answered SERVFAIL; max_dns_queries is the limit"
             );
             return Some(Reply::new(&request, query.failure().into(), None));
         };
@@ -167,6 +166,8 @@ mod tests {
     use nsnet_stack::dns::HostName;
     use nsnet_stack::dns::testing::{query_for, response, with_opt};
 
+    const QUERIES: usize = 4096;
+
     const SOURCE: &str = "10.0.2.100:4000";
 
     fn server(resolver: Option<Arc<dyn Resolver>>, servers: Vec<SocketAddr>) -> NameServer {
@@ -175,7 +176,7 @@ mod tests {
         let many = (0..60).map(|host| SocketAddr::from(([10, 2, 0, host], 0)).ip());
         hosts.add(&HostName::parse("many.test").unwrap(), many);
         let names = LocalNames::new(Arc::new(hosts), None);
-        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new())
+        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new(QUERIES, 256))
     }
 
     async fn answered(server: &NameServer, message: &[u8], transport: Transport) -> Bytes {
@@ -225,15 +226,15 @@ mod tests {
     async fn what_goes_beyond_the_limit_fails_at_once_and_places_come_back() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
-        let taken: Vec<_> = (0..MAX_EXCHANGES).map(|_| server.places.take(0).unwrap()).collect();
+        let taken: Vec<_> = (0..QUERIES).map(|_| server.places.take(0).unwrap()).collect();
         assert_eq!(rcode(&server, "www.test").await, RCODE::ServerFailure);
         assert_eq!(rcode(&server, "db.test").await, RCODE::NoError, "needs no place");
         drop(taken);
         let asked = Bytes::from(query_for("www.test", TYPE::A));
         let given_up = server.answer(&asked, SOURCE.parse().unwrap(), Transport::Datagram);
         assert!(time::timeout(Duration::from_millis(20), given_up).await.is_err());
-        let places: Vec<_> = (0..MAX_EXCHANGES).map_while(|_| server.places.take(0)).collect();
-        assert_eq!(places.len(), MAX_EXCHANGES);
+        let places: Vec<_> = (0..QUERIES).map_while(|_| server.places.take(0)).collect();
+        assert_eq!(places.len(), QUERIES);
     }
 
     #[tokio::test]
@@ -242,7 +243,7 @@ mod tests {
         let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
         let mut long = query_for("www.test", TYPE::A);
         long.resize(60_000, 0);
-        let asked: Vec<_> = (0..MAX_EXCHANGES / 50)
+        let asked: Vec<_> = (0..QUERIES / 50)
             .map(|_| {
                 let (server, long) = (Arc::clone(&server), long.clone());
                 tokio::spawn(async move { answered(&server, &long, Transport::Stream).await })
@@ -253,7 +254,7 @@ mod tests {
             failed += usize::from(time::timeout(Duration::from_millis(5), asked).await.is_ok());
         }
         // 69 of them fit, each of 59 places.
-        assert!(failed >= MAX_EXCHANGES / 50 - MAX_EXCHANGES / 59, "{failed}");
+        assert!(failed >= QUERIES / 50 - QUERIES / 59, "{failed}");
     }
 
     #[tokio::test]

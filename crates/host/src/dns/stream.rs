@@ -150,8 +150,12 @@ mod tests {
         let mut hosts = Hosts::default();
         hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
         let forwarder = Forwarder::new(Servers::fixed(vec![upstream]));
-        let server =
-            Rc::new(NameServer::new(LocalNames::new(Arc::new(hosts), None), None, forwarder, Places::new()));
+        let server = Rc::new(NameServer::new(
+            LocalNames::new(Arc::new(hosts), None),
+            None,
+            forwarder,
+            Places::new(4096, 256),
+        ));
         let local = LocalSet::new();
         let (stream, work) = server.stream("10.0.2.100:4000".parse().unwrap()).unwrap();
         local.spawn_local(work);

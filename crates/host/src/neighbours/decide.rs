@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::{Neighbours, pass_on};
 use crate::dialer::{DialError, Flow, Protocol, Service};
 use crate::protocols::Protocols;
+use crate::statistics::Counted;
 use nsnet_stack::between::{Content, Form, Passage};
 use nsnet_stack::between::{Held, Signal, Tuple};
 use nsnet_stack::discard::Discard;
@@ -31,13 +32,13 @@ impl Neighbours {
             Content::EchoReply | Content::Error(_) => return Err(Discard::Unsolicited),
         };
         let (source, destination) = (passage.ends.source, passage.ends.destination);
-        let begun = self.flows.borrow_mut().begin(sender.context.clock.now(), tuple, opener, source.ip());
-        self.count_ended(&sender.context);
+        let counted = || Counted::between_containers(&sender.context.counters);
+        let now = sender.context.clock.now();
+        let begun = self.flows.borrow_mut().begin(now, tuple, opener, source.ip(), counted);
         let Some(id) = begun else {
             sender.context.counters.between_containers.overflowed();
             return Ok(());
         };
-        sender.context.counters.between_containers.opened();
         self.hold(passage, form);
         let flow = Flow { protocol, source, destination, target: destination, service: Service::Container };
         let asked = Asked { neighbours: Rc::clone(self), sender: Rc::clone(sender), tuple, id };
@@ -82,7 +83,6 @@ impl Asked {
     fn refuse(&self, error: &DialError) {
         self.sender.context.counters.between_containers.refused();
         let held = self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
-        self.neighbours.count_ended(&self.sender.context);
         let Some(Held { header, packet, form }) = held.first() else { return };
         let Ok(passage) = Passage::parse(header, packet, *form) else { return };
         match (passage.content, error) {
@@ -97,6 +97,5 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
-        self.neighbours.count_ended(&self.sender.context);
     }
 }

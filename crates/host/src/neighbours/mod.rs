@@ -41,18 +41,18 @@ mod decide;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nsnet_proto::vnet::{self, SegmentKind, Segmentation};
 use smoltcp::wire::IPV4_HEADER_LEN;
 
 #[cfg(doc)]
 use crate::Service;
-use crate::context::Context;
+use crate::context::{Context, Limits};
 use crate::dialer::IcmpError;
 use crate::link::{Link, Sent};
 use crate::members::Members;
 use crate::protocols::Protocols;
+use crate::statistics::Counted;
 use nsnet_stack::between::{
     Content, Flows, Form, Held, Passage, Routed, Verdict, complete, cut, write_segment,
 };
@@ -63,12 +63,13 @@ use nsnet_stack::wire;
 /// The traffic between the containers of one network, on the thread of their first queues.
 pub(crate) struct Neighbours {
     members: Rc<Members>,
-    flows: RefCell<Flows>,
+    flows: RefCell<Flows<Counted>>,
 }
 
 impl Neighbours {
-    pub(crate) fn new(members: Rc<Members>, udp_idle: Duration) -> Rc<Self> {
-        Rc::new(Self { members, flows: RefCell::new(Flows::new(udp_idle)) })
+    pub(crate) fn new(members: Rc<Members>, limits: &Limits) -> Rc<Self> {
+        let flows = Flows::new(limits.flows_between_containers, limits.udp_idle_timeout);
+        Rc::new(Self { members, flows: RefCell::new(flows) })
     }
 
     /// Takes a container in until what is returned is dropped.
@@ -126,7 +127,6 @@ impl Neighbours {
             return if is_answer { pass_on(receiver, passage, form) } else { Err(Discard::Unsolicited) };
         }
         let verdict = self.flows.borrow_mut().judge(sender.context.clock.now(), &tuple, from, signal);
-        self.count_ended(&sender.context);
         match verdict {
             Verdict::Pass => pass_on(receiver, passage, form),
             Verdict::Wait => {
@@ -143,12 +143,6 @@ impl Neighbours {
         let (tuple, ..) = passage.flow();
         self.flows.borrow_mut().hold(&tuple, Held { header, packet: bytes.into(), form });
     }
-
-    fn count_ended(&self, context: &Context) {
-        for _ in 0..self.flows.borrow_mut().take_ended() {
-            context.counters.between_containers.closed();
-        }
-    }
 }
 
 /// A container is among its neighbours until this is dropped.
@@ -162,7 +156,6 @@ impl Drop for Stay {
         for subnet in self.context.addressing.subnets() {
             self.neighbours.flows.borrow_mut().forget(subnet.container);
         }
-        self.neighbours.count_ended(&self.context);
     }
 }
 

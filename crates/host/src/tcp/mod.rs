@@ -28,7 +28,7 @@
 mod active_open;
 mod dial;
 mod flow;
-#[cfg(feature = "micro")]
+#[cfg(feature = "_micro")]
 pub(crate) mod micro;
 mod relay;
 mod table;

@@ -25,9 +25,6 @@ use super::passage::Form;
 use crate::flow::Endpoints;
 use crate::flow::Protocol;
 
-/// Most flows that one container address may have opened.
-const FLOWS: usize = 16_384;
-
 /// Packets held for a flow that is being decided on, and bytes for all such flows of one container address.
 const HELD: usize = 64;
 const HELD_BYTES: usize = 1 << 20;
@@ -117,26 +114,29 @@ pub struct Held {
     pub form: Form,
 }
 
-pub struct Flows {
-    entries: HashMap<Tuple, Entry>,
+#[derive(Debug)]
+pub struct Flows<G> {
+    entries: HashMap<Tuple, Entry<G>>,
     /// By the address that has opened.
     usage: HashMap<IpAddr, Usage>,
+    /// Flows that one address may have opened.
+    most: usize,
     udp_idle: Duration,
     begun: u64,
     /// With this many entries the table is tidied.
     tidy_at: usize,
-    /// Flows that have ended since they were last counted.
-    ended: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<G> {
     /// Tells this use of the tuple from others.
     id: u64,
     opener: End,
     opened_by: IpAddr,
     used: Instant,
     state: State,
+    /// None once the connection is over.
+    guard: Option<G>,
 }
 
 #[derive(Debug)]
@@ -163,11 +163,11 @@ struct Usage {
     searched: Option<Instant>,
 }
 
-impl Flows {
-    /// None yet. UDP flows will be forgotten after `udp_idle` of silence.
-    pub fn new(udp_idle: Duration) -> Self {
+impl<G> Flows<G> {
+    /// None yet. One address may open `most`; those of UDP will be forgotten after `udp_idle` of silence.
+    pub fn new(most: usize, udp_idle: Duration) -> Self {
         let (entries, usage) = (HashMap::new(), HashMap::new());
-        Self { entries, usage, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
+        Self { entries, usage, most, udp_idle, begun: 0, tidy_at: FEW }
     }
 
     /// What becomes of a packet that one end of a flow has sent.
@@ -194,7 +194,10 @@ impl Flows {
             return Verdict::Drop;
         }
         entry.used = now;
-        self.ended += usize::from(progress.advance(is_opener, signal));
+        progress.advance(is_opener, signal);
+        if progress.is_over {
+            entry.guard = None;
+        }
         Verdict::Pass
     }
 
@@ -206,12 +209,20 @@ impl Flows {
         })
     }
 
-    /// Notes that the Dialer is asked about a new flow, and gives that a number. `None` if its opener has too many.
-    pub fn begin(&mut self, now: Instant, tuple: Tuple, opener: End, opened_by: IpAddr) -> Option<u64> {
+    /// Notes that the Dialer is asked about a new flow, and gives that a number. What `guard` makes is kept until the flow
+    /// ends. `None` if its opener has too many.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        tuple: Tuple,
+        opener: End,
+        opened_by: IpAddr,
+        guard: impl FnOnce() -> G,
+    ) -> Option<u64> {
         if self.entries.len() >= self.tidy_at {
             self.tidy(now);
         }
-        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= FLOWS)
+        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= self.most)
             && !self.make_room(now, opened_by)
         {
             return None;
@@ -219,7 +230,7 @@ impl Flows {
         let id = self.begun;
         self.begun += 1;
         let state = State::Asking(Vec::new());
-        self.entries.insert(tuple, Entry { id, opener, opened_by, used: now, state });
+        self.entries.insert(tuple, Entry { id, opener, opened_by, used: now, state, guard: Some(guard()) });
         self.usage.entry(opened_by).or_default().flows += 1;
         Some(id)
     }
@@ -260,7 +271,7 @@ impl Flows {
 
     /// Forgets a flow if the Dialer has not allowed it, and returns what was held of it.
     pub fn withdraw(&mut self, tuple: &Tuple, id: u64) -> Vec<Held> {
-        let is_asking = |entry: &Entry| entry.id == id && matches!(entry.state, State::Asking(_));
+        let is_asking = |entry: &Entry<G>| entry.id == id && matches!(entry.state, State::Asking(_));
         match self.entries.get(tuple).is_some_and(is_asking).then(|| self.remove(tuple)).flatten() {
             Some(State::Asking(held)) => held,
             Some(State::Allowed(_)) | None => Vec::new(),
@@ -270,11 +281,6 @@ impl Flows {
     /// Forgets all flows of an address: whoever has it next inherits nothing.
     pub fn forget(&mut self, address: IpAddr) {
         self.remove_if(|tuple, _| tuple.involves(address));
-    }
-
-    /// How many flows have ended since the last call.
-    pub fn take_ended(&mut self) -> usize {
-        mem::take(&mut self.ended)
     }
 
     fn tidy(&mut self, now: Instant) {
@@ -292,7 +298,7 @@ impl Flows {
         if searched.is_some_and(|last| now.saturating_duration_since(last) < SEARCH_INTERVAL) {
             return false;
         }
-        let may_go = |(tuple, entry): &(&Tuple, &Entry)| match entry.state {
+        let may_go = |(tuple, entry): &(&Tuple, &Entry<G>)| match entry.state {
             State::Asking(_) => false,
             State::Allowed(progress) => {
                 entry.opened_by == opened_by
@@ -302,7 +308,7 @@ impl Flows {
         let mut idle: Vec<(Instant, Tuple)> =
             self.entries.iter().filter(may_go).map(|(tuple, entry)| (entry.used, *tuple)).collect();
         idle.sort_unstable_by_key(|(used, _)| *used);
-        idle.truncate(FLOWS / 16);
+        idle.truncate((self.most / 16).max(1));
         for (_, tuple) in &idle {
             self.remove(tuple);
         }
@@ -312,7 +318,7 @@ impl Flows {
         !idle.is_empty()
     }
 
-    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Entry) -> bool) {
+    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Entry<G>) -> bool) {
         let over: Vec<Tuple> = self
             .entries
             .iter()
@@ -326,8 +332,6 @@ impl Flows {
 
     fn remove(&mut self, tuple: &Tuple) -> Option<State> {
         let entry = self.entries.remove(tuple)?;
-        let is_counted = matches!(entry.state, State::Allowed(Progress { is_over: true, .. }));
-        self.ended += usize::from(!is_counted);
         if let Some(usage) = self.usage.get_mut(&entry.opened_by) {
             usage.flows -= 1;
             if let State::Asking(held) = &entry.state {
@@ -342,16 +346,15 @@ impl Flows {
 }
 
 impl Progress {
-    /// Takes note of a packet. Returns whether it ends the connection.
-    fn advance(&mut self, is_opener: bool, signal: Signal) -> bool {
+    /// Takes note of a packet.
+    fn advance(&mut self, is_opener: bool, signal: Signal) {
         self.is_answered |= !is_opener;
         match signal {
             Signal::Finish if is_opener => self.opener_finished = true,
             Signal::Finish => self.other_finished = true,
             Signal::Open | Signal::Reset | Signal::Other => {}
         }
-        let is_over = signal == Signal::Reset || (self.opener_finished && self.other_finished);
-        is_over && !mem::replace(&mut self.is_over, true)
+        self.is_over |= signal == Signal::Reset || (self.opener_finished && self.other_finished);
     }
 }
 

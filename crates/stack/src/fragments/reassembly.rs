@@ -1,6 +1,7 @@
 //! Puts fragments together; see the module above for the rules.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,21 @@ pub struct Reassembler {
 /// A packet put together.
 pub struct Whole(Box<Partial>);
 
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Whole").field("length", &self.packet().len()).finish()
+    }
+}
+
 impl Whole {
     pub fn packet(&self) -> &[u8] {
         self.0.packet()
+    }
+}
+
+impl fmt::Debug for Reassembler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reassembler").field("under_way", &self.under_way.len()).finish_non_exhaustive()
     }
 }
 

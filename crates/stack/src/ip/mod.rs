@@ -10,7 +10,7 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
 use crate::discard::Discard;
 
 /// An IP packet that is whole; of its payload nothing is known.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Ip<'a> {
     pub bytes: &'a [u8],
     pub source: IpAddr,

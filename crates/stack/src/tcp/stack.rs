@@ -10,6 +10,7 @@
 //! What smoltcp does not do and this stack's users must: hold the SYN (it is fed in once the dial succeeded),
 //! end half-closed and silent connections (no FIN-WAIT-2 timer), keep the last ACK through TIME-WAIT.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 
@@ -65,6 +66,12 @@ pub struct TcpStack {
     reset_by_container: bool,
     /// Bytes that were read, modulo 2³².
     read: u32,
+}
+
+impl fmt::Debug for TcpStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpStack").field("state", &self.state()).finish_non_exhaustive()
+    }
 }
 
 /// Shortest interval at which an arrived segment is acknowledged when nothing else is sent. Longer than a

@@ -1,4 +1,5 @@
-//! The engine's clock: the one place that reads the time. Everything pure takes it as a parameter.
+//! The engine's clock. Tables and flows read the time here, so that a test which pauses the runtime's clock moves theirs
+//! as well.
 
 use std::time::Instant;
 
@@ -9,14 +10,12 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(crate) fn start() -> Self {
-        Self { origin: Instant::now() }
+        Self { origin: now() }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
     pub(crate) fn now(&self) -> Instant {
-        Instant::now()
+        now()
     }
 
     pub(crate) fn smoltcp(&self, instant: Instant) -> smoltcp::time::Instant {
@@ -29,4 +28,10 @@ impl Clock {
         let micros = u64::try_from(instant.total_micros()).unwrap_or(0);
         self.origin + std::time::Duration::from_micros(micros)
     }
+}
+
+/// The runtime's time: that of the system, unless a test has paused it.
+#[expect(clippy::disallowed_methods, reason = "this is the clock")]
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }

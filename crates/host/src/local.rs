@@ -40,8 +40,17 @@ pub(crate) enum Reach {
 /// The kernel's routing decision, on a netlink socket of the network namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct LocalRoutes {
-    socket: Socket,
+    source: Source,
     sequence: u32,
+}
+
+/// Who decides.
+#[derive(Debug)]
+enum Source {
+    Kernel(Socket),
+    /// Every unicast address is another machine's.
+    #[cfg(test)]
+    NoHost,
 }
 
 impl LocalRoutes {
@@ -55,7 +64,13 @@ impl LocalRoutes {
         // Connected to the kernel, whose port is 0, the socket hears nobody else.
         socket.connect(&SocketAddr::new(0, 0))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &RECEIVE_TIMEOUT)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { source: Source::Kernel(socket), sequence: 0 })
+    }
+
+    /// A host without addresses of its own.
+    #[cfg(test)]
+    pub(crate) fn of_no_host() -> Self {
+        Self { source: Source::NoHost, sequence: 0 }
     }
 
     /// Asks where packets for `address` go. An IPv4-mapped IPv6 address is judged as the IPv4 address that a
@@ -78,35 +93,37 @@ impl LocalRoutes {
             return Ok(Reach::Broadcast);
         }
         self.sequence = self.sequence.wrapping_add(1);
-        let (request, length) = request(address, self.sequence);
-        self.socket.send(&request[..length], 0)?;
-        self.answer()
-    }
-
-    fn answer(&mut self) -> io::Result<Reach> {
-        let mut buffer = [0; BUFFER_LEN];
-        for _ in 0..MAX_STALE {
-            let length = match self.socket.recv(&mut &mut buffer[..], 0) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let message =
-                NetlinkBuffer::new_checked(&buffer[..length.min(BUFFER_LEN)]).map_err(unreadable)?;
-            // An answer to a question that was given up when its wait was interrupted or timed out.
-            if message.sequence_number() != self.sequence {
-                continue;
-            }
-            return match message.message_type() {
-                libc::RTM_NEWROUTE => {
-                    Ok(reach(RouteHeader::parse(message.payload()).map_err(unreadable)?.kind))
-                }
-                NLMSG_ERROR => refusal(&message),
-                other => Err(unreadable(format!("message type {other}"))),
-            };
+        match &self.source {
+            Source::Kernel(socket) => ask(socket, address, self.sequence),
+            #[cfg(test)]
+            Source::NoHost => Ok(Reach::Remote),
         }
-        Err(io::ErrorKind::TimedOut.into())
     }
+}
+
+/// Asks the kernel, and reads its answer.
+fn ask(socket: &Socket, address: IpAddr, sequence: u32) -> io::Result<Reach> {
+    let (request, length) = request(address, sequence);
+    socket.send(&request[..length], 0)?;
+    let mut buffer = [0; BUFFER_LEN];
+    for _ in 0..MAX_STALE {
+        let length = match socket.recv(&mut &mut buffer[..], 0) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let message = NetlinkBuffer::new_checked(&buffer[..length.min(BUFFER_LEN)]).map_err(unreadable)?;
+        // An answer to a question that was given up when its wait was interrupted or timed out.
+        if message.sequence_number() != sequence {
+            continue;
+        }
+        return match message.message_type() {
+            libc::RTM_NEWROUTE => Ok(reach(RouteHeader::parse(message.payload()).map_err(unreadable)?.kind)),
+            NLMSG_ERROR => refusal(&message),
+            other => Err(unreadable(format!("message type {other}"))),
+        };
+    }
+    Err(io::ErrorKind::TimedOut.into())
 }
 
 fn request(address: IpAddr, sequence: u32) -> ([u8; MAX_REQUEST], usize) {
@@ -242,7 +259,8 @@ mod tests {
     fn stale_answer_is_skipped() {
         let mut routes = LocalRoutes::new().unwrap();
         let (stale, length) = request("203.0.113.7".parse().unwrap(), 77);
-        routes.socket.send(&stale[..length], 0).unwrap();
+        let Source::Kernel(socket) = &routes.source else { panic!("the kernel's") };
+        socket.send(&stale[..length], 0).unwrap();
         assert_eq!(routes.lookup("127.0.0.1".parse().unwrap()).unwrap(), Reach::HostOwn);
     }
 

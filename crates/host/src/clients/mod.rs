@@ -25,7 +25,7 @@ use nsnet_stack::udp::{Datagrams, Envelope, Run};
 
 pub(crate) use appearance::{Caller, Way, ways};
 pub(crate) use client::Client;
-pub(crate) use port::PublishedPort;
+pub(crate) use port::{Answers, PublishedPort};
 pub(crate) use socket::{Arrival, Local, Socket};
 
 use client::Permission;
@@ -74,7 +74,7 @@ impl Waiting {
     fn send(&self) {
         let Some(port) = self.client.port.upgrade() else { return };
         let datagrams = self.run.datagrams(&self.bytes);
-        if let Err(error) = port.socket.send(datagrams, self.client.address, &self.client.local.get()) {
+        if let Err(error) = port.answers.send(datagrams, self.client.address, &self.client.local.get()) {
             // Lost, as on any network.
             tracing::trace!(client = %self.client.address, %error, "answers of a published port are lost");
         }
@@ -257,7 +257,7 @@ impl Clients {
         let inbound = Inbound {
             protocol: Protocol::Udp,
             client: Some(address),
-            listener: Some(SocketAddr::new(local.address(), port.socket.port())),
+            listener: Some(SocketAddr::new(local.address(), port.answers.port())),
             container: key.container,
         };
         let undecided = Undecided { clients: Rc::clone(self), client: Rc::clone(&client) };

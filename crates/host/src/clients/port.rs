@@ -2,19 +2,34 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::net::IpAddr;
-use std::rc::Weak;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use nsnet_stack::udp::Datagrams;
+
 use super::client::Client;
-use super::socket::Socket;
+use super::socket::Local;
 
 /// How long a container that has refused datagrams in one address family gets those of new clients in the other first:
 /// it may tell of few such errors in a second (`icmp_ratelimit`, icmp(7)).
 const REFUSED: Duration = Duration::from_secs(10);
 
+/// What the answers to a port's clients leave by.
+pub(crate) trait Answers {
+    /// The port of the host.
+    fn port(&self) -> u16;
+
+    /// Sends datagrams to a client, from the address that `local` names.
+    ///
+    /// # Errors
+    /// The kernel's. The datagrams are lost.
+    fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()>;
+}
+
 pub(crate) struct PublishedPort {
-    pub(crate) socket: Socket,
+    pub(super) answers: Rc<dyn Answers>,
     /// The port in the container.
     pub(super) target: u16,
     /// How many clients it has, in all containers together.
@@ -32,9 +47,9 @@ struct Refused {
 }
 
 impl PublishedPort {
-    pub(crate) fn new(socket: Socket, target: u16) -> Self {
+    pub(crate) fn new(answers: Rc<dyn Answers>, target: u16) -> Self {
         let (clients, passing, refused) = Default::default();
-        Self { socket, target, clients, passing, refused }
+        Self { answers, target, clients, passing, refused }
     }
 
     /// Notes that nobody listens at this address of the container.

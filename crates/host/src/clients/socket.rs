@@ -12,6 +12,7 @@ use nix::sys::socket::{
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use super::port::Answers;
 use crate::dialer::error_queue::{self, is_full, retried, socket_address};
 use crate::dialer::{Datagrams, Received};
 
@@ -83,11 +84,6 @@ impl Socket {
         Ok(Self { io: UdpSocket::from_std(socket)?, port: address.port() })
     }
 
-    /// The host's port.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
-    }
-
     pub(crate) async fn readable(&self) -> io::Result<()> {
         self.io.ready(Interest::READABLE | Interest::ERROR).await.map(drop)
     }
@@ -102,21 +98,6 @@ impl Socket {
                 result => result,
             },
         }
-    }
-
-    /// Sends datagrams to a client. One by one if the kernel does not take them as a burst.
-    pub(crate) fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
-        let client = SockaddrStorage::from(client);
-        if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1) {
-            let control = [local.control(), ControlMessage::UdpGsoSegments(&size)];
-            match self.send_with(datagrams.bytes(), &control, &client) {
-                Err(error) if !is_full(&error) => {}
-                result => return result,
-            }
-        }
-        datagrams
-            .iter()
-            .try_for_each(|datagram| retried(|| self.send_with(datagram, &[local.control()], &client)))
     }
 
     fn send_with(
@@ -159,6 +140,27 @@ impl Socket {
                 return Ok(Arrival::Other(entry.into_received()));
             }
         }
+    }
+}
+
+impl Answers for Socket {
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// One by one if the kernel does not take them as a burst.
+    fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
+        let client = SockaddrStorage::from(client);
+        if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1) {
+            let control = [local.control(), ControlMessage::UdpGsoSegments(&size)];
+            match self.send_with(datagrams.bytes(), &control, &client) {
+                Err(error) if !is_full(&error) => {}
+                result => return result,
+            }
+        }
+        datagrams
+            .iter()
+            .try_for_each(|datagram| retried(|| self.send_with(datagram, &[local.control()], &client)))
     }
 }
 

@@ -41,6 +41,12 @@ impl Commons {
         }
     }
 
+    /// For a thread that asks no kernel.
+    #[cfg(test)]
+    pub(crate) fn of_no_host() -> std::rc::Rc<Self> {
+        std::rc::Rc::new(Self::new(LocalRoutes::of_no_host()))
+    }
+
     /// Where a frame from a container lands.
     pub(crate) fn received(&self) -> RefMut<'_, Box<[u8]>> {
         self.received.borrow_mut()

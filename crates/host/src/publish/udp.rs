@@ -8,7 +8,7 @@ use nsnet_stack::icmp;
 use nsnet_stack::udp::Datagrams;
 
 use super::{Scene, Target};
-use crate::clients::{Arrival, Client, PublishedPort, Socket};
+use crate::clients::{Answers, Arrival, Client, PublishedPort, Socket};
 use crate::dialer::Received;
 use crate::link::Sent;
 use crate::protocols::Protocols;
@@ -19,22 +19,28 @@ const BATCH: usize = 64;
 
 /// Delivers what comes in. Ends only if the socket fails.
 pub(super) async fn serve(socket: Socket, target: Target, scene: Scene) {
-    let port = Rc::new(PublishedPort::new(socket, target.port));
-    if let Err(error) = deliver(&port, &target, &scene).await {
-        tracing::error!(port = port.socket.port(), %error, "a published UDP port failed");
+    let socket = Rc::new(socket);
+    let port = Rc::new(PublishedPort::new(Rc::clone(&socket) as Rc<dyn Answers>, target.port));
+    if let Err(error) = deliver(&socket, &port, &target, &scene).await {
+        tracing::error!(port = socket.port(), %error, "a published UDP port failed");
     }
 }
 
-async fn deliver(port: &Rc<PublishedPort>, target: &Target, scene: &Scene) -> io::Result<()> {
+async fn deliver(
+    socket: &Socket,
+    port: &Rc<PublishedPort>,
+    target: &Target,
+    scene: &Scene,
+) -> io::Result<()> {
     loop {
-        port.socket.readable().await?;
+        socket.readable().await?;
         for _ in 0..BATCH {
-            match deliver_next(port, target, scene) {
+            match deliver_next(socket, port, target, scene) {
                 Ok(None) => {}
                 Ok(Some(blocked)) => blocked.clear().await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Of an earlier datagram, or the host's want of memory: the next one may fare better.
-                Err(error) => tracing::debug!(port = port.socket.port(), %error, "datagrams are lost"),
+                Err(error) => tracing::debug!(port = socket.port(), %error, "datagrams are lost"),
             }
         }
         tokio::task::yield_now().await;
@@ -57,9 +63,14 @@ impl Blocked {
 }
 
 /// Takes the next of what the socket holds and sends it on.
-fn deliver_next(port: &Rc<PublishedPort>, target: &Target, scene: &Scene) -> io::Result<Option<Blocked>> {
+fn deliver_next(
+    socket: &Socket,
+    port: &Rc<PublishedPort>,
+    target: &Target,
+    scene: &Scene,
+) -> io::Result<Option<Blocked>> {
     let mut buffer = scene.commons.received();
-    let arrival = port.socket.try_receive(&mut buffer)?;
+    let arrival = socket.try_receive(&mut buffer)?;
     let Some(protocols) = scene.members.find(target.member.as_deref()) else { return Ok(None) };
     match arrival {
         Arrival::Datagrams { length, size, client, local } => {

@@ -36,6 +36,7 @@ in_both_carriages! {
 once! {
     help_says_what_there_is,
     unknown_option_is_refused,
+    an_error_is_printed_with_its_cause_and_once,
     command_not_found_is_127,
     command_not_executable_is_126,
 }
@@ -178,6 +179,25 @@ fn unknown_option_is_refused(_: &World) {
     assert!(!output.status.success());
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("--frobnicate"), "{said}");
+}
+
+fn an_error_is_printed_with_its_cause_and_once(world: &World) {
+    for (arguments, expected) in [
+        (
+            ["--open-host", "224.0.0.1", "true"],
+            "rootless-shell: open 224.0.0.1 of the host: 224.0.0.1 cannot be opened: use 127.0.0.1, ::1, or a unicast address \
+             of one of the host's interfaces\n",
+        ),
+        (
+            ["--publish", "/nowhere/api.sock:80", "true"],
+            "rootless-shell: listen on /nowhere/api.sock (the directory must exist and be writable, the path have at \
+             most 107 bytes): No such file or directory (os error 2)\n",
+        ),
+    ] {
+        let output = options(world, &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
+    }
 }
 
 fn command_not_found_is_127(world: &World) {

@@ -79,12 +79,9 @@ fn what_does_not_fit_in_a_text_is_named() {
         ("10.0.2.0/24,dns", 12, "an address as Ipv4Addr reads it"),
         ("10.0.2.0/24,dns=10.0.2.9,gateway=::1", 25, "an address as Ipv4Addr reads it"),
     ] {
-        match text.parse::<Ipv4Subnet>().unwrap_err() {
-            SubnetError::Parse(error) => {
-                assert_eq!((error.position(), error.expected()), (position, expected))
-            }
-            other => panic!("{text}: {other}"),
-        }
+        let error = text.parse::<Ipv4Subnet>().unwrap_err();
+        let SubnetError::Parse(error) = error else { panic!("{text}: {error}") };
+        assert_eq!((error.position(), error.expected()), (position, expected));
     }
 }
 

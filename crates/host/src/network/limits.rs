@@ -26,8 +26,24 @@ impl Default for Limits {
 /// The longest timeout: ten years. What is meant as "never" must not overflow the clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Limits of each container, unless they say otherwise. None of them, except [`ring_memory`](Self::ring_memory), may be 0:
-/// [`build`](Self::build) refuses it. A [`Dialer`](crate::Dialer) refuses flows altogether.
+/// # Limits
+/// Each is for one container, unless it says otherwise. Only [`ring_memory`](Self::ring_memory) may be 0;
+/// [`build`](Self::build) refuses it for the others. To refuse flows altogether, use a [`Dialer`](crate::Dialer).
+///
+/// ```
+/// use nsnet_host::Network;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let small = Network::builder()
+///     .max_tcp_flows(256)
+///     .ring_memory(8 << 20)
+///     .max_udp_mappings(64)
+///     .max_udp_peers(256)
+///     .max_dns_queries(128)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
 impl NetworkBuilder {
     /// Most TCP connections of one container at a time, including those being dialled and those of published ports.
     /// Default: 16 384.

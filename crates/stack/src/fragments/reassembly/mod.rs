@@ -251,5 +251,4 @@ impl Partial {
 }
 
 #[cfg(test)]
-#[path = "reassembly_tests.rs"]
 mod tests;

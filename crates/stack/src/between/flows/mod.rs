@@ -369,5 +369,4 @@ fn bytes_of(held: &[Held]) -> usize {
 }
 
 #[cfg(test)]
-#[path = "flows_tests.rs"]
 mod tests;

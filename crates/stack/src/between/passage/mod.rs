@@ -237,5 +237,4 @@ const V4: Kinds = Kinds { echo_request: 8, echo_reply: 0, errors: &[3, 11, 12] }
 const V6: Kinds = Kinds { echo_request: 128, echo_reply: 129, errors: &[1, 2, 3, 4] };
 
 #[cfg(test)]
-#[path = "passage_tests.rs"]
 mod tests;

@@ -410,13 +410,7 @@ pub fn header_length(address: IpAddr) -> usize {
 }
 
 #[cfg(any(test, feature = "_testing"))]
-#[path = "client.rs"]
 pub(super) mod client;
 
 #[cfg(test)]
-#[path = "connect_tests.rs"]
-mod connect_tests;
-
-#[cfg(test)]
-#[path = "stack_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! Who talks to whom: the two ends of a packet, and the key of a flow.
+//! The two ends of a packet, and the key of a flow.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -12,12 +12,13 @@ pub enum Protocol {
     Tcp,
     /// UDP, RFC 768.
     Udp,
-    /// ICMP echo, RFC 792 and RFC 4443. The port of the source is the identifier; the port of the destination is 0.
+    /// ICMP echo, RFC 792 and RFC 4443. The identifier takes the place of the source's port; the destination's port is
+    /// 0.
     Icmp,
 }
 
 impl Protocol {
-    /// Whether its flows have a port at the destination.
+    /// Whether flows of this protocol have a port at the destination.
     #[must_use]
     pub fn has_ports(self) -> bool {
         match self {
@@ -39,7 +40,7 @@ impl fmt::Display for Protocol {
 
 /// Both ends of one packet.
 ///
-/// An echo request has its identifier in the place of the source's port, and 0 for the destination's.
+/// For an echo request, the source's port is the identifier and the destination's port is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoints {
     /// The end that sent it.
@@ -49,7 +50,7 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// The flow of a packet that the container has sent.
+    /// The flow of a packet that the container sent.
     #[must_use]
     #[inline]
     pub fn from_container(self) -> FlowKey {
@@ -63,9 +64,9 @@ impl Hash for Endpoints {
     }
 }
 
-/// What identifies a flow of one container: its own address and port, and those it talks to.
+/// Identifies a flow of one container, among those of one [`Protocol`].
 ///
-/// An echo flow has the identifier in the place of the container's port, and 0 for the peer's.
+/// For an echo flow, the container's port is the identifier and the peer's port is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FlowKey {
     /// The container's end.
@@ -81,10 +82,10 @@ impl Hash for FlowKey {
     }
 }
 
-/// Hashes two ends in few large pieces, because a keyed hash costs by the piece.
+/// Hashes two ends in a few large pieces, because a keyed hash costs by the piece.
 ///
-/// The derived hash would add the family and the scope of each address. These are the same for all packets of a
-/// container, or follow from the rest.
+/// The derived hash would add each address's family and scope. They are the same for all packets of a container, or
+/// follow from the rest.
 #[inline]
 fn hash_pair<H: Hasher>(one: SocketAddr, other: SocketAddr, state: &mut H) {
     match (one.ip(), other.ip()) {

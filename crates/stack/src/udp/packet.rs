@@ -1,4 +1,4 @@
-//! Builds the UDP datagrams that go into the container.
+//! Builds the UDP packets that go into the container: IP header, UDP header, payload.
 
 use std::net::SocketAddr;
 
@@ -10,19 +10,21 @@ use crate::wire;
 /// Who computes the UDP checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChecksumMode {
-    /// This end, over everything.
+    /// This process, over the whole datagram.
     Full,
-    /// The kernel; this end leaves the sum over the pseudo-header.
+    /// The receiving kernel. This process leaves the sum over the pseudo-header in the checksum field.
     PseudoHeader,
 }
 
-/// Length in bytes of the packet that carries `payload` bytes.
+/// Length in bytes of the packet that carries `payload` bytes from `source`.
+#[must_use]
 pub fn length(source: SocketAddr, payload: usize) -> usize {
     wire::ip_header_len(source.ip()) + UDP_HEADER_LEN + payload
 }
 
-/// Whether an IP packet can carry `payload` bytes: the length fields have 16 bits.
-pub fn is_possible(source: SocketAddr, payload: usize) -> bool {
+/// Whether an IP packet can carry a datagram of `payload` bytes: the length fields have 16 bits.
+#[must_use]
+pub(crate) fn is_possible(source: SocketAddr, payload: usize) -> bool {
     let counted = match source {
         SocketAddr::V4(_) => length(source, payload),
         SocketAddr::V6(_) => UDP_HEADER_LEN + payload,
@@ -30,7 +32,25 @@ pub fn is_possible(source: SocketAddr, payload: usize) -> bool {
     u16::try_from(counted).is_ok()
 }
 
-/// Writes the packet into `buffer`, which is exactly [`length`] bytes long.
+/// Writes the packet, with a hop limit of 64, into `buffer`, which must be [`length`] bytes long.
+///
+/// # Panics
+/// If `buffer` is shorter, or if one address is IPv4 and the other IPv6.
+///
+/// # Examples
+/// ```
+/// use nsnet_proto::vnet;
+/// use nsnet_stack::packet::{Packet, Transport};
+/// use nsnet_stack::udp::packet::{self, ChecksumMode};
+///
+/// let (source, destination) = ("10.99.0.2:53".parse().unwrap(), "10.0.2.100:4000".parse().unwrap());
+/// let mut bytes = vec![0; packet::length(source, 5)];
+/// packet::write(&mut bytes, source, destination, b"hello", ChecksumMode::Full);
+///
+/// let packet = Packet::parse(&vnet::Header::default(), &bytes).unwrap();
+/// assert_eq!(packet.ends.source, source);
+/// assert!(matches!(packet.transport, Transport::Udp(datagrams) if datagrams.bytes() == b"hello"));
+/// ```
 pub fn write(
     buffer: &mut [u8],
     source: SocketAddr,

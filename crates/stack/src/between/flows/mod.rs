@@ -1,180 +1,153 @@
-//! Which flows between containers are allowed. Pure.
+//! The flows that are allowed between containers.
 //!
-//! | protocol | opens | forgotten after |
+//! A flow begins when a packet [opens](Flows::begin) it, and the Dialer is asked. Meanwhile its packets are
+//! [held](Flows::hold). Then it is [allowed](Flows::allow) or [withdrawn](Flows::withdraw). Once allowed, it passes
+//! packets in both directions until it is forgotten:
+//!
+//! | protocol | opened by | forgotten after |
 //! |---|---|---|
-//! | TCP | SYN | 2 h 4 min of silence once the other side has answered, 4 min before that and after RST or two FINs (RFC 5382, 5) |
-//! | UDP | any datagram | the network's idle timeout, 180 s (RFC 4787, 4.3) |
+//! | TCP | SYN | 2 h 4 min of silence once the other end has answered; 4 min before that, and after RST or two FINs (RFC 5382, 5) |
+//! | UDP | any datagram | the network's idle timeout, by default 180 s (RFC 4787, 4.3) |
 //! | echo | a request | 60 s (RFC 5508, 3.2) |
 //!
-//! What is idle for too long is not looked for: it is noticed when a packet comes, or when the table is tidied, which
-//! is due whenever it has doubled. So there is no timer, and an idle network is not woken.
+//! There is no timer, so an idle network is not woken. That a flow was silent for too long is noticed when a packet of
+//! it comes, or when the table is tidied, which is due whenever the table has doubled.
 //!
-//! A container that has opened as many flows as it may has its own idle ones forgotten, a sixteenth at a time,
-//! those that have been silent for longest first; TCP connections that are established never, so that one more flow may
-//! have to be refused. Where there is nothing to forget, that is not looked for again for a second: the search goes through
-//! all flows, and it is the container that decides how often.
+//! A container may have opened 16 384 flows. When it opens one more, a sixteenth of them is forgotten: those that have
+//! been silent for longest. Established TCP connections are never forgotten that way. If nothing else is left, the new
+//! flow is refused, and for a second no search is made again: a search goes through all flows, and the container
+//! decides how often.
+
+mod progress;
+mod tuple;
 
 use std::collections::HashMap;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use nsnet_proto::vnet;
 
+use progress::Progress;
+pub use progress::Signal;
+pub use tuple::{End, Tuple};
+
 use super::passage::Form;
-use crate::flow::Endpoints;
 use crate::flow::Protocol;
 
 /// Most flows that one container address may have opened.
 const FLOWS: usize = 16_384;
 
-/// Packets held for a flow that is being decided on, and bytes for all such flows of one container address.
+/// Most packets held for one flow, and most bytes held for all flows that one container address has opened.
 const HELD: usize = 64;
 const HELD_BYTES: usize = 1 << 20;
 
-/// Entries below which tidying is not worth it.
+/// A table with fewer flows is not tidied.
 const FEW: usize = 256;
 
-/// How long a search for flows to forget that found none holds good.
+/// How long the result of a search that found no flow to forget stays good.
 const SEARCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// RFC 5382, REQ-5.
-const TCP_ESTABLISHED: Duration = Duration::from_secs(2 * 3600 + 4 * 60);
-const TCP_TRANSITORY: Duration = Duration::from_secs(4 * 60);
-
-/// RFC 5508, REQ-1.
-const ECHO: Duration = Duration::from_secs(60);
-
-/// A flow, whichever of its ends speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Tuple {
-    protocol: Protocol,
-    ends: Endpoints,
-}
-
-/// One of the two ends of a [`Tuple`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    First,
-    Second,
-}
-
-impl Tuple {
-    /// The flow of a TCP segment or UDP datagram, and the end that has sent it.
-    pub fn of_ports(protocol: Protocol, packet: Endpoints) -> (Self, End) {
-        if packet.source <= packet.destination {
-            (Self { protocol, ends: packet }, End::First)
-        } else {
-            let ends = Endpoints { source: packet.destination, destination: packet.source };
-            (Self { protocol, ends }, End::Second)
-        }
-    }
-
-    /// The flow of echo requests and their replies. Requests the other way are another flow.
-    pub fn of_echo(requester: IpAddr, responder: IpAddr, identifier: u16) -> Self {
-        let source = SocketAddr::new(requester, identifier);
-        Self {
-            protocol: Protocol::Icmp,
-            ends: Endpoints { source, destination: SocketAddr::new(responder, 0) },
-        }
-    }
-
-    /// Whether the flow ends at this address.
-    fn involves(&self, address: IpAddr) -> bool {
-        self.ends.source.ip() == address || self.ends.destination.ip() == address
-    }
-}
-
-/// What a packet means for its flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// TCP wants a connection.
-    Open,
-    /// TCP says that no more is to come.
-    Finish,
-    /// TCP breaks off.
-    Reset,
-    Other,
-}
-
-/// What becomes of a packet.
+/// The decision on a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
+    /// The packet goes on.
     Pass,
-    /// The Dialer is being asked.
+    /// The Dialer is being asked; [`Flows::hold`] keeps the packet.
     Wait,
-    /// It does not fit its flow.
+    /// The packet does not fit its flow and is dropped.
     Drop,
-    /// There is no such flow.
+    /// There is no such flow; [`Flows::begin`] begins one.
     Unknown,
 }
 
 /// A packet that waits for the Dialer's decision.
 #[derive(Debug)]
 pub struct Held {
+    /// The virtio-net header of its frame.
     pub header: vnet::Header,
+    /// The IP packet.
     pub packet: Box<[u8]>,
+    /// Whether it was reassembled.
     pub form: Form,
 }
 
+/// The table of flows between the containers of one network.
+///
+/// # Examples
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use nsnet_stack::between::{Flows, Signal, Tuple, Verdict};
+/// use nsnet_stack::flow::{Endpoints, Protocol};
+///
+/// let [source, destination] = ["10.0.2.100:4000", "10.0.2.101:53"].map(|end| end.parse().unwrap());
+/// let (tuple, opener) = Tuple::of_ports(Protocol::Udp, Endpoints { source, destination });
+/// let (answer, responder) =
+///     Tuple::of_ports(Protocol::Udp, Endpoints { source: destination, destination: source });
+/// assert_eq!(answer, tuple);
+///
+/// let (mut flows, now) = (Flows::new(Duration::from_secs(180)), Instant::now());
+/// assert_eq!(flows.judge(now, &tuple, opener, Signal::Other), Verdict::Unknown);
+/// let id = flows.begin(now, tuple, opener, source.ip()).unwrap();
+/// assert_eq!(flows.judge(now, &tuple, opener, Signal::Other), Verdict::Wait);
+/// flows.allow(now, &tuple, id);
+/// assert_eq!(flows.judge(now, &answer, responder, Signal::Other), Verdict::Pass);
+/// ```
+#[derive(Debug)]
 pub struct Flows {
-    entries: HashMap<Tuple, Entry>,
-    /// By the address that has opened.
+    flows: HashMap<Tuple, Flow>,
+    /// By the address that opened the flows.
     usage: HashMap<IpAddr, Usage>,
     udp_idle: Duration,
     begun: u64,
-    /// With this many entries the table is tidied.
+    /// The table is tidied when it has this many flows.
     tidy_at: usize,
-    /// Flows that have ended since they were last counted.
+    /// Flows that have ended since the last [`take_ended`](Self::take_ended).
     ended: usize,
 }
 
+/// One flow.
 #[derive(Debug)]
-struct Entry {
-    /// Tells this use of the tuple from others.
+struct Flow {
+    /// Tells this use of the tuple from earlier and later ones.
     id: u64,
     opener: End,
     opened_by: IpAddr,
+    /// When a packet last passed.
     used: Instant,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
+    /// The Dialer is being asked.
     Asking(Vec<Held>),
     Allowed(Progress),
 }
 
-/// How far a TCP connection is; other flows stay new.
-#[derive(Debug, Clone, Copy, Default)]
-struct Progress {
-    /// The other side has answered.
-    is_answered: bool,
-    opener_finished: bool,
-    other_finished: bool,
-    is_over: bool,
-}
-
+/// The part of the table that one address takes.
 #[derive(Debug, Default)]
 struct Usage {
     flows: usize,
     held_bytes: usize,
-    /// When there was nothing to forget.
+    /// When a search found nothing to forget.
     searched: Option<Instant>,
 }
 
 impl Flows {
-    /// None yet. UDP flows will be forgotten after `udp_idle` of silence.
+    /// An empty table, in which UDP flows are forgotten after `udp_idle` of silence.
+    #[must_use]
     pub fn new(udp_idle: Duration) -> Self {
-        let (entries, usage) = (HashMap::new(), HashMap::new());
-        Self { entries, usage, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
+        let (flows, usage) = (HashMap::new(), HashMap::new());
+        Self { flows, usage, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
     }
 
-    /// What becomes of a packet that one end of a flow has sent.
+    /// Decides on a packet that the end `from` of a flow has sent.
     pub fn judge(&mut self, now: Instant, tuple: &Tuple, from: End, signal: Signal) -> Verdict {
-        let Some(entry) = self.entries.get_mut(tuple) else { return Verdict::Unknown };
-        let is_opener = from == entry.opener;
-        let progress = match &mut entry.state {
+        let Some(flow) = self.flows.get_mut(tuple) else { return Verdict::Unknown };
+        let is_opener = from == flow.opener;
+        let progress = match &mut flow.state {
             State::Asking(_) if !is_opener => return Verdict::Drop,
             State::Asking(_) if signal == Signal::Reset => {
                 self.remove(tuple);
@@ -183,32 +156,35 @@ impl Flows {
             State::Asking(_) => return Verdict::Wait,
             State::Allowed(progress) => progress,
         };
-        if entry.used + lifetime(tuple.protocol, *progress, self.udp_idle) <= now
+        if flow.used + progress.lifetime(tuple.protocol, self.udp_idle) <= now
             || (signal == Signal::Open && progress.is_over)
         {
             self.remove(tuple);
             return Verdict::Unknown;
         }
-        // Both may not use the permission of one: a listener at the opener's port would be reached unasked.
+        // The permission is for one direction: otherwise a listener at the opener's port could be reached without
+        // asking.
         if signal == Signal::Open && !is_opener {
             return Verdict::Drop;
         }
-        entry.used = now;
+        flow.used = now;
         self.ended += usize::from(progress.advance(is_opener, signal));
         Verdict::Pass
     }
 
-    /// Whether a flow is allowed, for what refers to it.
+    /// Whether a flow is allowed, for packets that only refer to it.
+    #[must_use]
     pub fn is_allowed(&self, now: Instant, tuple: &Tuple) -> bool {
-        self.entries.get(tuple).is_some_and(|entry| match entry.state {
+        self.flows.get(tuple).is_some_and(|flow| match flow.state {
             State::Asking(_) => false,
-            State::Allowed(progress) => entry.used + lifetime(tuple.protocol, progress, self.udp_idle) > now,
+            State::Allowed(progress) => flow.used + progress.lifetime(tuple.protocol, self.udp_idle) > now,
         })
     }
 
-    /// Notes that the Dialer is asked about a new flow, and gives that a number. `None` if its opener has too many.
+    /// Begins a flow that the Dialer is being asked about. Returns a number that tells it from others of the same
+    /// tuple, or `None` if `opened_by`, the address of its opener, has too many flows.
     pub fn begin(&mut self, now: Instant, tuple: Tuple, opener: End, opened_by: IpAddr) -> Option<u64> {
-        if self.entries.len() >= self.tidy_at {
+        if self.flows.len() >= self.tidy_at {
             self.tidy(now);
         }
         if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= FLOWS)
@@ -219,15 +195,16 @@ impl Flows {
         let id = self.begun;
         self.begun += 1;
         let state = State::Asking(Vec::new());
-        self.entries.insert(tuple, Entry { id, opener, opened_by, used: now, state });
+        self.flows.insert(tuple, Flow { id, opener, opened_by, used: now, state });
         self.usage.entry(opened_by).or_default().flows += 1;
         Some(id)
     }
 
-    /// Keeps a packet of a flow that is being decided on, if there is room. Of TCP that is the last SYN.
+    /// Keeps a packet of a flow that the Dialer is being asked about, if there is room. For TCP that is only the last
+    /// SYN.
     pub fn hold(&mut self, tuple: &Tuple, packet: Held) {
-        let Some(entry) = self.entries.get_mut(tuple) else { return };
-        let (State::Asking(held), Some(usage)) = (&mut entry.state, self.usage.get_mut(&entry.opened_by))
+        let Some(flow) = self.flows.get_mut(tuple) else { return };
+        let (State::Asking(held), Some(usage)) = (&mut flow.state, self.usage.get_mut(&flow.opened_by))
         else {
             return;
         };
@@ -241,15 +218,15 @@ impl Flows {
         }
     }
 
-    /// Allows a flow, and returns what was held of it.
+    /// Allows a flow, and returns its packets that were held.
     pub fn allow(&mut self, now: Instant, tuple: &Tuple, id: u64) -> Vec<Held> {
-        let Some(entry) = self.entries.get_mut(tuple).filter(|entry| entry.id == id) else {
+        let Some(flow) = self.flows.get_mut(tuple).filter(|flow| flow.id == id) else {
             return Vec::new();
         };
-        entry.used = now;
-        match mem::replace(&mut entry.state, State::Allowed(Progress::default())) {
+        flow.used = now;
+        match mem::replace(&mut flow.state, State::Allowed(Progress::default())) {
             State::Asking(held) => {
-                if let Some(usage) = self.usage.get_mut(&entry.opened_by) {
+                if let Some(usage) = self.usage.get_mut(&flow.opened_by) {
                     usage.held_bytes -= bytes_of(&held);
                 }
                 held
@@ -258,16 +235,16 @@ impl Flows {
         }
     }
 
-    /// Forgets a flow if the Dialer has not allowed it, and returns what was held of it.
+    /// Forgets a flow that the Dialer has not allowed, and returns its packets that were held.
     pub fn withdraw(&mut self, tuple: &Tuple, id: u64) -> Vec<Held> {
-        let is_asking = |entry: &Entry| entry.id == id && matches!(entry.state, State::Asking(_));
-        match self.entries.get(tuple).is_some_and(is_asking).then(|| self.remove(tuple)).flatten() {
+        let is_asking = |flow: &Flow| flow.id == id && matches!(flow.state, State::Asking(_));
+        match self.flows.get(tuple).is_some_and(is_asking).then(|| self.remove(tuple)).flatten() {
             Some(State::Asking(held)) => held,
             Some(State::Allowed(_)) | None => Vec::new(),
         }
     }
 
-    /// Forgets all flows of an address: whoever has it next inherits nothing.
+    /// Forgets all flows of an address, so that its next owner inherits none.
     pub fn forget(&mut self, address: IpAddr) {
         self.remove_if(|tuple, _| tuple.involves(address));
     }
@@ -277,30 +254,30 @@ impl Flows {
         mem::take(&mut self.ended)
     }
 
+    /// Forgets the flows that were silent for too long.
     fn tidy(&mut self, now: Instant) {
         let udp_idle = self.udp_idle;
-        self.remove_if(|tuple, entry| match entry.state {
+        self.remove_if(|tuple, flow| match flow.state {
             State::Asking(_) => false,
-            State::Allowed(progress) => entry.used + lifetime(tuple.protocol, progress, udp_idle) <= now,
+            State::Allowed(progress) => flow.used + progress.lifetime(tuple.protocol, udp_idle) <= now,
         });
-        self.tidy_at = FEW.max(2 * self.entries.len());
+        self.tidy_at = FEW.max(2 * self.flows.len());
     }
 
-    /// Forgets some of the flows that an address has opened. Returns whether there were any to forget.
+    /// Forgets some of the flows that an address has opened. Returns whether it forgot any.
     fn make_room(&mut self, now: Instant, opened_by: IpAddr) -> bool {
         let searched = self.usage.get(&opened_by).and_then(|usage| usage.searched);
         if searched.is_some_and(|last| now.saturating_duration_since(last) < SEARCH_INTERVAL) {
             return false;
         }
-        let may_go = |(tuple, entry): &(&Tuple, &Entry)| match entry.state {
+        let may_go = |(tuple, flow): &(&Tuple, &Flow)| match flow.state {
             State::Asking(_) => false,
             State::Allowed(progress) => {
-                entry.opened_by == opened_by
-                    && (tuple.protocol != Protocol::Tcp || !progress.is_answered || progress.is_over)
+                flow.opened_by == opened_by && (tuple.protocol != Protocol::Tcp || !progress.is_established())
             }
         };
         let mut idle: Vec<(Instant, Tuple)> =
-            self.entries.iter().filter(may_go).map(|(tuple, entry)| (entry.used, *tuple)).collect();
+            self.flows.iter().filter(may_go).map(|(tuple, flow)| (flow.used, *tuple)).collect();
         idle.sort_unstable_by_key(|(used, _)| *used);
         idle.truncate(FLOWS / 16);
         for (_, tuple) in &idle {
@@ -312,55 +289,28 @@ impl Flows {
         !idle.is_empty()
     }
 
-    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Entry) -> bool) {
-        let over: Vec<Tuple> = self
-            .entries
-            .iter()
-            .filter(|(tuple, entry)| is_over(tuple, entry))
-            .map(|(tuple, _)| *tuple)
-            .collect();
+    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Flow) -> bool) {
+        let over: Vec<Tuple> =
+            self.flows.iter().filter(|(tuple, flow)| is_over(tuple, flow)).map(|(tuple, _)| *tuple).collect();
         for tuple in over {
             self.remove(&tuple);
         }
     }
 
     fn remove(&mut self, tuple: &Tuple) -> Option<State> {
-        let entry = self.entries.remove(tuple)?;
-        let is_counted = matches!(entry.state, State::Allowed(Progress { is_over: true, .. }));
+        let flow = self.flows.remove(tuple)?;
+        let is_counted = matches!(flow.state, State::Allowed(Progress { is_over: true, .. }));
         self.ended += usize::from(!is_counted);
-        if let Some(usage) = self.usage.get_mut(&entry.opened_by) {
+        if let Some(usage) = self.usage.get_mut(&flow.opened_by) {
             usage.flows -= 1;
-            if let State::Asking(held) = &entry.state {
+            if let State::Asking(held) = &flow.state {
                 usage.held_bytes -= bytes_of(held);
             }
             if usage.flows == 0 {
-                self.usage.remove(&entry.opened_by);
+                self.usage.remove(&flow.opened_by);
             }
         }
-        Some(entry.state)
-    }
-}
-
-impl Progress {
-    /// Takes note of a packet. Returns whether it ends the connection.
-    fn advance(&mut self, is_opener: bool, signal: Signal) -> bool {
-        self.is_answered |= !is_opener;
-        match signal {
-            Signal::Finish if is_opener => self.opener_finished = true,
-            Signal::Finish => self.other_finished = true,
-            Signal::Open | Signal::Reset | Signal::Other => {}
-        }
-        let is_over = signal == Signal::Reset || (self.opener_finished && self.other_finished);
-        is_over && !mem::replace(&mut self.is_over, true)
-    }
-}
-
-fn lifetime(protocol: Protocol, progress: Progress, udp_idle: Duration) -> Duration {
-    match protocol {
-        Protocol::Tcp if progress.is_answered && !progress.is_over => TCP_ESTABLISHED,
-        Protocol::Tcp => TCP_TRANSITORY,
-        Protocol::Udp => udp_idle,
-        Protocol::Icmp => ECHO,
+        Some(flow.state)
     }
 }
 

@@ -108,3 +108,66 @@ fn to_ipv6(address: IpAddr) -> Ipv6Addr {
         IpAddr::V6(address) => address,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hash(value: impl Hash) -> u64 {
+        BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
+    }
+
+    /// Few addresses and ports, so that equal ones meet.
+    fn address() -> impl Strategy<Value = SocketAddr> {
+        let ips = ["10.0.2.100", "10.0.2.101", "::ffff:10.0.2.100", "fd00::100"]
+            .map(|ip| ip.parse::<IpAddr>().unwrap());
+        (prop::sample::select(ips.to_vec()), 0..3u16).prop_map(SocketAddr::from)
+    }
+
+    proptest! {
+        #[test]
+        fn equal_keys_have_equal_hashes(ends in prop::array::uniform4(address())) {
+            let [container, peer, other_container, other_peer] = ends;
+            let one = FlowKey { container, peer };
+            let other = FlowKey { container: other_container, peer: other_peer };
+            prop_assert!(one != other || hash(one) == hash(other));
+            let packet = Endpoints { source: container, destination: peer };
+            prop_assert_eq!(packet.from_container(), one);
+            prop_assert_eq!(hash(packet), hash(one));
+        }
+    }
+
+    #[test]
+    fn each_part_of_a_key_changes_its_hash() {
+        for [container, peer, other] in [
+            ["10.0.2.100:4000", "10.99.0.2:80", "10.99.0.3:81"],
+            ["[fd00::100]:4000", "[fd99::2]:80", "[fd99::3]:81"],
+        ] {
+            let [container, peer, other]: [SocketAddr; 3] =
+                [container, peer, other].map(|end| end.parse().unwrap());
+            let keys = [
+                FlowKey { container, peer },
+                FlowKey { container: peer, peer: container },
+                FlowKey { container: SocketAddr::new(other.ip(), container.port()), peer },
+                FlowKey { container: SocketAddr::new(container.ip(), other.port()), peer },
+                FlowKey { container, peer: SocketAddr::new(other.ip(), peer.port()) },
+                FlowKey { container, peer: SocketAddr::new(peer.ip(), other.port()) },
+            ];
+            let hashes: std::collections::BTreeSet<u64> = keys.into_iter().map(hash).collect();
+            assert_eq!(hashes.len(), keys.len());
+        }
+    }
+
+    #[test]
+    fn only_echo_has_no_port_at_the_destination() {
+        assert!(Protocol::Tcp.has_ports() && Protocol::Udp.has_ports() && !Protocol::Icmp.has_ports());
+        assert_eq!(
+            [Protocol::Tcp, Protocol::Udp, Protocol::Icmp].map(|it| it.to_string()),
+            ["tcp", "udp", "icmp"]
+        );
+    }
+}

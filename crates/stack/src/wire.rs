@@ -58,3 +58,27 @@ pub mod protocol {
     /// Nothing follows, RFC 8200, 4.7.
     pub const IPV6_NO_NEXT_HEADER: u8 = 59;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use smoltcp::wire::checksum;
+
+    proptest! {
+        #[test]
+        fn the_sum_is_that_of_the_pseudo_header(
+            v4 in any::<([u8; 4], [u8; 4])>(), v6 in any::<([u8; 16], [u8; 16])>(), length in any::<u16>(),
+        ) {
+            let sum = |source, destination| {
+                pseudo_header_sum(source, destination, IpProtocol::Udp, length.into())
+            };
+            let (one, other) = (v4.0.into(), v4.1.into());
+            let expected = checksum::pseudo_header_v4(&one, &other, IpProtocol::Udp, length.into());
+            prop_assert_eq!(sum(one.into(), other.into()), expected);
+            let (one, other) = (v6.0.into(), v6.1.into());
+            let expected = checksum::pseudo_header_v6(&one, &other, IpProtocol::Udp, length.into());
+            prop_assert_eq!(sum(one.into(), other.into()), expected);
+        }
+    }
+}

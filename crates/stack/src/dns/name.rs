@@ -130,6 +130,8 @@ impl fmt::Display for HostName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -159,6 +161,21 @@ mod tests {
         assert_eq!(problem("a\nnameserver"), NameProblem::Character);
         assert_eq!(problem("bücher.example"), NameProblem::Character);
         assert_eq!(problem("-a.example"), NameProblem::Hyphen);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_shown_without_panic(wire in prop::collection::vec(any::<u8>(), 0..300)) {
+            let shown = HostName::of_question(&wire).to_string();
+            prop_assert!(shown.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+
+        #[test]
+        fn any_text_that_is_a_name_is_shown_as_it_was_written(text in "[a-z0-9_.-]{0,40}") {
+            if let Ok(name) = HostName::parse(&text) {
+                prop_assert_eq!(name.to_string(), text.strip_suffix('.').unwrap_or(&text));
+            }
+        }
     }
 
     #[test]

@@ -167,5 +167,22 @@ mod tests {
                 let _ = Embedded::parse(address, address, &bytes, false);
             }
         }
+
+        #[test]
+        fn any_quote_is_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), first in 0x40..0x70u8) {
+            let mut bytes = bytes;
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+            if bytes.len() > 6 {
+                // A first fragment in IPv4, an extension header now and then in IPv6.
+                bytes[6] = if first >> 4 == 4 { 0x20 } else { bytes[6] % 64 };
+            }
+            if let Some(quoted) = Quoted::parse(&bytes) {
+                prop_assert_eq!(quoted.ends().source.ip(), quoted.source);
+                prop_assert_eq!(quoted.ends().destination.ip(), quoted.destination);
+                prop_assert_eq!(quoted.echo().0.to_be_bytes()[0], quoted.ends().source.port().to_be_bytes()[0]);
+            }
+        }
     }
 }

@@ -127,12 +127,39 @@ const HOP_LIMIT: usize = 7;
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use proptest::prelude::*;
     use smoltcp::wire::{IPV4_HEADER_LEN, Ipv4Packet};
 
     use super::*;
+    use crate::udp::packet::{self as udp, ChecksumMode};
+
+    /// A datagram from 10.0.2.100 or fd00::100.
+    fn datagram(destination: &str) -> Vec<u8> {
+        let destination: SocketAddr = destination.parse().unwrap();
+        let source = if destination.is_ipv4() { "10.0.2.100:4000" } else { "[fd00::100]:4000" };
+        let source = source.parse().unwrap();
+        let mut packet = vec![0; udp::length(source, 3)];
+        udp::write(&mut packet, source, destination, b"abc", ChecksumMode::Full);
+        packet
+    }
 
     proptest! {
+        #[test]
+        fn any_bytes_are_peeked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..60), version in 3..8u8) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = version << 4 | 5;
+            }
+            let is_ip = |header: [usize; 2]| {
+                version == 4 && bytes.len() >= header[0] || version == 6 && bytes.len() >= header[1]
+            };
+            prop_assert_eq!(destination(&bytes).is_some(), is_ip([20, 40]));
+            prop_assert_eq!(protocol(&bytes).is_some(), is_ip([10, 7]));
+            prop_assert!(!is_whole_segment(&bytes) || protocol(&bytes) == Some(protocol::TCP));
+        }
+
         #[test]
         fn any_options_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 20..80)) {
             let _ = is_source_routed(&bytes);
@@ -149,6 +176,30 @@ mod tests {
             count_hop(&mut header);
             prop_assert_eq!(hop_limit(&header), ttl - 1);
             prop_assert!(Ipv4Packet::new_unchecked(&header[..]).verify_checksum());
+        }
+    }
+
+    #[test]
+    fn a_whole_header_says_where_its_packet_goes_and_what_it_holds() {
+        for address in ["10.99.0.2:53", "[fd99::2]:53"] {
+            let packet = datagram(address);
+            assert_eq!(destination(&packet), Some(address.parse::<SocketAddr>().unwrap().ip()));
+            assert_eq!((protocol(&packet), hop_limit(&packet)), (Some(protocol::UDP), 64));
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_no_whole_segment() {
+        let [mut v4, mut v6] = ["10.99.0.2:53", "[fd99::2]:53"].map(datagram);
+        assert!(!is_whole_segment(&v4) && !is_whole_segment(&v6), "UDP");
+        (v4[PROTOCOL], v6[NEXT_HEADER]) = (protocol::TCP, protocol::TCP);
+        assert!(is_whole_segment(&v4) && is_whole_segment(&v6));
+        v6[NEXT_HEADER] = protocol::IPV6_FRAGMENT;
+        assert!(!is_whole_segment(&v6));
+        // Don't fragment; more fragments; an offset.
+        for (flags, is_whole) in [([0x40, 0], true), ([0x20, 0], false), ([0, 1], false)] {
+            v4[FLAGS..FLAGS + 2].copy_from_slice(&flags);
+            assert_eq!(is_whole_segment(&v4), is_whole, "{flags:?}");
         }
     }
 

@@ -98,3 +98,39 @@ pub(crate) fn is_unicast(address: IpAddr) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), first in any::<u8>()) {
+            let mut bytes = bytes;
+            let length = u16::try_from(bytes.len()).unwrap();
+            if first % 2 == 0 && bytes.len() >= 20 {
+                let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
+                packet.set_version(4);
+                packet.set_header_len(first % 64);
+                packet.set_total_len(length);
+                packet.clear_flags();
+                packet.set_frag_offset(0);
+                let header = packet.header_len();
+                if header >= 20 && u16::from(header) <= length {
+                    packet.fill_checksum();
+                }
+            } else if bytes.len() >= 40 {
+                let mut packet = Ipv6Packet::new_unchecked(&mut bytes[..]);
+                packet.set_version(6);
+                packet.set_payload_len(u16::from(first % 100));
+            }
+            if let Ok(ip) = Ip::parse(&bytes) {
+                prop_assert!(ip.bytes.len() <= bytes.len());
+                prop_assert!(ip.bytes.ends_with(ip.payload));
+                prop_assert!(ip.bytes.len() - ip.payload.len() >= 20);
+            }
+        }
+    }
+}

@@ -103,3 +103,23 @@ impl Envelope {
         Self { destination, ..self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_parts_are_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 0..400usize) {
+            let datagrams = Datagrams::of_size(size, &bytes);
+            let parts: Vec<&[u8]> = datagrams.iter().collect();
+            prop_assert_eq!(parts.concat(), &bytes[..]);
+            prop_assert_eq!(parts.len(), datagrams.count());
+            let (last, others) = parts.split_last().unwrap();
+            prop_assert!(others.iter().all(|part| part.len() == datagrams.size()));
+            prop_assert!(last.len() <= datagrams.size());
+        }
+    }
+}

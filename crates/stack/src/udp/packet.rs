@@ -77,3 +77,60 @@ pub fn write(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
+
+    use super::*;
+
+    const ENDS: [[&str; 2]; 2] = [["10.99.0.2:53", "10.0.2.100:4000"], ["[fd99::2]:53", "[fd00::100]:4000"]];
+
+    fn written([source, destination]: [&str; 2], payload: &[u8], mode: ChecksumMode) -> Vec<u8> {
+        let source = source.parse().unwrap();
+        let mut packet = vec![0xff; length(source, payload.len())];
+        write(&mut packet, source, destination.parse().unwrap(), payload, mode);
+        packet
+    }
+
+    #[test]
+    fn the_headers_say_what_was_asked_for() {
+        let v4 = written(ENDS[0], b"abc", ChecksumMode::Full);
+        let ip = Ipv4Packet::new_checked(&v4[..]).unwrap();
+        assert!(ip.verify_checksum());
+        assert_eq!(
+            (ip.hop_limit(), ip.next_header(), usize::from(ip.total_len())),
+            (64, IpProtocol::Udp, 31)
+        );
+        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+        assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+        assert_eq!((udp.src_port(), udp.dst_port(), udp.payload()), (53, 4000, &b"abc"[..]));
+
+        let v6 = written(ENDS[1], b"abc", ChecksumMode::Full);
+        let ip = Ipv6Packet::new_checked(&v6[..]).unwrap();
+        assert_eq!((ip.hop_limit(), ip.next_header(), ip.payload_len()), (64, IpProtocol::Udp, 11));
+        let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+        assert!(udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+        assert_eq!((udp.src_port(), udp.dst_port(), udp.payload()), (53, 4000, &b"abc"[..]));
+    }
+
+    #[test]
+    fn a_sum_over_the_pseudo_header_is_completed_by_one_over_the_rest() {
+        for ends in ENDS {
+            let [full, mut partial] =
+                [ChecksumMode::Full, ChecksumMode::PseudoHeader].map(|mode| written(ends, b"abcd", mode));
+            let start = partial.len() - 4 - UDP_HEADER_LEN;
+            let sum = !smoltcp::wire::checksum::data(&partial[start..]);
+            partial[start + 6..start + 8].copy_from_slice(&sum.to_be_bytes());
+            assert_eq!(partial, full);
+        }
+    }
+
+    #[test]
+    fn the_longest_datagrams_are_those_of_the_length_fields() {
+        for (ends, longest) in ENDS.into_iter().zip([65_507, 65_527]) {
+            let source = ends[0].parse().unwrap();
+            assert!(is_possible(source, longest) && !is_possible(source, longest + 1));
+        }
+    }
+}

@@ -96,10 +96,25 @@ proptest! {
         sound[6..HEADER_LEN].copy_from_slice(&counts);
         for message in [message, sound] {
             let Some(query) = Query::parse(&message) else { continue };
+            prop_assert_eq!(query.message(), &message[..]);
+            prop_assert_eq!(query.id().to_be_bytes(), &message[..2]);
+            let declined = query.decline(RCODE::NotImplemented);
+            let replies = [query.failure(), query.truncated(), declined];
+            for reply in replies.into_iter().chain(query.unknown_version()) {
+                prop_assert!(Query::parse(&reply).is_none(), "a response");
+                prop_assert!(reply.len() <= message.len());
+            }
             let reply = query.failure();
             prop_assert!(query.is_answered_by(&reply, query.id()));
             prop_assert!(reply.len() <= message.len());
             prop_assert!(query.longest_datagram() >= LEAST_DATAGRAM);
+            prop_assert!(!query.hides_its_question() || query.question().is_none());
+            prop_assert!(!query.is_transfer() || query.question().is_some());
+            prop_assert!(!query.is_transfer() || query.is_standard());
+            if let Some(question) = query.question() {
+                prop_assert!(message[HEADER_LEN..].starts_with(question.name));
+                prop_assert_eq!(&query.head_of_reply(0)[HEADER_LEN..], question.bytes);
+            }
             let _ = query.is_answered_by(&other, query.id());
         }
     }

@@ -1,24 +1,21 @@
-//! A Dialer as a firewall: only the listed pairs of address and port can be reached, each decision is printed. Port 0
-//! is ping.
+//! A Dialer as a firewall: only the listed pairs of address and port can be reached. Port 0 is ping. Each decision is
+//! printed.
 //!
 //! ```sh
 //! cargo build --examples
 //! cargo run --example custom-dialer -- 203.0.113.7:443 -- target/debug/examples/rootless-shell curl https://203.0.113.7/
 //! ```
 //!
-//! The command is the container side, a program that calls `nsnet::container::TunDevice::open()` in its network
-//! namespace. The example `rootless-shell` is one: it recognises by itself that it was started with a network
-//! attached.
+//! The command is the container side: a program that calls `nsnet::container::TunDevice::open()` in its network
+//! namespace. The example `rootless-shell` is one. It notices that it was started with a network attached.
 
 use std::collections::HashSet;
 use std::error::Error;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use nsnet::host::{
-    DatagramSocket, DialError, Dialer, DirectDialer, Flow, Network, Source, Stream, async_trait,
-};
+use nsnet::host::{DialError, Dialer, DirectDialer, Flow, Network, async_trait};
 
 struct Allowlist {
     allowed: HashSet<SocketAddr>,
@@ -27,6 +24,11 @@ struct Allowlist {
 
 #[async_trait]
 impl Dialer for Allowlist {
+    // What is not overridden below is left to it: it connects what is allowed.
+    fn inner(&self) -> &dyn Dialer {
+        &self.direct
+    }
+
     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
         if flow.is_dns() || self.allowed.contains(&flow.destination) {
             eprintln!("allow {flow}");
@@ -36,21 +38,22 @@ impl Dialer for Allowlist {
             Err(DialError::Prohibited)
         }
     }
-
-    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-        self.direct.dial_tcp(flow).await
-    }
-
-    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        self.direct.bind_udp(source).await
-    }
-
-    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        self.direct.bind_echo(source).await
-    }
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    run().unwrap_or_else(|error| {
+        eprintln!("custom-dialer: {}", chain(&*error));
+        ExitCode::FAILURE
+    })
+}
+
+/// An error and its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn run() -> Result<ExitCode, Box<dyn Error>> {
     let mut arguments = std::env::args_os().skip(1);
     let mut allowed = HashSet::new();
     for argument in arguments.by_ref().take_while(|argument| argument != "--") {
@@ -71,5 +74,5 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let status = child.wait()?;
     network.finish(Duration::from_secs(5));
-    std::process::exit(status.code().unwrap_or(1));
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -1,19 +1,43 @@
 #!/usr/bin/env bash
 # Fetches a page inside a network namespace from a web server outside it, without root.
 #
-# The server is this machine's own, on its loopback, so that it works without an internet connection: inside, the
-# gateway 10.0.2.2 leads there.
+# Usage: examples/first-page.sh [--install]
+#
+# It needs curl and python3. With --install, root's run installs what is missing of them as Debian packages; otherwise
+# it names them and fails.
+#
+# The server listens on this machine's loopback, so no internet connection is needed: inside the namespace, the gateway
+# 10.0.2.2 leads there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for program in curl python3; do
-    command -v "$program" >/dev/null && continue
-    if [ "$(id -u)" -ne 0 ]; then
-        printf 'first-page: %s is missing: apt-get install %s\n' "$program" "$program" >&2
-        exit 1
+fail() {
+    printf 'first-page: %s\n' "$*" >&2
+    exit 1
+}
+
+# Sees to it that these programs are there, whose Debian packages have the same names.
+require_programs() {
+    local program missing=()
+    for program in "$@"; do
+        command -v "$program" >/dev/null || missing+=("$program")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if [ "$install" = true ] && [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >/dev/null
+    else
+        fail "programs are missing. As root, install them with \"examples/first-page.sh --install\", or with" \
+            "\"apt-get install --no-install-recommends ${missing[*]}\""
     fi
-    { apt-get update && apt-get install -y --no-install-recommends "$program"; } >/dev/null
-done
+}
+
+install=false
+case "$*" in
+    '') ;;
+    --install) install=true ;;
+    *) fail "usage: examples/first-page.sh [--install]" ;;
+esac
+require_programs curl python3
 
 cargo build --quiet --release --example rootless-shell
 

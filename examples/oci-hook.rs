@@ -86,10 +86,16 @@ fn main() -> ExitCode {
     match run() {
         Ok(status) => status,
         Err(error) => {
-            eprintln!("oci-hook: {error}");
+            eprintln!("oci-hook: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn run() -> Result<ExitCode, Box<dyn Error>> {
@@ -129,7 +135,7 @@ fn serve(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     let log = options.start_log()?;
     if let Err(error) = serve_until_the_end(options, &log) {
         // Not every runtime shows what a hook says on stderr.
-        writeln!(&*log, "{error}")?;
+        writeln!(&*log, "{}", chain(&*error))?;
         return Err(error);
     }
     Ok(ExitCode::SUCCESS)

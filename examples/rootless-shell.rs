@@ -17,7 +17,6 @@
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, Write};
-use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -42,10 +41,11 @@ Options:
       --no-offload     Leave neither checksums nor segmentation to the other end
       --queues N       Serve the network on up to N threads (default 1)
       --host-loopback  Let the gateway's address lead to the host's loopback (127.0.0.1 and ::1)
-      --open-host WHAT Let the network inside reach a part of the host: PORT of its loopback, or ADDRESS or
-                       ADDRESS:PORT of its own; may be repeated
+      --open-host [ADDR[:]][PORT[-PORT]][/tcp|/udp]
+                       Let the network inside reach ports of the host, on its loopback or at its own address ADDR,
+                       which without ports is opened as a whole. May be repeated
       --ipv4-only      No IPv6 inside
-      --publish [ADDR:]HOST[-HOST]:PORT[/udp]
+      --publish [ADDR:]HOST[-HOST]:PORT[/tcp|/udp]
                        Lead port HOST of this machine, at ADDR or all addresses, to PORT inside; a range leads to
                        consecutive ports. /PATH:PORT is a UNIX socket. May be repeated
       --log LEVEL      Log to stderr: off, error, warn (default), info, debug or trace
@@ -70,10 +70,16 @@ fn main() -> ExitCode {
     match run() {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("rootless-shell: {error}");
+            eprintln!("rootless-shell: {}", chain(&*error));
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// An error and its causes.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn run() -> Result<u8, Box<dyn Error>> {
@@ -183,14 +189,6 @@ fn status_byte(code: i32) -> u8 {
     u8::try_from(code).unwrap_or(FAILED)
 }
 
-/// What `--open-host` takes.
-fn host_ports(text: &str) -> Result<HostPorts, &'static str> {
-    let port = text.parse().map(|port| HostPorts::loopback().port(port)).ok();
-    let socket = || text.parse::<SocketAddr>().map(HostPorts::from).ok();
-    let address = || text.parse::<IpAddr>().map(HostPorts::at).ok();
-    port.or_else(socket).or_else(address).ok_or("neither PORT, ADDRESS nor ADDRESS:PORT")
-}
-
 struct Options {
     mtu: Option<u16>,
     shuttle: bool,
@@ -227,7 +225,7 @@ impl Options {
                 Long("no-offload") => options.no_offload = true,
                 Long("queues") => options.queues = Some(parser.value()?.parse()?),
                 Long("host-loopback") => options.host_loopback = true,
-                Long("open-host") => options.open_host.push(parser.value()?.parse_with(host_ports)?),
+                Long("open-host") => options.open_host.push(parser.value()?.parse()?),
                 Long("ipv4-only") => options.ipv4_only = true,
                 Long("publish") => options.publish.push(parser.value()?.parse()?),
                 Long("log") => options.log = parser.value()?.parse()?,

@@ -15,3 +15,9 @@ impl<T, E: Display> Context<T> for std::result::Result<T, E> {
         self.map_err(|error| format!("{what}: {error}").into())
     }
 }
+
+/// An error and its causes.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let errors = std::iter::successors(Some(error), |&error| error.source());
+    errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

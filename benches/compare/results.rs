@@ -18,6 +18,8 @@ pub(crate) struct Results {
 pub(crate) struct Environment {
     pub(crate) kernel: String,
     pub(crate) cores: usize,
+    /// Of TCP, in every namespace.
+    pub(crate) congestion_control: String,
     /// Processes that were running when it began, on the average of the minute before.
     pub(crate) load: String,
     pub(crate) seconds: f64,

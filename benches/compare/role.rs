@@ -9,7 +9,7 @@ use nsnet::container::supervise::die_with_parent;
 use serde::{Deserialize, Serialize};
 
 use crate::actor::{Say, say};
-use crate::error::{Context, Result};
+use crate::error::{Context, Result, chain};
 use crate::options::Plan;
 use crate::results::Results;
 use crate::subject::container::Container;
@@ -50,7 +50,7 @@ impl Role {
             Self::Server(server) => server.run(),
             Self::Client(client) => client.run(),
         };
-        outcome.or_else(|error| say(&Say::Failed(error.to_string())))
+        outcome.or_else(|error| say(&Say::Failed(chain(&*error))))
     }
 
     /// This program again, in this part.

@@ -1,19 +1,33 @@
 //! What a Dialer is told, and what an embedder can make of it.
 
-use std::io::{Read, Write};
-use std::sync::mpsc;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use nsnet::host::{
-    DatagramSocket, DialError, Dialer, DirectDialer, FilterDialer, Flow, Network, Protocol, Source, Stream,
-};
-
-use crate::world::{GATEWAY, PATIENCE, SERVER, World, assert_errno, eventually, in_both_carriages, server};
 use nix::errno::Errno;
+use nsnet::host::{
+    ByteStream, DialError, Dialer, DirectDialer, FilterDialer, Flow, Inbound, Network, Protocol, Publish,
+    Stream,
+};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::echo::allow_ping_sockets;
+use crate::world::{
+    AT_ONCE, GATEWAY, HOST, OTHER_SERVER, PATIENCE, SERVER, World, accept, assert_errno, eventually,
+    in_both_carriages, output, server, within,
+};
 
 in_both_carriages! {
     dialer_is_told_both_ends_of_every_flow,
     dialer_is_told_where_the_gateway_leads,
+    wrapper_that_overrides_only_dial_tcp_keeps_the_inner_policy_and_ping,
+    resets_pass_through_a_stream_that_wraps_another,
     stream_of_the_embedders_own_is_carried,
     panicking_dialer_ends_its_own_flow_only,
     statistics_count_flows_and_bytes,
@@ -52,6 +66,61 @@ fn dialer_is_told_where_the_gateway_leads(world: &World) {
     let flow = flows.recv_timeout(PATIENCE).unwrap();
     assert_eq!(flow.destination, (GATEWAY[0], local.port()).into());
     assert_eq!(flow.target, local);
+}
+
+fn wrapper_that_overrides_only_dial_tcp_keeps_the_inner_policy_and_ping(world: &World) {
+    allow_ping_sockets();
+    let dialer = Arc::new(Wrapping::new(Policy, Stream::from_byte_stream));
+    let container = world.container_of(Network::builder().dialer(Arc::clone(&dialer)));
+
+    let echo = server::tcp_echo(world.listen(SERVER[0]));
+    let mut stream = container.connect(echo).unwrap();
+    stream.write_all(b"hello").unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    assert_errno(container.connect(server::tcp_echo(world.listen(OTHER_SERVER))), Errno::EHOSTUNREACH);
+    assert_eq!(dialer.dialed.load(Relaxed), 1, "what the policy forbids is not dialed");
+
+    let socket = container.udp(server::udp_echo(world.udp(SERVER[0])));
+    socket.send(b"hello").unwrap();
+    assert_eq!(socket.recv(&mut [0; 16]).unwrap(), 5);
+    let forbidden = container.udp(server::udp_echo(world.udp(OTHER_SERVER)));
+    forbidden.send(b"hello").unwrap();
+    assert_errno(forbidden.recv(&mut [0; 16]), Errno::EHOSTUNREACH);
+
+    for address in SERVER {
+        let options = ["-n", "-c", "1", "-W", "10"];
+        let said = output(container.command("ping").args(options).arg(address.to_string()));
+        assert!(said.contains(" 1 received"), "{said}");
+    }
+
+    let inside = container.listen(HOST[0]);
+    let publish = Publish::tcp((HOST[0], 0), inside.local_addr().unwrap().port());
+    let published = container.network().publish(publish).unwrap();
+    let client = world.in_server(|| TcpStream::connect_timeout(&published.addresses()[0], PATIENCE));
+    assert_errno(client.and_then(|mut client| client.read(&mut [0])), Errno::ECONNRESET);
+    assert_eq!(container.network().statistics().published.refused, 1);
+}
+
+fn resets_pass_through_a_stream_that_wraps_another(world: &World) {
+    let container =
+        world.container_of(Network::builder().dialer(Wrapping::new(Policy, Stream::from_byte_stream)));
+    for address in SERVER {
+        let listener = world.listen(address);
+        let connect = || (container.connect(listener.local_addr().unwrap()).unwrap(), accept(&listener));
+        let (ours, mut theirs) = connect();
+        reset(ours);
+        within(AT_ONCE, || assert_errno(theirs.read(&mut [0; 1]), Errno::ECONNRESET));
+        let (mut ours, theirs) = connect();
+        reset(theirs);
+        within(AT_ONCE, || assert_errno(ours.read(&mut [0; 1]), Errno::ECONNRESET));
+    }
+    // What does not say how it is aborted is dropped.
+    let plain = world.container_of(Network::builder().dialer(Wrapping::new(Policy, Stream::new)));
+    let listener = world.listen(SERVER[0]);
+    let ours = plain.connect(listener.local_addr().unwrap()).unwrap();
+    let mut theirs = accept(&listener);
+    reset(ours);
+    within(AT_ONCE, || assert_eq!(theirs.read(&mut [0; 1]).unwrap(), 0));
 }
 
 fn stream_of_the_embedders_own_is_carried(world: &World) {
@@ -123,16 +192,100 @@ struct Echo;
 
 #[async_trait]
 impl Dialer for Echo {
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
+    }
+
     async fn dial_tcp(&self, _flow: &Flow) -> Result<Stream, DialError> {
         let (near, far) = tokio::io::duplex(4096);
         tokio::spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(far);
             tokio::io::copy(&mut reader, &mut writer).await
         });
-        Ok(Stream::new(near))
+        Ok(near.into())
+    }
+}
+
+static DIRECT: DirectDialer = DirectDialer::new();
+
+/// Keeps everybody from one server, and clients out.
+struct Policy;
+
+#[async_trait]
+impl Dialer for Policy {
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
     }
 
-    async fn bind_udp(&self, _source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+    async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
+        if flow.destination.ip() == OTHER_SERVER { Err(DialError::Prohibited) } else { Ok(()) }
+    }
+
+    async fn accept(&self, _inbound: &Inbound) -> Result<(), DialError> {
         Err(DialError::Prohibited)
     }
+}
+
+/// Wraps the streams of another Dialer, and counts them.
+struct Wrapping<D> {
+    inner: D,
+    wrap: fn(Wrapped) -> Stream,
+    dialed: AtomicUsize,
+}
+
+impl<D: Dialer> Wrapping<D> {
+    fn new(inner: D, wrap: fn(Wrapped) -> Stream) -> Self {
+        Self { inner, wrap, dialed: AtomicUsize::new(0) }
+    }
+}
+
+#[async_trait]
+impl<D: Dialer> Dialer for Wrapping<D> {
+    fn inner(&self) -> &dyn Dialer {
+        &self.inner
+    }
+
+    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+        self.dialed.fetch_add(1, Relaxed);
+        Ok((self.wrap)(Wrapped(self.inner.dial_tcp(flow).await?)))
+    }
+}
+
+/// A stream as loggers and limiters are.
+struct Wrapped(Stream);
+
+impl ByteStream for Wrapped {
+    fn abort(self: Box<Self>) {
+        self.0.abort();
+    }
+}
+
+impl AsyncRead for Wrapped {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Wrapped {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Ends the connection with a reset.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(stream);
 }

@@ -7,6 +7,7 @@
 //!   (`queues`, `queue_frames`) or in great number (`scale`).
 //! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
 //! - Names: `dns`, `names`.
+//! - What a container may use of the host: `limits`.
 //! - Who may go where: `dialers`, `host`; `several` containers; from outside `publish`, `publish_udp`, `publish_limits`,
 //!   `publish_programs`.
 //! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join` and `oci`.
@@ -26,6 +27,7 @@ mod fragments;
 mod handshake;
 mod host;
 mod join;
+mod limits;
 mod names;
 mod oci;
 mod path;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use nsnet::host::{DnsQuery, HostPorts, Network, NetworkBuilder, Offload, Resolver, async_trait};
+use nsnet::host::{Bytes, DnsQuery, HostPorts, Network, NetworkBuilder, Offload, Resolver, async_trait};
 
 use crate::world::{
     Container, DNS, GATEWAY, OTHER_SERVER, PATIENCE, SERVER, World, eventually, in_both_carriages, output,
@@ -115,7 +115,7 @@ struct Denies(&'static str);
 
 #[async_trait]
 impl Resolver for Denies {
-    async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>> {
+    async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
         query.name()?.ends_with(self.0).then(|| query.deny())
     }
 }
@@ -124,7 +124,7 @@ struct Split;
 
 #[async_trait]
 impl Resolver for Split {
-    async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>> {
+    async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
         match query.name()?.as_str() {
             "own.test" => Some(query.answer(60, &[IpAddr::from([10, 1, 0, 9])])),
             "wrapped.test" => Some(query.forward(query.message()).await),

@@ -13,10 +13,7 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nsnet::host::{
-    DatagramSocket, DialError, Dialer, DirectDialer, Flow, Inbound, Network, Protocol, Publish, Source,
-    Stream,
-};
+use nsnet::host::{DialError, Dialer, DirectDialer, Flow, Inbound, Network, Protocol, Publish, Stream};
 
 use crate::world::{
     CONTAINER, Container, HOST, Namespace, PATIENCE, SERVER, World, assert_errno, errno, eventually, example,
@@ -161,16 +158,18 @@ struct Stuck(Mutex<Vec<tokio::io::DuplexStream>>);
 
 #[async_trait]
 impl Dialer for Stuck {
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
+    }
+
     async fn dial_tcp(&self, _: &Flow) -> Result<Stream, DialError> {
         let (near, far) = tokio::io::duplex(64);
         self.0.lock().unwrap().push(far);
-        Ok(Stream::new(near))
-    }
-
-    async fn bind_udp(&self, _: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        Err(DialError::Refused)
+        Ok(near.into())
     }
 }
+
+static DIRECT: DirectDialer = DirectDialer::new();
 
 fn dialer_decides_on_clients(world: &World) {
     let asked = Arc::<Mutex<Vec<Inbound>>>::default();
@@ -233,20 +232,16 @@ struct OnlyOdd {
 
 #[async_trait]
 impl Dialer for OnlyOdd {
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
+    }
+
     async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
         // Long enough for what the client says to be there before the answer.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let mut asked = self.asked.lock().unwrap();
         asked.push(inbound.clone());
         if asked.len() % 2 == 1 { Ok(()) } else { Err(DialError::Prohibited) }
-    }
-
-    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-        DirectDialer::new().dial_tcp(flow).await
-    }
-
-    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        DirectDialer::new().bind_udp(source).await
     }
 }
 

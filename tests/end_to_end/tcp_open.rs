@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use nsnet::host::{
-    DatagramSocket, DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow, Network, Source, Stream,
-};
+use nsnet::host::{DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow, Network, Stream};
 use socket2::{Domain, Socket, Type};
 
 use crate::world::{
@@ -217,21 +215,27 @@ struct Slow {
 
 #[async_trait]
 impl Dialer for Slow {
-    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-        tokio::time::sleep(self.delay).await;
-        DirectDialer::new().dial_tcp(flow).await
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
     }
 
-    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        DirectDialer::new().bind_udp(source).await
+    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+        tokio::time::sleep(self.delay).await;
+        DIRECT.dial_tcp(flow).await
     }
 }
+
+static DIRECT: DirectDialer = DirectDialer::new();
 
 /// Fails in the way that the port asks for.
 struct Fails;
 
 #[async_trait]
 impl Dialer for Fails {
+    fn inner(&self) -> &dyn Dialer {
+        &DIRECT
+    }
+
     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
         Err(match flow.destination.port() {
             1 => DialError::Refused,
@@ -240,9 +244,5 @@ impl Dialer for Fails {
             4 => DialError::Prohibited,
             _ => DialError::TimedOut,
         })
-    }
-
-    async fn bind_udp(&self, _source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        Err(DialError::Prohibited)
     }
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nsnet::container::{Shuttle, TunDevice};
-use nsnet::host::{Attachment, Member, Network, Offload, Ready};
+use nsnet::host::{Attachment, Member, Network, Offload, Ready, Statistics};
 use nsnet_proto::{Channel, Report, Setup};
 
 use super::namespace::Namespace;
@@ -116,6 +116,11 @@ impl Container {
     /// The network it is attached to.
     pub(crate) fn network(&self) -> &Network {
         self.network.as_ref().expect("the host side is dropped once only")
+    }
+
+    /// What was carried for this container alone.
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.attachment.as_ref().expect("the attachment is not closed yet").statistics()
     }
 
     /// Ends the host side, if no other container is attached to the same network.

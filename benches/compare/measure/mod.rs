@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::options::Plan;
 use crate::proc;
 use crate::results::{Cell, Environment, Measured, Participant, Results};
+use crate::subject::container::congestion_control;
 use crate::subject::{Instance, Subject};
 use crate::world::World;
 
@@ -53,6 +54,7 @@ pub(crate) fn run(plan: &Plan, world: &World) -> Result<Results> {
     let environment = Environment {
         kernel: proc::kernel()?,
         cores: thread::available_parallelism()?.get(),
+        congestion_control: congestion_control()?,
         load,
         seconds: plan.seconds,
         rounds: plan.rounds,

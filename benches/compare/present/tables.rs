@@ -5,7 +5,6 @@ use std::fmt::Write;
 use crate::error::Result;
 use crate::results::{Cell, Measured, Results};
 use crate::subject::Subject;
-use crate::subject::container::CONGESTION_CONTROL;
 
 pub(crate) fn tables(results: &Results) -> String {
     let mut out = String::new();
@@ -21,9 +20,10 @@ fn heading(out: &mut String, results: &Results) -> Result<()> {
     let environment = &results.environment;
     writeln!(
         out,
-        "Linux {}, {} cores, {CONGESTION_CONTROL}, load {} before; {}",
+        "Linux {}, {} cores, {}, load {} before; {}",
         environment.kernel,
         environment.cores,
+        environment.congestion_control,
         environment.load,
         environment.rounds()
     )?;

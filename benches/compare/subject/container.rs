@@ -65,10 +65,13 @@ fn connect_to_server() {
     }
 }
 
-/// Makes the namespace of the caller like every other: the congestion control that the kernel comes with, whatever this
-/// machine's default is, and enough ports that connection rates are not about that.
+/// Makes the namespace of the caller like every other: the same congestion control, whatever this machine's default is,
+/// and so many ports that they do not limit connection rates.
 pub(crate) fn adjust_namespace() -> Result<()> {
-    let settings = [("tcp_congestion_control", CONGESTION_CONTROL), ("ip_local_port_range", "10000 65000")];
+    let settings = [
+        ("tcp_congestion_control", congestion_control()?),
+        ("ip_local_port_range", "10000 65000".to_owned()),
+    ];
     for (name, value) in settings {
         let path = format!("/proc/sys/net/ipv4/{name}");
         std::fs::write(&path, value).context(&path)?;
@@ -76,5 +79,16 @@ pub(crate) fn adjust_namespace() -> Result<()> {
     Ok(())
 }
 
-/// tcp(7); built into every common kernel.
-pub(crate) const CONGESTION_CONTROL: &str = "cubic";
+/// The congestion control of every namespace: the first of [`PREFERRED`] that this machine allows its users, or else any
+/// that it allows. A namespace can have no other, not even one that root has made.
+pub(crate) fn congestion_control() -> Result<String> {
+    let path = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    let list = std::fs::read_to_string(path).context(path)?;
+    let allowed: Vec<&str> = list.split_whitespace().collect();
+    let preferred = PREFERRED.iter().find(|name| allowed.contains(name));
+    let chosen = preferred.or(allowed.first()).ok_or_else(|| format!("{path}: it allows none"))?;
+    Ok((*chosen).to_owned())
+}
+
+/// Neither of them paces, as bbr does: a single stream's pace would be measured then.
+const PREFERRED: [&str; 2] = ["cubic", "reno"];

@@ -32,23 +32,25 @@
 
 #![deny(unsafe_code)]
 
-mod clock;
-mod configure;
+// Each module imports only from those above it. Tests may import anything.
 mod error;
-mod handover;
-pub mod join;
-mod local_route;
-pub mod namespace;
-mod netlink;
-pub mod resolv_conf;
-mod shuttle;
-pub mod supervise;
+mod clock;
 #[allow(unsafe_code)]
 mod sys;
+pub mod namespace;
+pub mod join;
+mod setup;
+mod tun;
+pub mod resolv_conf;
+mod netlink;
+mod local_route;
+mod configure;
+mod handover;
+mod unacknowledged;
+mod shuttle;
+pub mod supervise;
 #[cfg(test)]
 mod testing;
-mod tun;
-mod unacknowledged;
 
 pub use error::Error;
 pub use join::join;
@@ -57,3 +59,8 @@ pub use nsnet_proto::{Carriage, InterfaceAddress, Offload, Ready, Setup};
 pub use shuttle::Shuttle;
 pub use supervise::Supervisor;
 pub use tun::{TunDevice, report_failure};
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nsnet_proto::{Channel, ChannelError, FD_VARIABLE, MAX_QUEUES, NamespaceId, Offload, Report, Setup};
 
 pub(crate) use self::device::{Device, Framing};
-use crate::{Error, configure, sys};
+use crate::{Error, setup, sys};
 
 /// A TUN device that this process has created, and the channel to the host that asked for it.
 ///
@@ -73,7 +73,7 @@ impl TunDevice {
             Error::channel(ADOPT, error).with_remedy("pass on the fd that Network::attach has prepared")
         })?;
         let opened = read_setup(&channel).and_then(|(setup, further)| {
-            configure::check(&setup)?;
+            setup::check(&setup)?;
             refuse_host_namespace(setup.host_namespace)?;
             let device = Device::create(&setup)?;
             Ok((setup, further, device))

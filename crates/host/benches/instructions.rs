@@ -1,5 +1,6 @@
 //! Counts the instructions of one round of every micro-benchmark, and fails where one needs over 5 % more than is
-//! recorded in `instructions.txt`. Run by `.ci/instructions`, which sees to valgrind; `--record` writes the file.
+//! recorded in `instructions.txt`, or where the compiler is not the one of the record. Run by `.ci/instructions`, which
+//! sees to valgrind and the compiler; `--record` writes the file.
 //!
 //! Every case runs in a process of its own under callgrind, which counts within `micro::measured` only and starts anew
 //! after the warm-up. The counts of one binary are the same every time: the environment is empty, nothing counted
@@ -27,7 +28,14 @@ const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run_command().unwrap_or_else(|error| {
+        eprintln!("instructions: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run_command() -> Result<ExitCode> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         // cargo bench adds --bench at the end, cargo test does not.
@@ -102,6 +110,10 @@ fn record() -> Result<ExitCode> {
 
 fn compare() -> Result<ExitCode> {
     let record = Record::read()?;
+    let compiler = compiler()?;
+    if compiler != record.compiler {
+        return Err(other_compiler(&record.compiler, &compiler).into());
+    }
     let mut counts = record.counts;
     let mut failures = Vec::new();
     println!("{:26} {:>11} {:>11} {:>8}", "instructions", "now", "recorded", "%");
@@ -126,12 +138,19 @@ fn compare() -> Result<ExitCode> {
     for failure in failures {
         println!("FAILED: {failure}");
     }
-    let compiler = compiler()?;
-    if compiler != record.compiler {
-        println!("The record is of another compiler: {}, not {compiler}.", record.compiler);
-    }
     println!("If that is how it should be, say why in the commit and record anew: .ci/instructions --record");
     Ok(ExitCode::FAILURE)
+}
+
+/// Counts of two compilers cannot be compared.
+fn other_compiler(recorded: &str, active: &str) -> String {
+    let version = recorded.split(' ').nth(1).unwrap_or(recorded);
+    format!(
+        "nothing compared: {RECORD} has the counts of {recorded}, but this is {active}.\n\
+         Install the compiler of the record (rustup toolchain install {version} --profile minimal), which\n\
+         .ci/instructions then uses; or record the counts of this one, without any other change:\n\
+         .ci/instructions --record"
+    )
 }
 
 /// What `instructions.txt` holds.

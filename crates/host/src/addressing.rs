@@ -2,84 +2,69 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use ipnet::IpNet;
+use nsnet_stack::wire::DNS_PORT;
+
 use crate::host_ports::OpenHost;
+use crate::subnet::{Ipv4Subnet, Ipv6Subnet, is_broadcast, is_shared};
 use crate::{DialError, Protocol, Service};
 
-/// The addresses of one family on the container's network.
+/// The addresses of one family, whichever it is: an [`Ipv4Subnet`] or [`Ipv6Subnet`] for code that treats both alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Subnet {
-    /// The container's address.
-    pub container: IpAddr,
-    /// Length of the on-link prefix in bits.
-    pub prefix_len: u8,
-    /// The router's address: where the container's default route points.
-    pub gateway: IpAddr,
-    /// The address that answers DNS.
-    pub dns: IpAddr,
+pub(crate) struct Subnet {
+    pub(crate) prefix: IpNet,
+    pub(crate) container: IpAddr,
+    pub(crate) gateway: IpAddr,
+    pub(crate) dns: IpAddr,
+}
+
+impl From<Ipv4Subnet> for Subnet {
+    fn from(subnet: Ipv4Subnet) -> Self {
+        Self {
+            prefix: subnet.prefix().into(),
+            container: subnet.container_address().into(),
+            gateway: subnet.gateway_address().into(),
+            dns: subnet.dns_address().into(),
+        }
+    }
+}
+
+impl From<Ipv6Subnet> for Subnet {
+    fn from(subnet: Ipv6Subnet) -> Self {
+        Self {
+            prefix: subnet.prefix().into(),
+            container: subnet.container_address().into(),
+            gateway: subnet.gateway_address().into(),
+            dns: subnet.dns_address().into(),
+        }
+    }
 }
 
 impl Subnet {
-    /// 10.0.2.100/24, gateway 10.0.2.2, DNS 10.0.2.3: the numbers that users of slirp know.
-    pub const IPV4: Self = Self {
-        container: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 100)),
-        prefix_len: 24,
-        gateway: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 2)),
-        dns: IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3)),
-    };
-
-    /// fd00::100/64, gateway fd00::2, DNS fd00::3.
-    pub const IPV6: Self = Self {
-        container: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100)),
-        prefix_len: 64,
-        gateway: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)),
-        dns: IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3)),
-    };
-
-    /// Whether container, gateway and resolver are three hosts of one prefix.
-    pub(crate) fn is_consistent(&self) -> bool {
-        let hosts = [self.container, self.gateway, self.dns];
-        let differ = self.container != self.gateway && self.container != self.dns && self.gateway != self.dns;
-        differ && hosts.iter().all(|host| self.contains(*host) && !self.is_end(*host))
-    }
-
     /// The same network for another container.
     pub(crate) fn with_container(self, container: IpAddr) -> Self {
         Self { container, ..self }
     }
 
-    /// Every address of the prefix, the container's first.
-    pub(crate) fn addresses(self) -> impl Iterator<Item = IpAddr> {
-        let (first, hosts) = (to_bits(self.container), self.host_mask());
+    /// Every address that a container may have, the present one's first.
+    pub(crate) fn container_addresses(self) -> impl Iterator<Item = IpAddr> {
+        let (first, hosts) = (to_bits(self.container), to_bits(self.prefix.hostmask()));
         (0..=hosts)
             .map(move |offset| from_bits(first & !hosts | first.wrapping_add(offset) & hosts, self.container))
+            .filter(move |address| self.is_for_container(*address))
+    }
+
+    /// Whether a container may have this address.
+    pub(crate) fn is_for_container(&self, address: IpAddr) -> bool {
+        self.contains(address)
+            && !is_shared(self.prefix, address)
+            && address != self.gateway
+            && address != self.dns
     }
 
     /// Whether an address is of the prefix.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
-        let prefix = |address| to_bits(address) & !self.host_mask();
-        address.is_ipv4() == self.container.is_ipv4() && prefix(address) == prefix(self.container)
-    }
-
-    /// Whether an address stands for more than one host: the first of a prefix for the network (RFC 1122, 3.2.1.3) or
-    /// any of its routers (RFC 4291, 2.6.1), the last of an IPv4 one for all.
-    fn is_end(&self, address: IpAddr) -> bool {
-        self.is_broadcast(address) || (self.contains(address) && to_bits(address) & self.host_mask() == 0)
-    }
-
-    /// The last IPv4 address of the prefix reaches every host in it (RFC 919); there is only one.
-    fn is_broadcast(&self, address: IpAddr) -> bool {
-        let hosts = self.host_mask();
-        address.is_ipv4()
-            && self.prefix_len < 31
-            && self.contains(address)
-            && to_bits(address) & hosts == hosts
-    }
-
-    /// The bits that tell the hosts of the prefix apart.
-    fn host_mask(&self) -> u128 {
-        let width: u8 = if self.container.is_ipv4() { 32 } else { 128 };
-        let prefix_len = self.prefix_len.min(width);
-        u128::MAX.checked_shr((128 - width + prefix_len).into()).unwrap_or(0)
+        self.prefix.contains(&address)
     }
 }
 
@@ -120,6 +105,10 @@ pub(crate) enum Destination {
 }
 
 impl Addressing {
+    pub(crate) fn new(v4: Option<Ipv4Subnet>, v6: Option<Ipv6Subnet>, host: OpenHost) -> Self {
+        Self { v4: v4.map(Subnet::from), v6: v6.map(Subnet::from), host }
+    }
+
     pub(crate) fn subnets(&self) -> impl Iterator<Item = Subnet> + use<> {
         [self.v4, self.v6].into_iter().flatten()
     }
@@ -143,7 +132,7 @@ impl Addressing {
 
     /// Whether an address is that of every host of the container's own network.
     pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
-        self.subnets().any(|subnet| subnet.is_broadcast(address))
+        self.subnets().any(|subnet| is_broadcast(subnet.prefix, address))
     }
 
     /// What stands behind `destination`, as far as the container's own network decides it.
@@ -160,7 +149,7 @@ impl Addressing {
             Destination::Forward { target, service: Service::HostLoopback }
         } else if address == subnet.gateway || address == subnet.dns {
             Destination::Refuse(DialError::Refused)
-        } else if subnet.is_broadcast(address) {
+        } else if is_broadcast(subnet.prefix, address) {
             Destination::Ignore
         } else {
             Destination::Refuse(DialError::HostUnreachable)
@@ -183,9 +172,6 @@ impl Addressing {
     }
 }
 
-/// RFC 1035, 4.2.
-const DNS_PORT: u16 = 53;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +179,7 @@ mod tests {
 
     fn addressing(host_loopback: bool) -> Addressing {
         let host = if host_loopback { [HostPorts::loopback()].into() } else { OpenHost::default() };
-        Addressing { v4: Some(Subnet::IPV4), v6: Some(Subnet::IPV6), host }
+        Addressing::new(Some(Ipv4Subnet::default()), Some(Ipv6Subnet::default()), host)
     }
 
     fn resolved(host_loopback: bool, destination: &str) -> String {
@@ -240,13 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn extreme_prefixes_do_not_overflow() {
-        for prefix_len in [0, 1, 31, 32, 64, 127, 128, 255] {
-            for mut subnet in [Subnet::IPV4, Subnet::IPV6] {
-                subnet.prefix_len = prefix_len;
-                assert!(subnet.contains(subnet.container));
-                let _ = subnet.is_broadcast("255.255.255.255".parse().unwrap());
-            }
+    fn containers_have_all_addresses_that_nobody_else_has() {
+        let subnet = |text: &str| Subnet::from(text.parse::<Ipv4Subnet>().unwrap());
+        let addresses: Vec<String> =
+            subnet("10.0.2.0/29").container_addresses().map(|address| address.to_string()).collect();
+        assert_eq!(addresses, ["10.0.2.4", "10.0.2.5", "10.0.2.6", "10.0.2.1"]);
+        // The first of the many is at hand, wherever in the prefix it is.
+        let last = "fd00::ffff:ffff:ffff:ffff".parse().unwrap();
+        let mut addresses = Subnet::from(Ipv6Subnet::default().container(last)).container_addresses();
+        assert_eq!(addresses.next(), Some(last.into()));
+        assert_eq!(addresses.next(), Some("fd00::1".parse().unwrap()));
+        for shared in ["10.0.2.0", "10.0.2.7", "10.0.2.2", "10.0.2.3", "10.0.2.8", "::1"] {
+            assert!(!subnet("10.0.2.0/29").is_for_container(shared.parse().unwrap()), "{shared}");
         }
     }
 }

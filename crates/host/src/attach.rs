@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::link::{Framing, LinkProperties, Port};
+use crate::statistics::{Counters, Statistics};
 use crate::sys;
 
 /// A container side that has been, or is about to be, started.
@@ -29,6 +30,7 @@ use crate::sys;
 pub struct Attachment {
     outcome: oneshot::Receiver<Result<Ready, SetupError>>,
     close: oneshot::Sender<()>,
+    counters: Arc<Counters>,
     standing: Standing,
     /// This process's copy of the end the command inherits.
     inherited: Option<Inherited>,
@@ -60,8 +62,9 @@ impl Attachment {
     pub(crate) fn new(
         outcome: oneshot::Receiver<Result<Ready, SetupError>>,
         close: oneshot::Sender<()>,
+        counters: Arc<Counters>,
     ) -> Self {
-        Self { outcome, close, standing: Standing::Waiting, inherited: None }
+        Self { outcome, close, counters, standing: Standing::Waiting, inherited: None }
     }
 
     /// Keeps open what the command inherits until it has it.
@@ -108,6 +111,26 @@ impl Attachment {
             Standing::Ready(ready) => Ok(ready),
             Standing::Failed => Err(SetupError::AlreadyFailed),
         }
+    }
+
+    /// What has been carried and refused for this container so far, also after it has ended.
+    /// [`Network::statistics`](crate::Network::statistics) has the sum over all containers.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::Network;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::builder().build()?;
+    /// let (attachment, _container_side) = network.attach_fd()?;
+    /// let statistics = attachment.statistics();
+    /// println!("{} bytes to the container", statistics.bytes_to_container);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.counters.read()
     }
 
     /// Takes the network away from this container; its connections are reset. What the container had finished

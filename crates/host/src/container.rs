@@ -3,10 +3,11 @@
 //! The first gateway runs on the network's own thread, the others on further ones, and they end together. A container
 //! of one queue has the first gateway and nothing else.
 
-use std::future::{self, Future};
+use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -14,20 +15,25 @@ use tokio::task::JoinSet;
 use crate::addressing::Addressing;
 use crate::attach::{self, Ready, SetupError};
 use crate::commons::Commons;
+use crate::context::{Context, Limits, Parts};
 use crate::dns;
 use crate::engine::Request;
-use crate::gateway::{Gateway, Limits, Parts};
+use crate::gateway::Gateway;
+use crate::lifetime;
 use crate::link::{Link, Port};
-use crate::members::{Members, Presence};
+use crate::members::{Isolation, Members, Presence};
 use crate::neighbours::Neighbours;
+use crate::protocols::Protocols;
 use crate::queues::Siblings;
 use crate::threads::Seat;
 
 /// What is the same for every container of a network.
 pub(crate) struct Terms {
+    /// The counters in here are for what concerns no container.
     pub(crate) parts: Parts,
     pub(crate) link: attach::Terms,
     pub(crate) dns: dns::Terms,
+    pub(crate) isolation: Isolation,
     pub(crate) members: Rc<Members>,
     /// Unless containers are isolated.
     pub(crate) neighbours: Option<Rc<Neighbours>>,
@@ -42,19 +48,21 @@ pub(crate) async fn host(
     further: &[Seat],
     shutdown: watch::Receiver<bool>,
 ) {
-    let Request { channel, further: channels, member, lease, outcome, close } = request;
+    let Request { channel, further: channels, member, lease, counters, outcome, close } = request;
+    let parts = Parts { counters, ..terms.parts.clone() };
     let mut dropped = shutdown.clone();
     let end = async {
         tokio::select! {
             // Never true: this waits for the sender to be dropped.
             _ = dropped.wait_for(|_| false) => {}
-            () = requested(close) => {}
+            () = lifetime::requested(close) => {}
         }
     };
     tokio::pin!(end);
     let opening = async {
         let (ports, ready) = attach::handshake(channel, channels, &terms.link).await?;
-        let gateways = Gateways::open(ports, terms, lease.addressing(), &commons, further, &shutdown).await;
+        let gateways =
+            Gateways::open(ports, terms, parts, lease.addressing(), &commons, further, &shutdown).await;
         Ok((gateways.map_err(SetupError::Host)?, ready))
     };
     let opened: Result<(Gateways, Ready), SetupError> = tokio::select! {
@@ -67,8 +75,11 @@ pub(crate) async fn host(
             tracing::info!(?carriage, ?offload, queues, "container attached");
             // Nobody need wait for the news.
             let _ = outcome.send(Ok(ready));
-            let presence = terms.members.enter(member, &gateways.first);
-            let _stay = terms.neighbours.as_ref().map(|neighbours| neighbours.admit(&gateways.first));
+            let presence = terms.members.enter(member, &gateways.first.protocols);
+            let _stay = terms.neighbours.as_ref().map(|neighbours| {
+                gateways.first.meet(Rc::clone(neighbours));
+                neighbours.admit(&gateways.first.protocols)
+            });
             gateways.run(end, shutdown, presence).await;
         }
         Err(error) => {
@@ -76,19 +87,6 @@ pub(crate) async fn host(
             let _ = outcome.send(Err(error));
         }
     }
-}
-
-/// Waits for a request to close; an attachment that is merely dropped makes none.
-pub(crate) async fn requested(close: oneshot::Receiver<()>) {
-    if close.await.is_err() {
-        future::pending().await
-    }
-}
-
-/// Waits until the network is to end in good order.
-pub(crate) async fn finishing(mut shutdown: watch::Receiver<bool>) {
-    // Fails when the sender is dropped, and then the end has come anyway.
-    let _ = shutdown.wait_for(|is_finishing| *is_finishing).await;
 }
 
 /// The gateways of one container.
@@ -109,44 +107,34 @@ impl Gateways {
     async fn open(
         ports: Vec<Port>,
         terms: &Terms,
+        parts: Parts,
         addressing: Addressing,
         commons: &Rc<Commons>,
         further: &[Seat],
         shutdown: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
-        let parts = Parts { limits: share(terms.parts.limits, ports.len()), ..terms.parts.clone() };
+        let parts = Parts { limits: share(parts.limits, ports.len()), ..parts };
         let queues = ports.len();
+        let places = dns::Places::new(parts.limits.dns_queries, parts.limits.dns_connections);
+        let mut siblings = Siblings::new(queues).into_iter();
+        let mut queue = |port: Port| Queue {
+            port,
+            sibling: siblings.next().filter(|_| queues > 1),
+            addressing: addressing.clone(),
+            isolation: terms.isolation,
+            parts: parts.clone(),
+            dns: terms.dns.clone(),
+            places: places.clone(),
+        };
         let mut ports = ports.into_iter();
-        let first = ports.next().ok_or(io::ErrorKind::InvalidInput)?;
-        let link = Link::new(first, parts.counters.clone(), Rc::clone(commons))?;
-        let places = dns::Places::new();
-        let resolver = terms.dns.server(places.clone());
+        let first = queue(ports.next().ok_or(io::ErrorKind::InvalidInput)?).open(Rc::clone(commons))?;
         if queues == 1 {
-            let first = Gateway::new(link, addressing, resolver, parts, Rc::clone(commons), None);
             return Ok(Self { first, others: None });
         }
-        let mut siblings = Siblings::new(queues).into_iter();
-        let sibling = siblings.next().ok_or(io::ErrorKind::InvalidInput)?;
-        let first = Gateway::new(
-            link,
-            addressing.clone(),
-            resolver,
-            parts.clone(),
-            Rc::clone(commons),
-            Some(sibling),
-        );
         let (end, ending) = watch::channel(());
         let mut others = Others { end, ended: JoinSet::new() };
-        for ((port, sibling), seat) in ports.zip(siblings).zip(further) {
-            let queue = Queue {
-                port,
-                sibling,
-                addressing: addressing.clone(),
-                parts: parts.clone(),
-                dns: terms.dns.clone(),
-                places: places.clone(),
-            };
-            others.start(seat, queue, ending.clone(), shutdown.clone()).await?;
+        for (port, seat) in ports.zip(further) {
+            others.start(seat, queue(port), ending.clone(), shutdown.clone()).await?;
         }
         Ok(Self { first, others: Some(others) })
     }
@@ -158,7 +146,7 @@ impl Gateways {
         shutdown: watch::Receiver<bool>,
         presence: Presence,
     ) {
-        let finish = finishing(shutdown);
+        let finish = lifetime::finishing(shutdown);
         let Some(Others { end: end_others, mut ended }) = self.others else {
             return self.first.run(end, finish).await;
         };
@@ -207,11 +195,13 @@ impl Others {
     }
 }
 
-/// What a further gateway is made of, to be carried to its thread.
+/// What a gateway is made of, to be carried to its thread.
 struct Queue {
     port: Port,
-    sibling: Siblings,
+    /// None if the device has one queue only.
+    sibling: Option<Siblings>,
     addressing: Addressing,
+    isolation: Isolation,
     parts: Parts,
     dns: dns::Terms,
     places: dns::Places,
@@ -219,9 +209,10 @@ struct Queue {
 
 impl Queue {
     fn open(self, commons: Rc<Commons>) -> io::Result<Rc<Gateway>> {
-        let link = Link::new(self.port, self.parts.counters.clone(), Rc::clone(&commons))?;
-        let resolver = self.dns.server(self.places);
-        Ok(Gateway::new(link, self.addressing, resolver, self.parts, commons, Some(self.sibling)))
+        let link = Link::new(self.port, Arc::clone(&self.parts.counters), Rc::clone(&commons))?;
+        let context = Context::new(link, self.addressing, self.parts, commons);
+        let protocols = Protocols::new(context, self.dns.server(self.places));
+        Ok(Gateway::new(protocols, self.isolation, self.sibling))
     }
 }
 
@@ -231,7 +222,7 @@ async fn serve(gateway: &Rc<Gateway>, mut ending: watch::Receiver<()>, shutdown:
         // Only ever fails: nothing is sent.
         let _ = ending.changed().await;
     };
-    gateway.run(pin!(end), finishing(shutdown)).await;
+    gateway.run(pin!(end), lifetime::finishing(shutdown)).await;
 }
 
 /// The limits of one of so many queues: what is not on the first queue only is divided, rounded up.

@@ -10,18 +10,20 @@ use std::time::Duration;
 
 use nsnet_proto::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::attach::{self, Ready, SetupError};
 use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::container::{self, Terms};
+use crate::context::{Limits, Parts, Questions};
 use crate::dialer::Dialer;
 use crate::dns;
-use crate::gateway::{Limits, Parts};
 use crate::leases::{Lease, Member};
-use crate::neighbours::{Isolation, Neighbours};
-use crate::publish::{self, Listening, Published};
+use crate::lifetime;
+use crate::members::{Isolation, Members};
+use crate::neighbours::Neighbours;
+use crate::publish::{self, Listening, Published, Scene};
 use crate::statistics::Counters;
 use crate::threads::{Seat, Seats};
 
@@ -54,13 +56,15 @@ pub(crate) struct Request {
     pub(crate) further: Vec<Channel>,
     pub(crate) member: Member,
     pub(crate) lease: Lease,
+    /// Of this container.
+    pub(crate) counters: Arc<Counters>,
     pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
     /// Resolves when the embedder closes the attachment.
     pub(crate) close: oneshot::Receiver<()>,
 }
 
 impl Engine {
-    /// Starts on the first of these seats.
+    /// Starts on the first of these seats. `counters` are for what concerns no container.
     pub(crate) fn start(config: Config, counters: Arc<Counters>, seats: Seats) -> Self {
         let Seats { first: seat, further } = seats;
         let further: Arc<[Seat]> = further.into();
@@ -145,13 +149,20 @@ async fn serve(
     mut requests: mpsc::UnboundedReceiver<Message>,
 ) {
     let Config { dialer, limits, dns, link, isolation } = config;
-    let members = Rc::default();
+    let members: Rc<Members> = Rc::default();
     let neighbours = match isolation {
         Isolation::Isolated => None,
-        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), limits.udp_idle_timeout)),
+        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), &limits)),
     };
-    let parts = Parts { dialer, limits, clock: Clock::start(), counters, isolation };
-    let terms = Rc::new(Terms { parts, link, dns, members, neighbours });
+    let scene = Scene {
+        members: Rc::clone(&members),
+        clock: Clock::start(),
+        counters: Arc::clone(&counters),
+        commons: Rc::clone(&commons),
+    };
+    let questions = Questions::new(dialer, limits.dial_timeout);
+    let parts = Parts { questions, limits, clock: scene.clock, counters };
+    let terms = Rc::new(Terms { parts, link, dns, isolation, members, neighbours });
     // Dropped to end the containers' networks at once, set to end them in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
@@ -168,13 +179,13 @@ async fn serve(
                 }
                 Some(Message::Publish(listening)) => {
                     let shutdown = is_finishing.subscribe();
-                    ports.spawn_local(publish::serve(listening, Rc::clone(&terms), Rc::clone(&commons), shutdown));
+                    ports.spawn_local(publish::serve(listening, scene.clone(), shutdown));
                 }
                 Some(Message::Finish(grace)) => break grace,
                 None => break Duration::ZERO,
             },
-            Some(ended) = containers.join_next() => report_panic(ended),
-            Some(ended) = ports.join_next() => report_panic(ended),
+            Some(ended) = containers.join_next() => lifetime::report_panic(ended),
+            Some(ended) = ports.join_next() => lifetime::report_panic(ended),
         }
     };
     is_finishing.send_replace(!grace.is_zero());
@@ -186,13 +197,6 @@ async fn serve(
 
 async fn join_all(containers: &mut JoinSet<()>) {
     while let Some(ended) = containers.join_next().await {
-        report_panic(ended);
-    }
-}
-
-/// Says in the log that a task has failed.
-pub(crate) fn report_panic(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a container's gateway or a published port failed");
+        lifetime::report_panic(ended);
     }
 }

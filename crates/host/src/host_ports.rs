@@ -1,6 +1,7 @@
 //! Which ports of this host containers may reach. Pure.
 
-use std::fmt;
+mod text;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -16,9 +17,21 @@ use crate::Protocol;
 /// | [`at`](Self::at) 127.0.0.1 or ::1 | the gateway's address of that family | the same |
 /// | [`at`](Self::at) 192.168.1.5 | 192.168.1.5:P | 192.168.1.5:P |
 ///
-/// All ports, of TCP and UDP, unless they are chosen; one of the host's own addresses whose ports are not chosen answers
-/// ping as well. A connection to one of the host's own addresses comes from
-/// that address, as of any of the host's programs: services that trust the host trust the container.
+/// All ports are open, of TCP and UDP, unless some are chosen. One of the host's own addresses also answers ping if all of
+/// it is open. A connection to one of the host's own addresses comes from that same address, like one of any program on
+/// the host: services that trust the host trust the container.
+///
+/// # Text form
+/// [`Display`](std::fmt::Display) and [`FromStr`](std::str::FromStr) are inverses.
+///
+/// | text | opens |
+/// |---|---|
+/// | `loopback` | all ports of the loopback, both families |
+/// | `loopback:8080`, `8080` | port 8080 of the loopback, TCP and UDP |
+/// | `loopback:8080/tcp` | the same of TCP only |
+/// | `192.168.1.5` | all of one IPv4 address, ping included |
+/// | `192.168.1.5:5000-5010/udp` | eleven UDP ports of it |
+/// | `[::1]:53` | port 53 of one IPv6 address; without ports the brackets may be left out |
 ///
 /// # Examples
 /// ```
@@ -28,7 +41,9 @@ use crate::Protocol;
 /// let network = Network::builder()
 ///     .open_host(HostPorts::loopback().port(8080))
 ///     .open_host(HostPorts::at([192, 168, 1, 5]).ports(5000..=5010).tcp())
-///     .open_host(SocketAddr::from(([127, 0, 0, 1], 5432)));
+///     .open_host(SocketAddr::from(([127, 0, 0, 1], 5432)))
+///     .open_host("192.168.1.5:53/udp".parse::<HostPorts>()?);
+/// # Ok::<(), nsnet_host::ParseError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPorts {
@@ -44,17 +59,17 @@ enum Place {
     Address(IpAddr),
 }
 
+const ALL_PORTS: RangeInclusive<u16> = 0..=u16::MAX;
+
 /// Why ports cannot be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostPortsError {
-    /// Containers send nothing there, or no single host has it.
-    #[error(
-        "{0} is no address of a host that can be opened: 127.0.0.1, ::1 and unicast addresses of interfaces are"
-    )]
+    /// The address is not that of a single host, or containers cannot send to it.
+    #[error("{0} cannot be opened: use 127.0.0.1, ::1, or a unicast address of one of the host's interfaces")]
     Address(IpAddr),
-    /// There is no port in the range.
-    #[error("the range of ports is empty: the first is the smaller one")]
+    /// The range has no port.
+    #[error("the range of ports is empty: begin it with the smaller one")]
     NoPort,
 }
 
@@ -62,7 +77,7 @@ impl HostPorts {
     /// All ports of the host's loopback, both families.
     #[must_use]
     pub fn loopback() -> Self {
-        Self { place: Place::Loopback, ports: 0..=u16::MAX, protocol: None }
+        Self { place: Place::Loopback, ports: ALL_PORTS, protocol: None }
     }
 
     /// All ports of one address of the host.
@@ -71,25 +86,25 @@ impl HostPorts {
         Self { place: Place::Address(address.into().to_canonical()), ..Self::loopback() }
     }
 
-    /// This port only.
+    /// Opens this port only.
     #[must_use]
     pub fn port(self, port: u16) -> Self {
         self.ports(port..=port)
     }
 
-    /// These ports only.
+    /// Opens these ports only.
     #[must_use]
     pub fn ports(self, ports: RangeInclusive<u16>) -> Self {
         Self { ports, ..self }
     }
 
-    /// TCP only.
+    /// Opens TCP only.
     #[must_use]
     pub fn tcp(self) -> Self {
         Self { protocol: Some(Protocol::Tcp), ..self }
     }
 
-    /// UDP only.
+    /// Opens UDP only.
     #[must_use]
     pub fn udp(self) -> Self {
         Self { protocol: Some(Protocol::Udp), ..self }
@@ -117,7 +132,7 @@ impl HostPorts {
             self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
         } else {
             // A host of which some ports are chosen is not opened for echo.
-            self.protocol.is_none() && self.ports == (0..=u16::MAX)
+            self.protocol.is_none() && self.ports == ALL_PORTS
         }
     }
 
@@ -134,16 +149,6 @@ impl HostPorts {
 impl From<SocketAddr> for HostPorts {
     fn from(address: SocketAddr) -> Self {
         Self::at(address.ip()).port(address.port())
-    }
-}
-
-impl fmt::Display for HostPorts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.place {
-            Place::Loopback => f.write_str("loopback")?,
-            Place::Address(address) => write!(f, "{address}")?,
-        }
-        write!(f, ", ports {} to {}", self.ports.start(), self.ports.end())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::addressing::{Addressing, Subnet};
 use crate::dns::{HostName, Records};
 use crate::network::AttachError;
 
-/// A container as the others of its network know it.
+/// A container as the others of its network know it: its name and its addresses.
 ///
 /// # Examples
 /// ```no_run
@@ -23,7 +23,12 @@ use crate::network::AttachError;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
 pub struct Member {
     pub(crate) name: Option<String>,
     ipv4: Option<Ipv4Addr>,
@@ -31,31 +36,33 @@ pub struct Member {
 }
 
 impl Member {
-    /// Nobody in particular, with the next addresses that are free.
+    /// A container without a name, with the next free addresses.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A container with a name: a single label or several, as in DNS, of letters, digits, hyphens and underscores; upper
-    /// case means the same as lower case. No two that are attached at the same time may have the same. Where
+    /// A container with a name. Where
     /// [containers reach each other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses
     /// under this name.
+    ///
+    /// The name has one or more labels, as in DNS, of letters, digits, hyphens and underscores. Case does not matter. Two
+    /// containers that are attached at the same time cannot have the same name.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..Self::default() }
     }
 
-    /// Its IPv4 address, within the network's prefix. Default: that of the network's [`Subnet`], or the next one
-    /// that is free.
+    /// Sets its IPv4 address, within the network's prefix. Default: that of the network's
+    /// [`Ipv4Subnet`](crate::Ipv4Subnet), or the next one that is free.
     #[must_use]
     pub fn ipv4(mut self, address: Ipv4Addr) -> Self {
         self.ipv4 = Some(address);
         self
     }
 
-    /// Its IPv6 address, within the network's prefix. Default: that of the network's [`Subnet`], or the next one
-    /// that is free.
+    /// Sets its IPv6 address, within the network's prefix. Default: that of the network's
+    /// [`Ipv6Subnet`](crate::Ipv6Subnet), or the next one that is free.
     #[must_use]
     pub fn ipv6(mut self, address: Ipv6Addr) -> Self {
         self.ipv6 = Some(address);
@@ -141,13 +148,11 @@ impl Pool {
         let taken = &mut self.directory.taken().addresses;
         let container = match wanted {
             Some(address) => Some(address)
-                .filter(|address| subnet.with_container(*address).is_consistent() && !taken.contains(address))
+                .filter(|address| subnet.is_for_container(*address) && !taken.contains(address))
                 .ok_or(AttachError::Address(address))?,
-            // Each that is taken, the gateway, the resolver and the ends of the prefix may have to be stepped over.
             None => subnet
-                .addresses()
-                .take(taken.len() + 6)
-                .find(|address| subnet.with_container(*address).is_consistent() && !taken.contains(address))
+                .container_addresses()
+                .find(|address| !taken.contains(address))
                 .ok_or(AttachError::NoAddress)?,
         };
         taken.insert(container);
@@ -192,9 +197,10 @@ fn parse(name: &str) -> Result<HostName, AttachError> {
 mod tests {
     use super::*;
     use crate::host_ports::OpenHost;
+    use crate::{Ipv4Subnet, Ipv6Subnet};
 
-    fn pool(v4: Subnet) -> Pool {
-        Pool::new(Addressing { v4: Some(v4), v6: Some(Subnet::IPV6), host: OpenHost::default() })
+    fn pool(v4: Ipv4Subnet) -> Pool {
+        Pool::new(Addressing::new(Some(v4), Some(Ipv6Subnet::default()), OpenHost::default()))
     }
 
     fn v4(lease: &Lease) -> String {
@@ -203,7 +209,7 @@ mod tests {
 
     #[test]
     fn each_container_gets_the_next_address_and_gives_it_back() {
-        let pool = pool(Subnet::IPV4);
+        let pool = pool(Ipv4Subnet::default());
         let first = pool.lease(&Member::new()).unwrap();
         let second = pool.lease(&Member::new()).unwrap();
         assert_eq!((v4(&first), v4(&second)), ("10.0.2.100".into(), "10.0.2.101".into()));
@@ -215,8 +221,8 @@ mod tests {
     #[test]
     fn a_small_prefix_is_used_up_and_wraps() {
         // Hosts .1 to .6, of which .2 and .3 are the gateway and the resolver.
-        let subnet = Subnet { container: "10.0.2.5".parse().unwrap(), prefix_len: 29, ..Subnet::IPV4 };
-        let pool = pool(subnet);
+        let subnet = "10.0.2.0/29".parse::<Ipv4Subnet>().unwrap();
+        let pool = pool(subnet.container([10, 0, 2, 5].into()));
         let leases: Vec<_> = (0..4).map(|_| pool.lease(&Member::new()).unwrap()).collect();
         let addresses: Vec<_> = leases.iter().map(v4).collect();
         assert_eq!(addresses, ["10.0.2.5", "10.0.2.6", "10.0.2.1", "10.0.2.4"]);
@@ -225,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_name_belongs_to_one_container_at_a_time() {
-        let pool = pool(Subnet::IPV4);
+        let pool = pool(Ipv4Subnet::default());
         let first = pool.lease(&Member::named("Db.test")).unwrap();
         let name = HostName::parse("db.test").unwrap();
         let found = pool.directory().records(&name).unwrap();
@@ -243,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_not_to_be_had_keeps_nothing() {
-        let pool = pool(Subnet::IPV4);
+        let pool = pool(Ipv4Subnet::default());
         let long = "a".repeat(64);
         for name in ["", ".", "a..b", "two words", "-a", "a-", "b\u{fc}cher", "a\nnameserver", &long] {
             let refused = pool.lease(&Member::named(name)).unwrap_err();
@@ -259,7 +265,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_to_be_had_is_named() {
-        let pool = pool(Subnet::IPV4);
+        let pool = pool(Ipv4Subnet::default());
         let at = |address: &str| pool.lease(&Member::new().ipv4(address.parse().unwrap()));
         let _five = at("10.0.2.5").unwrap();
         for refused in ["10.0.2.5", "10.0.2.2", "10.0.2.3", "10.0.2.0", "10.0.2.255", "10.0.3.1"] {

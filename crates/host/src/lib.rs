@@ -10,40 +10,53 @@
 //! what is said about packets; `dialer`. `neighbours` is for what goes to another container, and `publish` leads the
 //! other way. Around them: `network` (the builder), `leases` (addresses and names), `attach` (the handshake), `engine`
 //! and `threads`. ARCHITECTURE.md in the repository has all of them.
+//!
+//! # Features
+//! `serde` (off by default) adds `Serialize` and `Deserialize` to what configures a network ([`Publish`], [`Listen`],
+//! [`HostPorts`], [`Ipv4Subnet`] and [`Ipv6Subnet`] in their text forms, [`Member`], [`Offload`]) and to [`Statistics`].
 
 #![deny(unsafe_code)]
 
 mod addressing;
 mod attach;
+mod clients;
 mod clock;
 mod commons;
+mod contained;
 mod container;
+mod context;
 mod dialer;
 mod dns;
 mod engine;
 mod gateway;
 mod host_ports;
 mod leases;
+mod lifetime;
 mod link;
 mod local;
 mod members;
-#[cfg(feature = "micro")]
+#[cfg(feature = "_micro")]
 #[doc(hidden)]
 pub mod micro;
 mod neighbours;
 mod network;
+mod notation;
+mod protocols;
 mod publish;
 mod queues;
+#[cfg(feature = "serde")]
+mod serialize;
 mod statistics;
+mod subnet;
 #[allow(unsafe_code)]
 mod sys;
 mod tcp;
 mod threads;
 mod udp;
 
-pub use addressing::Subnet;
 pub use async_trait::async_trait;
 pub use attach::{Attachment, Ready, SetupError};
+pub use bytes::Bytes;
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
     FilterDialer, Flow, IcmpError, Inbound, Protocol, Received, Service, Source, Stream, UdpDatagrams,
@@ -51,8 +64,16 @@ pub use dialer::{
 };
 pub use dns::{DnsQuery, Resolver};
 pub use host_ports::{HostPorts, HostPortsError};
+pub use ipnet::{Ipv4Net, Ipv6Net};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
+pub use notation::ParseError;
 pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
-pub use publish::{Listen, ParsePublishError, Publish, PublishError, Published};
+pub use publish::{Listen, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
+pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,13 +1,22 @@
-//! What a network has carried and refused.
+//! What a container or a network has carried and refused.
 
+mod ledger;
+
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub(crate) use ledger::Ledger;
 use nsnet_stack::discard::Discard;
 
-/// Counters of a network since it was built. All containers of the network together; what one
-/// sends to another is read from the one and written to the other.
+/// Counters of [a network](crate::Network::statistics) since it was built, or of [one
+/// container](crate::Attachment::statistics) since it was attached.
+///
+/// Those of a network are the sums over all its containers, those that have ended included, and of what concerns no
+/// container. A packet from one container to another is read from the one and written to the other; the flow counts for
+/// the one that has opened it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct Statistics {
     /// Frames read from containers.
@@ -37,6 +46,7 @@ pub struct Statistics {
 
 /// ICMP errors towards containers: what the gateway, routers and destinations have to say about their packets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct IcmpStatistics {
     /// Errors sent.
@@ -47,6 +57,7 @@ pub struct IcmpStatistics {
 
 /// Counters of one kind of flow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct FlowStatistics {
     /// Flows that were put to the Dialer, or are about to be.
@@ -61,6 +72,7 @@ pub struct FlowStatistics {
 
 /// Packets from containers that went no further, by reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct DiscardStatistics {
     /// Inconsistent lengths, wrong checksums, impossible headers.
@@ -87,7 +99,54 @@ pub struct DiscardStatistics {
     pub congested: u64,
 }
 
-/// The live counters behind [`Statistics`].
+impl AddAssign for Statistics {
+    fn add_assign(&mut self, other: Self) {
+        self.packets_from_container += other.packets_from_container;
+        self.bytes_from_container += other.bytes_from_container;
+        self.packets_to_container += other.packets_to_container;
+        self.bytes_to_container += other.bytes_to_container;
+        self.tcp += other.tcp;
+        self.udp += other.udp;
+        self.echo += other.echo;
+        self.published += other.published;
+        self.between_containers += other.between_containers;
+        self.icmp += other.icmp;
+        self.discarded += other.discarded;
+    }
+}
+
+impl AddAssign for FlowStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.active += other.active;
+        self.refused += other.refused;
+        self.overflowed += other.overflowed;
+    }
+}
+
+impl AddAssign for IcmpStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.errors += other.errors;
+        self.suppressed += other.suppressed;
+    }
+}
+
+impl AddAssign for DiscardStatistics {
+    fn add_assign(&mut self, other: Self) {
+        self.malformed += other.malformed;
+        self.fragments += other.fragments;
+        self.not_unicast += other.not_unicast;
+        self.foreign_source += other.foreign_source;
+        self.protocol += other.protocol;
+        self.icmp_errors += other.icmp_errors;
+        self.hop_limit += other.hop_limit;
+        self.overrun += other.overrun;
+        self.unsolicited += other.unsolicited;
+        self.congested += other.congested;
+    }
+}
+
+/// The live counters behind the [`Statistics`] of one container.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) from_container: Traffic,
@@ -176,20 +235,33 @@ impl IcmpErrors {
     }
 }
 
-/// Counts a connection or client of a published port while it exists.
+/// Counts a flow while it exists.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Counters>);
+pub(crate) struct Counted {
+    counters: Arc<Counters>,
+    kind: fn(&Counters) -> &Flows,
+}
 
 impl Counted {
+    /// A connection or client of a published port.
     pub(crate) fn published(counters: &Arc<Counters>) -> Self {
-        counters.published.opened();
-        Self(Arc::clone(counters))
+        Self::new(counters, |counters| &counters.published)
+    }
+
+    /// A flow to another container.
+    pub(crate) fn between_containers(counters: &Arc<Counters>) -> Self {
+        Self::new(counters, |counters| &counters.between_containers)
+    }
+
+    fn new(counters: &Arc<Counters>, kind: fn(&Counters) -> &Flows) -> Self {
+        kind(counters).opened();
+        Self { counters: Arc::clone(counters), kind }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.published.closed();
+        (self.kind)(&self.counters).closed();
     }
 }
 

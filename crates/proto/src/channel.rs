@@ -9,13 +9,11 @@ use nix::sys::socket::{
 };
 
 use crate::codec::{self, DecodeError, Message};
-use crate::{MAX_QUEUES, VERSION, sys};
+use crate::message::{MAX_FDS, VERSION};
+use crate::sys;
 
 /// Longest message of the handshake in bytes; a longer one is refused as truncated.
 pub const MAX_MESSAGE: usize = 4096;
-
-/// Most file descriptors that may come with one message: one for each queue of a TUN device.
-pub const MAX_FDS: usize = MAX_QUEUES as usize;
 
 /// One end of the conversation. Closed when dropped.
 #[derive(Debug)]

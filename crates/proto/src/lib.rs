@@ -32,23 +32,29 @@
 //! `channel` (default): the [`Channel`] and the encoding of its messages. Without it this crate makes no system call
 //! and depends on neither `nix` nor `libc`: what is left are the messages and the [virtio-net header](vnet).
 
-#[cfg(feature = "channel")]
-mod channel;
-#[cfg(feature = "channel")]
-mod codec;
+// Each module imports only from those above it.
+pub mod vnet;
 mod message;
 #[cfg(feature = "channel")]
+mod codec;
+#[cfg(feature = "channel")]
 mod sys;
-pub mod vnet;
+#[cfg(feature = "channel")]
+mod channel;
 
 #[cfg(feature = "channel")]
-pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
+pub use channel::{Channel, ChannelError, MAX_MESSAGE};
 #[cfg(feature = "channel")]
 pub use codec::Message;
 pub use message::{
-    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, NamespaceId, Offload, Ready, Report,
-    Setup, VERSION,
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_FDS, MAX_QUEUES, NamespaceId, Offload, Ready,
+    Report, Setup, VERSION,
 };
 
 /// Environment variable that carries the number of the inherited socketpair end.
 pub const FD_VARIABLE: &str = "NSNET_FD";
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -13,6 +13,9 @@ pub const DEVICE_NAME_MAX: usize = 15;
 /// Most queues of one TUN device. Each is a thread of the host's, and the host has no more of these than cores.
 pub const MAX_QUEUES: u16 = 16;
 
+/// Most file descriptors that may come with one message: one for each queue of a TUN device.
+pub const MAX_FDS: usize = MAX_QUEUES as usize;
+
 /// Host → container: how the container's interface must look.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {

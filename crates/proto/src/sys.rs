@@ -11,7 +11,7 @@ use libc::{cmsghdr, iovec, msghdr};
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use crate::MAX_FDS;
+use crate::message::MAX_FDS;
 
 /// What recvmsg(2) returned.
 #[derive(Debug)]

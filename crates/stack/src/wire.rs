@@ -59,6 +59,8 @@ pub mod protocol {
     pub const IPV6_NO_NEXT_HEADER: u8 = 59;
 }
 
+/// The port of DNS servers (RFC 1035, 4.2).
+pub const DNS_PORT: u16 = 53;
 #[cfg(test)]
 mod tests {
     use super::*;

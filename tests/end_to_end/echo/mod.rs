@@ -376,7 +376,7 @@ const PROHIBITED: [&str; 2] = ["Packet filtered", "Destination unreachable: Admi
 
 /// Lets everybody in the namespace of the caller have ping sockets, icmp(7). No other group is mapped here.
 #[track_caller]
-fn allow_ping_sockets() {
+pub(crate) fn allow_ping_sockets() {
     fs::write("/proc/sys/net/ipv4/ping_group_range", "0 0").unwrap();
 }
 

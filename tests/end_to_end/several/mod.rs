@@ -2,6 +2,7 @@
 
 mod crowd;
 mod policy;
+mod statistics;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, UdpSocket};

@@ -8,8 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nix::errno::Errno;
 use nsnet::host::{
-    DatagramSocket, DialError, Dialer, DirectDialer, FilterDialer, Flow, Member, Protocol, Service, Source,
-    Stream,
+    DenyDialer, DialError, Dialer, DirectDialer, FilterDialer, Flow, Member, Protocol, Service,
 };
 
 use super::{ADDRESSES, listen, open, pair, statistics, udp, v6};
@@ -156,16 +155,12 @@ struct Slow;
 
 #[async_trait]
 impl Dialer for Slow {
+    fn inner(&self) -> &dyn Dialer {
+        &DenyDialer
+    }
+
     async fn authorize(&self, _flow: &Flow) -> Result<(), DialError> {
         tokio::time::sleep(Duration::from_millis(300)).await;
         Ok(())
-    }
-
-    async fn dial_tcp(&self, _flow: &Flow) -> Result<Stream, DialError> {
-        Err(DialError::Prohibited)
-    }
-
-    async fn bind_udp(&self, _source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        Err(DialError::Prohibited)
     }
 }

@@ -8,10 +8,12 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, UdpSocket};
 
 use super::echo_socket::{self, EchoDatagrams};
-use super::{DatagramSocket, DialError, Dialer, Flow, Source, Stream, UdpDatagrams};
+use super::{DatagramSocket, DenyDialer, DialError, Dialer, Flow, Inbound, Source, Stream, UdpDatagrams};
 
-/// Connects from the host, as any of its programs would. Echo requests (ping) leave through ping sockets, icmp(7),
-/// which the host must allow with `net.ipv4.ping_group_range`; if it does not, that is said in the log, once.
+/// Allows everything, and connects from the host as any of its programs would.
+///
+/// Echo requests (ping) leave through ping sockets, icmp(7), which the host must allow with
+/// `net.ipv4.ping_group_range`. If it does not, ping says "prohibited" and the log says once what to set.
 ///
 /// # Examples
 /// ```
@@ -30,15 +32,14 @@ pub struct DirectDialer {
 }
 
 impl DirectDialer {
-    /// Leaves address, interface and connect timeout to the kernel (tcp(7), `tcp_syn_retries`: about 127 s;
-    /// the network's own dial timeout comes first).
+    /// Leaves address, interface and connect timeout to the kernel. It gives up after about 127 s (`tcp_syn_retries`,
+    /// tcp(7)); the network's own [`dial_timeout`](crate::NetworkBuilder::dial_timeout) comes first.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { bind_v4: None, bind_v6: None, interface: None, connect_timeout: None, keepalive: None }
     }
 
-    /// Sends from this address of the host. Called once for each address family, the other family stays
-    /// unbound.
+    /// Sends from this address of the host. Concerns the family of the address only; call it once for each family.
     #[must_use]
     pub fn bind_address(mut self, address: IpAddr) -> Self {
         match address {
@@ -48,35 +49,36 @@ impl DirectDialer {
         self
     }
 
-    /// Sends through this interface only (`SO_BINDTODEVICE`, socket(7)). UDP then does not reach the host's
-    /// loopback: one socket serves all destinations of a container port.
+    /// Sends through this interface only (`SO_BINDTODEVICE`, socket(7)). UDP then does not reach the host's loopback,
+    /// because one socket serves all destinations of a container port.
     #[must_use]
     pub fn bind_interface(mut self, interface: impl Into<String>) -> Self {
         self.interface = Some(interface.into());
         self
     }
 
-    /// Gives a TCP connection attempt up after this long.
+    /// Gives up a TCP connection attempt after this long. Default: the kernel's time, see [`new`](Self::new).
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = Some(timeout);
         self
     }
 
-    /// Probes TCP connections that have been silent for this long (`SO_KEEPALIVE`, tcp(7)), and again after as long, or
-    /// 75 s if that is shorter; after as many probes without an answer as the kernel is set to
-    /// (`net.ipv4.tcp_keepalive_probes`, 9) the connection is reset, and so is the container's. The kernel counts in
-    /// seconds, from 1 to 32 767. Default: no probes, as for any socket.
+    /// Probes TCP connections that have been silent for this long (`SO_KEEPALIVE`, tcp(7)). Default: no probes, as for
+    /// any socket. The kernel counts in seconds, from 1 to 32 767.
     ///
-    /// The probes that a program inside has its own kernel send are answered at the gateway and say nothing about the far
-    /// end: this is the option for those that rely on them, or for a way out that forgets silent connections.
+    /// Further probes follow after as long, or after 75 s if that is shorter. When as many as the kernel is set to
+    /// (`net.ipv4.tcp_keepalive_probes`, 9) are not answered, the connection is reset, and so is the container's.
+    ///
+    /// The container's own keepalive probes are answered at the gateway and say nothing about the far end. Use this option
+    /// for programs that rely on them, or where a firewall on the way forgets silent connections.
     #[must_use]
     pub fn keepalive(mut self, silence: Duration) -> Self {
         self.keepalive = Some(silence);
         self
     }
 
-    /// What a socket for a TCP connection has besides.
+    /// Sets the options that TCP sockets have in addition.
     fn prepare_tcp(&self, socket: &Socket) -> std::io::Result<()> {
         // A byte that the far end marks as urgent is one of the stream (RFC 6093, section 5), as it is inside.
         socket.set_out_of_band_inline(true)?;
@@ -126,6 +128,19 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 
 #[async_trait]
 impl Dialer for DirectDialer {
+    /// A [`DenyDialer`], which is never asked: every method is overridden.
+    fn inner(&self) -> &dyn Dialer {
+        &DenyDialer
+    }
+
+    async fn authorize(&self, _flow: &Flow) -> Result<(), DialError> {
+        Ok(())
+    }
+
+    async fn accept(&self, _inbound: &Inbound) -> Result<(), DialError> {
+        Ok(())
+    }
+
     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
         let socket = self.socket(flow.target, Type::STREAM, None)?;
         self.prepare_tcp(&socket)?;

@@ -1,16 +1,18 @@
 //! Dialers that decide: a closure in front of another Dialer, and one that refuses everything.
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use super::{DatagramSocket, DialError, Dialer, Flow, Inbound, Source, Stream};
 
-/// A closure that decides, in front of a Dialer that connects.
+/// A closure that decides on flows, in front of a Dialer that connects them.
 ///
-/// The closure runs on the engine's thread and must not block; a decision that has to wait implements
-/// [`Dialer::authorize`] instead. The inner Dialer is asked after the closure has allowed.
+/// A flow is allowed if the closure allows it and then the inner Dialer does. The closure runs on the engine's thread and
+/// must not block. A decision that has to wait needs a Dialer of your own, with [`authorize`](Dialer::authorize).
 ///
-/// Flows are what leaves the container. Clients of published ports are not put to the closure, but to
-/// [`Dialer::accept`] of the inner Dialer.
+/// Everything else is left to the inner Dialer. Clients of published ports, too: they are no flows, and the closure is not
+/// asked about them.
 ///
 /// # Examples
 /// ```
@@ -20,7 +22,7 @@ use super::{DatagramSocket, DialError, Dialer, Flow, Inbound, Source, Stream};
 ///     if flow.is_dns() || flow.destination.port() == 443 { Ok(()) } else { Err(DialError::Prohibited) }
 /// });
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct FilterDialer<D, F> {
     inner: D,
     filter: F,
@@ -28,6 +30,7 @@ pub struct FilterDialer<D, F> {
 
 impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> FilterDialer<D, F> {
     /// Puts `filter` in front of `inner`.
+    #[must_use]
     pub fn new(inner: D, filter: F) -> Self {
         Self { inner, filter }
     }
@@ -35,34 +38,45 @@ impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> FilterDiale
 
 #[async_trait]
 impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> Dialer for FilterDialer<D, F> {
+    fn inner(&self) -> &dyn Dialer {
+        &self.inner
+    }
+
     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
         (self.filter)(flow)?;
         self.inner.authorize(flow).await
     }
+}
 
-    async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
-        self.inner.accept(inbound).await
-    }
-
-    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-        self.inner.dial_tcp(flow).await
-    }
-
-    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        self.inner.bind_udp(source).await
-    }
-
-    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        self.inner.bind_echo(source).await
+/// Without the closure, which has nothing to show.
+impl<D: fmt::Debug, F> fmt::Debug for FilterDialer<D, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilterDialer").field("inner", &self.inner).finish_non_exhaustive()
     }
 }
 
 /// Refuses everything as administratively prohibited, DNS and clients of published ports included.
-#[derive(Debug, Clone, Copy, Default)]
+///
+/// It is also what a Dialer from scratch has as its [inner](Dialer::inner) one, so that what it does not offer is denied.
+///
+/// # Examples
+/// A container that can reach nothing:
+///
+/// ```
+/// use nsnet_host::{DenyDialer, Network};
+///
+/// let network = Network::builder().dialer(DenyDialer);
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DenyDialer;
 
 #[async_trait]
 impl Dialer for DenyDialer {
+    /// Itself. Nothing is left to ask it, since it answers every method.
+    fn inner(&self) -> &dyn Dialer {
+        self
+    }
+
     async fn authorize(&self, _flow: &Flow) -> Result<(), DialError> {
         Err(DialError::Prohibited)
     }
@@ -76,6 +90,10 @@ impl Dialer for DenyDialer {
     }
 
     async fn bind_udp(&self, _source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        Err(DialError::Prohibited)
+    }
+
+    async fn bind_echo(&self, _source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         Err(DialError::Prohibited)
     }
 }

@@ -8,30 +8,26 @@ use super::Protocol;
 /// A client of a published port, which wants to reach the container.
 ///
 /// # Examples
-/// Neighbours only:
+/// Only clients of one network come in. The inner Dialer is asked about them as well:
 ///
 /// ```
-/// use nsnet_host::{
-///     DatagramSocket, DialError, Dialer, DirectDialer, Flow, Inbound, Source, Stream, async_trait,
-/// };
+/// use std::net::IpAddr;
+/// use nsnet_host::{DialError, Dialer, Inbound, async_trait};
 ///
-/// struct Neighbours(DirectDialer);
+/// struct Neighbours<D>(D);
 ///
 /// #[async_trait]
-/// impl Dialer for Neighbours {
+/// impl<D: Dialer> Dialer for Neighbours<D> {
+///     fn inner(&self) -> &dyn Dialer {
+///         &self.0
+///     }
+///
 ///     async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
-///         match inbound.client {
-///             Some(client) if client.ip().to_string().starts_with("10.0.1.") => Ok(()),
+///         match inbound.client.map(|client| client.ip()) {
+///             Some(IpAddr::V4(client)) if client.octets().starts_with(&[10, 0, 1]) => self.0.accept(inbound).await,
 ///             _ => Err(DialError::Refused),
 ///         }
 ///     }
-/// #   async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-/// #       self.0.dial_tcp(flow).await
-/// #   }
-/// #   async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-/// #       self.0.bind_udp(source).await
-/// #   }
-///     // dial_tcp and bind_udp as ever
 /// }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -48,7 +44,7 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// A client as the engine presents it; for tests of Dialers.
+    /// A client as the engine presents it. For tests of Dialers.
     #[must_use]
     pub fn new(protocol: Protocol, client: SocketAddr, listener: SocketAddr, container: SocketAddr) -> Self {
         Self { protocol, client: Some(client), listener: Some(listener), container }

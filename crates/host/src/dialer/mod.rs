@@ -1,15 +1,15 @@
 //! The Dialer: where every flow out of the container is decided and connected.
 //!
-//! The engine asks two questions in turn. [`Dialer::authorize`]: may this flow be? [`Dialer::dial_tcp`],
-//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial
-//! ([`FilterDialer`] wraps any Dialer), and a proxy need not know policy. Established traffic asks nothing.
+//! The engine asks two questions in turn. [`Dialer::authorize`]: is this flow allowed? [`Dialer::dial_tcp`],
+//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial, and a proxy need not
+//! know the policy. [`Dialer::accept`] decides on what comes in, the clients of published ports. Established traffic asks
+//! nothing.
 //!
-//! The other way round, [`Dialer::accept`] is asked about clients of published ports.
+//! Dialers are built in layers: each one has an [inner](Dialer::inner) Dialer that answers what it leaves alone.
 //!
-//! What the Dialer cannot allow is decided before it is asked: the host's loopback, the host's own addresses,
-//! and the gateway's ports, unless the embedder opened them
-//! ([`open_host`](crate::NetworkBuilder::open_host)). Nor is it asked about pings of the gateway and of the DNS
-//! address, which are in the engine: it answers, and nothing leaves.
+//! Some destinations no Dialer can allow. The engine refuses them without asking: the host's loopback and own addresses,
+//! and the gateway's ports, unless the embedder has opened them ([`open_host`](crate::NetworkBuilder::open_host)). Pings of
+//! the gateway and of the DNS address are answered by the engine and leave nothing to decide.
 
 mod datagrams;
 mod direct;
@@ -17,13 +17,12 @@ mod echo_socket;
 mod error;
 pub(crate) mod error_queue;
 mod filter;
+mod flow;
 mod inbound;
 mod ip_options;
+mod pointers;
 mod stream;
 mod udp_socket;
-
-use std::fmt;
-use std::net::SocketAddr;
 
 use async_trait::async_trait;
 pub use nsnet_stack::flow::Protocol;
@@ -35,170 +34,229 @@ pub(crate) use direct::DATAGRAM_BUFFER;
 pub use direct::DirectDialer;
 pub use error::DialError;
 pub use filter::{DenyDialer, FilterDialer};
+pub use flow::{Flow, Service, Source};
 pub use inbound::Inbound;
 pub use stream::{ByteStream, Stream};
 pub use udp_socket::UdpDatagrams;
 
-/// Decides on flows and connects them. Object-safe; shared by all flows of a network.
+/// Decides on flows and connects them. One Dialer serves all containers of a network.
 ///
-/// All methods run on an engine thread: a method that blocks it stalls the network and the others that share the
-/// thread, one that waits (`.await`) holds up only its own flow. Any number may be under way at once.
+/// Only [`inner`](Self::inner) is required. Every other method asks the inner Dialer by default, so a wrapper overrides
+/// what it changes and keeps the rest, the inner policy included:
 ///
-/// # Cancel safety
-/// A future is dropped when the container gives up (RST) or the dial timeout of the network
-/// ([`dial_timeout`](crate::NetworkBuilder::dial_timeout)) passes. What it had opened must close on drop.
+/// | you write | override | inner |
+/// |---|---|---|
+/// | a firewall | `authorize`, perhaps `accept` | [`DirectDialer`] |
+/// | a proxy, a logger, a limiter | `dial_tcp`, perhaps `bind_udp` | the Dialer that it stands in front of |
+/// | a network of your own | what it offers, and `authorize` | [`DenyDialer`]: the rest is denied |
 ///
-/// # Errors
-/// A [`DialError`]; its variant decides what the container sees.
+/// # When each method is called
+/// | method | called |
+/// |---|---|
+/// | [`authorize`](Self::authorize) | once for every new flow out of the container, before anything else |
+/// | [`dial_tcp`](Self::dial_tcp) | once for every TCP connection that is authorized |
+/// | [`bind_udp`](Self::bind_udp) | for the first authorized flow of a container port, and again once the port was idle |
+/// | [`bind_echo`](Self::bind_echo) | the same for the identifiers of pings |
+/// | [`accept`](Self::accept) | once for every client of a published port |
 ///
-/// # Examples
-/// A firewall in front of direct connections:
+/// [`dial_tcp`](Self::dial_tcp) and the others are not called for flows that the engine carries itself: those to its
+/// resolver ([`Service::Resolver`]) and to other containers ([`Service::Container`]). They are authorized like any other.
+///
+/// # The runtime
+/// The methods run on an engine thread of the network, within its tokio 1 runtime. [`tokio::spawn`], tokio's timers and
+/// tokio's sockets work in there, whatever runtime the embedder uses or does not use. The sockets that the engine takes,
+/// in [`Stream`] and [`UdpDatagrams`], are tokio's. A socket of the standard library must be set non-blocking before it
+/// is converted, or it blocks the engine:
 ///
 /// ```
-/// use nsnet_host::{DatagramSocket, DialError, Dialer, DirectDialer, Flow, Source, Stream, async_trait};
+/// # async fn convert() -> std::io::Result<nsnet_host::Stream> {
+/// # let socket = std::net::TcpStream::connect("127.0.0.1:9")?;
+/// socket.set_nonblocking(true)?;
+/// let stream = tokio::net::TcpStream::from_std(socket)?;
+/// # Ok(stream.into())
+/// # }
+/// ```
+///
+/// A task that a method spawns does not end with its flow. It ends with the engine thread at the latest, which several
+/// networks may share.
+///
+/// # Back-pressure
+/// A method that waits (`.await`) holds up its own flow and no other; any number of calls may be under way at once. The
+/// engine bounds them by its limits on connections and mappings. A method that blocks the thread stalls every container
+/// of the network, and the other networks that share the thread.
+///
+/// Meanwhile the container's SYN is held, and so are its datagrams, up to 128 for a destination and 1 MiB for a container.
+/// Once the flow is connected the SYN is answered and the datagrams are sent.
+///
+/// # Cancel safety
+/// The engine drops a future when the container gives up (RST), when the container or the network ends, or when the
+/// [`dial_timeout`](crate::NetworkBuilder::dial_timeout) has passed, which covers `authorize` and the method that follows
+/// it together. What the future had opened must close on drop.
+///
+/// # Errors
+/// A [`DialError`]: its variant decides what the container sees. `?` on an [`io::Error`](std::io::Error) chooses the
+/// variant by the [table](DialError#from-ioerror) there.
+///
+/// # Panics
+/// A panic ends the flow that it was asked about, and no other.
+///
+/// # Examples
+/// A firewall overrides `authorize`. All the rest, ping included, is left to direct connections:
+///
+/// ```
+/// use nsnet_host::{DialError, Dialer, DirectDialer, Flow, Network, async_trait};
 ///
 /// struct OnlyHttps(DirectDialer);
 ///
 /// #[async_trait]
 /// impl Dialer for OnlyHttps {
+///     fn inner(&self) -> &dyn Dialer {
+///         &self.0
+///     }
+///
 ///     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
-///         if flow.is_dns() || flow.destination.port() == 443 { Ok(()) } else { Err(DialError::Prohibited) }
+///         if flow.is_dns() || flow.destination.port() == 443 {
+///             self.0.authorize(flow).await
+///         } else {
+///             Err(DialError::Prohibited)
+///         }
+///     }
+/// }
+///
+/// let network = Network::builder().dialer(OnlyHttps(DirectDialer::new()));
+/// ```
+///
+/// A wrapper for any Dialer overrides `dial_tcp`: it tells the server the container's address first, by the PROXY
+/// protocol. The inner policy stays in force, and so does ping:
+///
+/// ```
+/// use nsnet_host::{DenyDialer, DialError, Dialer, Flow, Stream, async_trait};
+/// use tokio::io::AsyncWriteExt;
+///
+/// struct TellSource<D>(D);
+///
+/// #[async_trait]
+/// impl<D: Dialer> Dialer for TellSource<D> {
+///     fn inner(&self) -> &dyn Dialer {
+///         &self.0
 ///     }
 ///
 ///     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-///         self.0.dial_tcp(flow).await
+///         let mut stream = self.0.dial_tcp(flow).await?;
+///         let family = if flow.source.is_ipv4() { "TCP4" } else { "TCP6" };
+///         let (from, to) = (flow.source, flow.destination);
+///         let line = format!("PROXY {family} {} {} {} {}\r\n", from.ip(), to.ip(), from.port(), to.port());
+///         stream.write_all(line.as_bytes()).await?;
+///         Ok(stream)
+///     }
+/// }
+/// # let flow = Flow::new(nsnet_host::Protocol::Tcp, "10.0.2.100:1".parse().unwrap(), "10.0.0.1:1".parse().unwrap());
+/// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # assert!(runtime.block_on(TellSource(DenyDialer).authorize(&flow)).is_err());
+/// ```
+///
+/// A Dialer from scratch, in front of [`DenyDialer`]. It answers port 7 itself, in memory. UDP, ping and clients of
+/// published ports are denied:
+///
+/// ```
+/// use nsnet_host::{DenyDialer, DialError, Dialer, Flow, Protocol, Stream, async_trait};
+///
+/// struct Echo;
+///
+/// #[async_trait]
+/// impl Dialer for Echo {
+///     fn inner(&self) -> &dyn Dialer {
+///         &DenyDialer
 ///     }
 ///
-///     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-///         self.0.bind_udp(source).await
+///     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
+///         let is_echo = flow.protocol == Protocol::Tcp && flow.destination.port() == 7;
+///         if is_echo { Ok(()) } else { Err(DialError::Refused) }
+///     }
+///
+///     async fn dial_tcp(&self, _flow: &Flow) -> Result<Stream, DialError> {
+///         let (near, far) = tokio::io::duplex(64 * 1024);
+///         tokio::spawn(async move {
+///             let (mut reader, mut writer) = tokio::io::split(far);
+///             tokio::io::copy(&mut reader, &mut writer).await
+///         });
+///         Ok(near.into())
 ///     }
 /// }
 /// ```
+///
+/// References, [`Box`]es and [`Arc`](std::sync::Arc)s of Dialers are Dialers too, so one can be shared with the
+/// embedder, or chosen at run time:
+///
+/// ```
+/// use std::sync::Arc;
+/// use nsnet_host::{DenyDialer, Dialer, DirectDialer, Network};
+///
+/// let is_offline = true;
+/// let dialer: Arc<dyn Dialer> = if is_offline { Arc::new(DenyDialer) } else { Arc::new(DirectDialer::new()) };
+/// let network = Network::builder().dialer(Arc::clone(&dialer));
+/// ```
 #[async_trait]
 pub trait Dialer: Send + Sync {
-    /// Asked once for every new flow: a TCP connection, a UDP destination of a container port, an echo
-    /// destination of an identifier. The default allows.
+    /// The Dialer that answers every method which is not overridden. Called for each of them, so it returns a field or
+    /// a constant.
+    ///
+    /// Use `&DenyDialer` for a Dialer that wraps none. It must not be `self`: a method would then ask itself without end.
+    fn inner(&self) -> &dyn Dialer;
+
+    /// Decides on a flow before it is connected.
+    ///
+    /// Called once for every TCP connection, for every destination that a UDP port of the container writes to, and for
+    /// every destination that it pings. The network's own resolver and other containers count as destinations:
+    /// [`Flow::service`] tells them apart.
+    ///
+    /// An override that allows a flow should ask the inner Dialer as well, unless it is meant to replace the inner policy.
+    ///
+    /// # Errors
+    /// See [`DialError`] for what the container sees.
     async fn authorize(&self, flow: &Flow) -> Result<(), DialError> {
-        let _ = flow;
-        Ok(())
+        self.inner().authorize(flow).await
     }
 
-    /// Asked once for every connection and every UDP client that comes in through a published port
-    /// ([`Publish`](crate::Publish)). The default allows. Whatever the error, a connection that is not accepted is reset,
-    /// and a datagram lost.
+    /// Decides on a client of a published port ([`Publish`](crate::Publish)): a TCP connection, a connection to a
+    /// published UNIX socket, or a UDP client.
+    ///
+    /// # Errors
+    /// Whatever the error, the client's connection is reset, or its datagrams are lost.
     async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
-        let _ = inbound;
-        Ok(())
+        self.inner().accept(inbound).await
     }
 
-    /// Opens the stream for an authorized TCP flow, towards [`Flow::target`]. The container's connection is
-    /// accepted once this returns.
-    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError>;
+    /// Opens the stream of an authorized TCP flow, towards [`Flow::target`].
+    ///
+    /// The container's connection is established when this returns, so the container sees whether the dial succeeded.
+    ///
+    /// # Errors
+    /// See [`DialError`] for what the container sees. [`Refused`](DialError::Refused) is what it would see of a closed
+    /// port.
+    async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
+        self.inner().dial_tcp(flow).await
+    }
 
-    /// Opens the socket that carries all datagrams of one container address and port, whatever their
-    /// destinations (endpoint-independent mapping, RFC 4787, 4.1). Asked once its first flow is authorized.
-    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError>;
+    /// Opens the socket that carries all datagrams of one container address and port, whatever their destinations
+    /// (endpoint-independent mapping, RFC 4787, section 4.1).
+    ///
+    /// # Errors
+    /// The error answers the datagrams that wait. The next datagram of that port asks again.
+    async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        self.inner().bind_udp(source).await
+    }
 
     /// Opens the socket that carries all echo requests (ping) of one container address and identifier, whatever their
-    /// destinations. Asked once its first flow is authorized. The default refuses.
+    /// destinations.
     ///
-    /// A datagram of this socket is what follows the identifier in the message: the sequence number, two bytes, and the
-    /// data; the port of a peer is 0. What it receives goes into the container as replies, if it comes from a peer that
-    /// was sent a request.
+    /// A datagram of this socket is what follows the identifier in the ICMP message: the sequence number, two bytes in
+    /// network order, and the data. The port of a peer is 0. What the socket receives goes into the container as a reply,
+    /// if it comes from a peer that was sent a request.
     ///
-    /// # Examples
-    /// Pings as the host would, behind a Dialer of one's own:
-    ///
-    /// ```
-    /// # use nsnet_host::{DatagramSocket, DialError, Dialer, DirectDialer, Flow, Source, Stream, async_trait};
-    /// # struct Firewall(DirectDialer);
-    /// # #[async_trait]
-    /// # impl Dialer for Firewall {
-    /// #     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
-    /// #         self.0.dial_tcp(flow).await
-    /// #     }
-    /// #     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-    /// #         self.0.bind_udp(source).await
-    /// #     }
-    /// async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-    ///     self.0.bind_echo(source).await
-    /// }
-    /// # }
-    /// ```
+    /// # Errors
+    /// As of [`bind_udp`](Self::bind_udp).
     async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
-        let _ = source;
-        Err(DialError::Prohibited)
-    }
-}
-
-/// A flow that wants to leave the container.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Flow {
-    /// Transport protocol.
-    pub protocol: Protocol,
-    /// The container's address and port.
-    pub source: SocketAddr,
-    /// Where the container wants to go.
-    pub destination: SocketAddr,
-    /// Where to dial: the destination, unless the network maps it elsewhere (the gateway's address to the
-    /// host's loopback).
-    pub target: SocketAddr,
-    /// What stands behind the destination.
-    pub service: Service,
-}
-
-impl Flow {
-    /// A flow into the world, as the engine presents it; for tests of Dialers.
-    #[must_use]
-    pub fn new(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Self {
-        Self { protocol, source, destination, target: destination, service: Service::World }
-    }
-
-    /// Whether the flow goes to the network's own resolver, which forwards to the host's.
-    #[must_use]
-    pub fn is_dns(&self) -> bool {
-        self.service == Service::Resolver
-    }
-}
-
-impl fmt::Display for Flow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} -> {}", self.protocol, self.source, self.destination)
-    }
-}
-
-/// What stands behind a flow's destination.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Service {
-    /// A host of the outside world.
-    World,
-    /// The network's DNS address. The engine answers by itself once the flow is authorized.
-    Resolver,
-    /// The host's loopback, opened with [`open_host`](crate::NetworkBuilder::open_host) or
-    /// [`host_loopback`](crate::NetworkBuilder::host_loopback).
-    HostLoopback,
-    /// One of the host's own addresses, opened with [`open_host`](crate::NetworkBuilder::open_host).
-    HostAddress,
-    /// Another container of the network, within reach with
-    /// [`containers_reach_each_other`](crate::NetworkBuilder::containers_reach_each_other). The packets of the flow, of
-    /// both directions, are passed on once it is authorized; nothing is dialled.
-    Container,
-}
-
-/// A container address and port, or identifier, that sends datagrams or echo requests.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Source {
-    /// The container's address, and its port or the identifier of its echo requests.
-    pub address: SocketAddr,
-}
-
-impl Source {
-    /// A source as the engine presents it; for tests of Dialers.
-    #[must_use]
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address }
+        self.inner().bind_echo(source).await
     }
 }

@@ -26,6 +26,37 @@ use super::ip_options::IpOptions;
 use super::{DatagramSocket, Datagrams, Envelope, Received};
 
 /// A [`DatagramSocket`] made of a kernel socket.
+///
+/// # Examples
+/// A Dialer that sends from the port that the container uses, where the host has it free (RFC 4787, section 4.2.1):
+///
+/// ```
+/// use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+///
+/// use nsnet_host::{DatagramSocket, DialError, Dialer, Source, UdpDatagrams, async_trait};
+/// use tokio::net::UdpSocket;
+///
+/// struct KeepPorts<D>(D);
+///
+/// #[async_trait]
+/// impl<D: Dialer> Dialer for KeepPorts<D> {
+///     fn inner(&self) -> &dyn Dialer {
+///         &self.0
+///     }
+///
+///     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+///         let any: IpAddr = match source.address.ip() {
+///             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+///             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+///         };
+///         let socket = match UdpSocket::bind((any, source.address.port())).await {
+///             Ok(socket) => socket,
+///             Err(_) => UdpSocket::bind((any, 0)).await?,
+///         };
+///         Ok(Box::new(UdpDatagrams::new(socket)?))
+///     }
+/// }
+/// ```
 #[derive(Debug)]
 pub struct UdpDatagrams {
     socket: UdpSocket,
@@ -39,7 +70,7 @@ pub struct UdpDatagrams {
 }
 
 impl UdpDatagrams {
-    /// Takes a bound, unconnected socket.
+    /// Takes a socket that is bound and not connected, of the address family of the container's [`Source`](crate::Source).
     ///
     /// # Errors
     /// The error of setsockopt(2), if the kernel cannot report ICMP errors.

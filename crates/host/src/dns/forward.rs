@@ -4,16 +4,17 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
+use bytes::Bytes;
 use simple_dns::{PacketFlag, RCODE, header_buffer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{self, Duration};
 
+use super::request::Request;
 use super::servers::{Plan, Servers};
-use super::upstream::{Sockets, with_id};
+use super::upstream::{Sockets, set_id};
 use super::{EXCHANGE_DEADLINE, Transport};
-use nsnet_stack::dns::Query;
 
 /// Asks the servers on behalf of one container, or one queue of it.
 #[derive(Debug)]
@@ -32,30 +33,26 @@ impl Forwarder {
         }
     }
 
-    /// The answer to send back for `query`; of any length, and complete if the client came by a stream.
+    /// The answer to send back; of any length, and complete if the request came by a stream.
     ///
     /// # Cancel safety
     /// Dropping the future gives the exchange up.
-    pub(super) async fn exchange(&self, query: &Query<'_>, transport: Transport) -> Vec<u8> {
-        if transport == Transport::Stream && query.is_transfer() {
-            return query.decline(RCODE::NotImplemented);
+    pub(super) async fn exchange(&self, request: &Request<'_>) -> Bytes {
+        let query = &request.query;
+        if request.transport == Transport::Stream && query.is_transfer() {
+            return query.decline(RCODE::NotImplemented).into();
         }
         let mut declined = None;
-        let asking = self.ask_in_turn(query, transport, &mut declined);
+        let asking = self.ask_in_turn(request, &mut declined);
         let answer = time::timeout(EXCHANGE_DEADLINE, asking).await;
-        answer.ok().flatten().or(declined).unwrap_or_else(|| query.failure())
+        answer.ok().flatten().or(declined).unwrap_or_else(|| query.failure().into())
     }
 
-    async fn ask_in_turn(
-        &self,
-        query: &Query<'_>,
-        transport: Transport,
-        declined: &mut Option<Vec<u8>>,
-    ) -> Option<Vec<u8>> {
+    async fn ask_in_turn(&self, request: &Request<'_>, declined: &mut Option<Bytes>) -> Option<Bytes> {
         let plan = self.plan();
         for _ in 0..plan.attempts() {
             for server in plan.servers() {
-                match self.ask(server, query, transport, plan.timeout()).await {
+                match self.ask(server, request, plan.timeout()).await {
                     Ok(answer) if declines(&answer) => *declined = Some(answer),
                     Ok(answer) => return Some(answer),
                     Err(error) => tracing::debug!(%server, %error, "DNS server does not answer"),
@@ -68,36 +65,32 @@ impl Forwarder {
         None
     }
 
-    async fn ask(
-        &self,
-        server: SocketAddr,
-        query: &Query<'_>,
-        transport: Transport,
-        patience: Duration,
-    ) -> io::Result<Vec<u8>> {
-        let answer = within(patience, self.sockets.exchange(server, query)).await?;
-        if transport == Transport::Datagram || !is_truncated(&answer) {
+    async fn ask(&self, server: SocketAddr, request: &Request<'_>, patience: Duration) -> io::Result<Bytes> {
+        let answer = within(patience, self.sockets.exchange(server, request.message)).await?;
+        if request.transport == Transport::Datagram || !is_truncated(&answer) {
             return Ok(answer);
         }
-        within(patience, self.ask_over_tcp(server, query)).await
+        within(patience, self.ask_over_tcp(server, request)).await
     }
 
     /// A connection for one query (RFC 7766, section 6.2.1 would have it kept; truncated answers are few).
-    async fn ask_over_tcp(&self, server: SocketAddr, query: &Query<'_>) -> io::Result<Vec<u8>> {
+    async fn ask_over_tcp(&self, server: SocketAddr, request: &Request<'_>) -> io::Result<Bytes> {
         // Never closed.
         let _place = self.streams.acquire().await;
         let mut stream = TcpStream::connect(server).await?;
         let id = self.sockets.random_id();
-        let length = u16::try_from(query.message().len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let framed = [&length.to_be_bytes(), &with_id(query.message(), id)[..]].concat();
+        let length = u16::try_from(request.message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut framed = [&length.to_be_bytes(), &request.message[..]].concat();
+        set_id(&mut framed[size_of_val(&length)..], id);
         stream.write_all(&framed).await?;
         let length = stream.read_u16().await?;
         let mut answer = vec![0; length.into()];
         stream.read_exact(&mut answer).await?;
-        if !query.is_answered_by(&answer, id) {
+        if !request.query.is_answered_by(&answer, id) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "answers another query"));
         }
-        Ok(with_id(&answer, query.id()))
+        set_id(&mut answer, request.query.id());
+        Ok(answer.into())
     }
 
     fn plan(&self) -> Plan {
@@ -192,8 +185,13 @@ mod tests {
         });
     }
 
-    async fn ask(forwarder: &Forwarder, message: &[u8]) -> Vec<u8> {
-        forwarder.exchange(&Query::parse(message).unwrap(), Transport::Datagram).await
+    async fn ask(forwarder: &Forwarder, message: &[u8]) -> Bytes {
+        ask_by(forwarder, message, Transport::Datagram).await
+    }
+
+    async fn ask_by(forwarder: &Forwarder, message: &[u8], transport: Transport) -> Bytes {
+        let message = Bytes::copy_from_slice(message);
+        forwarder.exchange(&Request::parse(&message, transport).unwrap()).await
     }
 
     #[track_caller]
@@ -215,8 +213,9 @@ mod tests {
         serve(lab.first, {
             let (sent, expected) = (sent.clone(), expected.clone());
             move |received| {
-                let is_same = received[2..] == sent[2..];
-                if is_same { vec![with_id(&expected, header_buffer::id_unchecked(received))] } else { vec![] }
+                let mut answer = expected.clone();
+                set_id(&mut answer, header_buffer::id_unchecked(received));
+                if received[2..] == sent[2..] { vec![answer] } else { vec![] }
             }
         });
         assert_eq!(ask(&forwarder, &sent).await, expected);
@@ -314,11 +313,9 @@ mod tests {
         serve_tcp(TcpListener::bind((FIRST, lab.port)).await.unwrap(), |query| {
             response(query, RCODE::NoError, &[0xee; 60_000])
         });
-        let message = query();
-        let asked = Query::parse(&message).unwrap();
-        let long = forwarder.exchange(&asked, Transport::Stream).await;
-        assert_eq!(long, response(&message, RCODE::NoError, &[0xee; 60_000]));
-        let short = forwarder.exchange(&asked, Transport::Datagram).await;
+        let long = ask_by(&forwarder, &query(), Transport::Stream).await;
+        assert_eq!(long, response(&query(), RCODE::NoError, &[0xee; 60_000]));
+        let short = ask_by(&forwarder, &query(), Transport::Datagram).await;
         assert!(is_truncated(&short) && short.ends_with(b"short"));
     }
 
@@ -332,8 +329,7 @@ mod tests {
             vec![reply]
         });
         serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
-        let message = query();
-        let answer = forwarder.exchange(&Query::parse(&message).unwrap(), Transport::Stream).await;
+        let answer = ask_by(&forwarder, &query(), Transport::Stream).await;
         assert!(answer.ends_with(b"second"));
     }
 
@@ -343,8 +339,7 @@ mod tests {
         let mut message = query();
         let kind = message.len() - 4;
         message[kind..kind + 2].copy_from_slice(&[0, 252]);
-        let asked = Query::parse(&message).unwrap();
-        let rcode = async |transport| header_buffer::rcode(&forwarder.exchange(&asked, transport).await);
+        let rcode = async |transport| header_buffer::rcode(&ask_by(&forwarder, &message, transport).await);
         assert_eq!(rcode(Transport::Stream).await, Ok(RCODE::NotImplemented));
         assert_eq!(rcode(Transport::Datagram).await, Ok(RCODE::ServerFailure), "forwarded");
     }

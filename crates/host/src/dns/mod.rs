@@ -36,12 +36,13 @@
 //! over TCP. The MTU is no limit: what RFC 9715 fears of fragments, that they are lost on the way or forged, needs a
 //! path, and this is one link, where a datagram is put into the container's kernel whole or in pieces.
 //!
-//! **Limits**, because the queries are hostile: `MAX_EXCHANGES` at a time (of a container, whatever its queues), fewer if
-//! messages are longer than 1 KiB ([`places`]), and `EXCHANGE_DEADLINE` for each, however long resolv.conf(5) would have it wait. What goes beyond is answered
-//! SERVFAIL at once. Silence would be cheaper by one datagram, but resolvers repeat what is not answered,
+//! **Limits**, because the queries are hostile. A container may have
+//! [`max_dns_queries`](crate::NetworkBuilder::max_dns_queries) under way at a time, whatever its queues, and fewer if
+//! messages are longer than 1 KiB ([`places`]). Each has `EXCHANGE_DEADLINE`, however long resolv.conf(5) would have it
+//! wait. What goes beyond is answered SERVFAIL at once. Silence would be cheaper by one datagram, but resolvers repeat what is not answered,
 //! which adds to the load just when there is too much, and an honest application would wait for seconds. In file
 //! descriptors: 64 UDP sockets for each server and 64 TCP connections, for each queue of a container. Of the container's
-//! own TCP connections 256 are served, the next is reset.
+//! own TCP connections [`max_dns_connections`](crate::NetworkBuilder::max_dns_connections) are served, the next is refused.
 //!
 //! **What is asked** must be plain: a query for records with several questions, or one whose name is compressed, is answered
 //! FORMERR (RFC 9619). Servers read such messages differently, and what a server reads must be what the network's own
@@ -54,6 +55,7 @@
 mod forward;
 mod local;
 mod places;
+mod request;
 mod resolver;
 mod server;
 mod servers;

@@ -22,11 +22,10 @@ pub(super) struct Connection {
 }
 
 impl Places {
-    pub(crate) fn new() -> Self {
-        Self {
-            messages: Arc::new(Semaphore::new(MAX_EXCHANGES)),
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        }
+    /// For so many queries under way at a time, and so many TCP connections.
+    pub(crate) fn new(queries: usize, connections: usize) -> Self {
+        let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(MOST)));
+        Self { messages: semaphore(queries), connections: semaphore(connections) }
     }
 
     /// Room for a query of so many bytes, if there is any.
@@ -62,48 +61,48 @@ fn units(length: usize) -> u32 {
     u32::try_from(length.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX)
 }
 
-/// Queries of one container under way at a time.
-pub(super) const MAX_EXCHANGES: usize = 4096;
+/// As many as a semaphore has on every platform.
+const MOST: usize = i32::MAX as usize / 4;
 
 /// Bytes of a message that takes one place.
 const UNIT: usize = 1024;
-
-/// TCP connections of one container at a time; each may have to keep a message of 64 KiB in either direction.
-const MAX_CONNECTIONS: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const QUERIES: usize = 4096;
+    const CONNECTIONS: usize = 256;
+
     #[test]
     fn long_messages_take_more_places() {
-        let places = Places::new();
-        let long: Vec<_> = (0..MAX_EXCHANGES / 64).map(|_| places.take(64 << 10).unwrap()).collect();
+        let places = Places::new(QUERIES, CONNECTIONS);
+        let long: Vec<_> = (0..QUERIES / 64).map(|_| places.take(64 << 10).unwrap()).collect();
         assert!(places.take(1).is_none());
         drop(long);
-        let short: Vec<_> = (0..MAX_EXCHANGES).map(|_| places.take(UNIT).unwrap()).collect();
+        let short: Vec<_> = (0..QUERIES).map(|_| places.take(UNIT).unwrap()).collect();
         assert!(places.take(0).is_none());
         drop(short);
-        assert_eq!(places.messages.available_permits(), MAX_EXCHANGES);
+        assert_eq!(places.messages.available_permits(), QUERIES);
     }
 
     #[test]
     fn an_answer_needs_room_of_its_own_if_it_is_longer_than_the_query() {
-        let places = Places::new();
-        let mut others: Vec<_> = (2..MAX_EXCHANGES).map(|_| places.take(100).unwrap()).collect();
+        let places = Places::new(QUERIES, CONNECTIONS);
+        let mut others: Vec<_> = (2..QUERIES).map(|_| places.take(100).unwrap()).collect();
         let mut place = places.take(100).unwrap();
         assert!(place.hold(UNIT) && place.hold(2 * UNIT) && place.hold(2 * UNIT));
         assert!(!place.hold(2 * UNIT + 1));
         others.pop();
         assert!(place.hold(2 * UNIT + 1));
         drop((others, place));
-        assert_eq!(places.messages.available_permits(), MAX_EXCHANGES);
+        assert_eq!(places.messages.available_permits(), QUERIES);
     }
 
     #[test]
     fn connections_are_bounded() {
-        let places = Places::new();
-        let mut open: Vec<_> = (0..MAX_CONNECTIONS).map(|_| places.connect().unwrap()).collect();
+        let places = Places::new(QUERIES, CONNECTIONS);
+        let mut open: Vec<_> = (0..CONNECTIONS).map(|_| places.connect().unwrap()).collect();
         assert!(places.connect().is_none());
         open.pop();
         assert!(places.connect().is_some());

@@ -1,48 +1,61 @@
 //! Answers of the embedder's own.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use simple_dns::RCODE;
 
 use super::forward::Forwarder;
 use super::local::with_records;
+use super::request::Request;
 use super::{Transport, local};
 use nsnet_stack::dns::HostName;
 use nsnet_stack::dns::Query;
 
-/// Answers the DNS queries of containers, in whole or in part. Object-safe; shared by all queries of a network.
+/// Answers the DNS queries of containers, in whole or in part. One Resolver serves all containers of a network.
 ///
-/// Asked about every query that the network does not answer by itself (its
-/// [hosts](crate::NetworkBuilder::static_host); FORMERR to what has several questions or a compressed one), over UDP and
-/// TCP alike, once the [`Dialer`](crate::Dialer) has authorized the flow. What it leaves to the network, by `None`, goes
-/// to the servers.
+/// It is asked about every query that the network does not answer itself, over UDP and TCP alike, once the
+/// [`Dialer`](crate::Dialer) has authorized the flow. The network itself answers for its
+/// [hosts](crate::NetworkBuilder::static_host), and with FORMERR where a query has several questions or a compressed one.
+/// `None` leaves a query to the network, which forwards it to its servers.
 ///
-/// Runs on an engine thread: what blocks it stalls the network and the others that share the thread, what waits
-/// (`.await`) holds up only its own query. At most 4 096 queries of a container are under way at once, fewer if they are
-/// longer than 1 KiB; what goes beyond is answered SERVFAIL and not asked here.
+/// # The runtime
+/// `resolve` runs on an engine thread of the network, within its tokio 1 runtime, as the methods of a
+/// [`Dialer`](crate::Dialer#the-runtime) do. A Resolver that blocks stalls the containers of the network, and the other
+/// networks that share the thread. One that waits (`.await`) holds up its own query and no other.
+///
+/// # Back-pressure
+/// At most 4 096 queries of a container are under way at once, fewer if they are longer than 1 KiB. Queries beyond that
+/// are answered SERVFAIL without asking the Resolver.
 ///
 /// # Answers
-/// A whole message (RFC 1035, section 4), of which the network checks that it is a response with the ID and the
-/// question of the query; anything else, a panic included, becomes SERVFAIL. A message that is too long for a datagram is
-/// replaced by one that says so, and the container asks again over TCP. Messages can be put together with any
-/// DNS library; [`DnsQuery`] makes the simple ones.
+/// An answer is a whole message (RFC 1035, section 4). [`DnsQuery`] makes the simple ones; any DNS library can make others.
+/// Messages are [`Bytes`], which can be kept or passed on without a copy.
+///
+/// The network checks that the answer is a response, with the ID and the question of the query. Anything else becomes
+/// SERVFAIL. An answer too long for a datagram is replaced by one that says so, and the container asks again over TCP.
 ///
 /// # Cancel safety
-/// The future is dropped when the query has taken 30 seconds, and with the container.
+/// The future is dropped when the query has taken 30 seconds, and when the container ends.
+///
+/// # Panics
+/// A panic is answered SERVFAIL.
 ///
 /// # Examples
 /// One name is answered, those of a domain are refused, the others are forwarded:
 ///
 /// ```
 /// use std::net::Ipv4Addr;
-/// use nsnet_host::{DnsQuery, Network, Resolver, async_trait};
+/// use nsnet_host::{Bytes, DnsQuery, Network, Resolver, async_trait};
 ///
 /// struct Split;
 ///
 /// #[async_trait]
 /// impl Resolver for Split {
-///     async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>> {
+///     async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
 ///         let name = query.name()?;
 ///         if name == "build.corp.test" {
 ///             Some(query.answer(60, &[Ipv4Addr::new(203, 0, 113, 9).into()]))
@@ -57,59 +70,82 @@ use nsnet_stack::dns::Query;
 /// let network = Network::builder().resolver(Split);
 /// ```
 ///
-/// Around the network's own forwarder, to see what it answers:
+/// A wrapper for any Resolver. It logs what is answered, whether by that Resolver or by the network's servers:
 ///
 /// ```
-/// use nsnet_host::{DnsQuery, Resolver, async_trait};
+/// use nsnet_host::{Bytes, DnsQuery, Resolver, async_trait};
 ///
-/// struct Audit;
+/// struct Audit<R>(R);
 ///
 /// #[async_trait]
-/// impl Resolver for Audit {
-///     async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>> {
-///         let answer = query.forward(query.message()).await;
+/// impl<R: Resolver> Resolver for Audit<R> {
+///     async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
+///         let answer = match self.0.resolve(query).await {
+///             Some(answer) => answer,
+///             None => query.forward(query.message()).await,
+///         };
 ///         eprintln!("{} asked for {:?}: {} bytes", query.source(), query.name(), answer.len());
 ///         Some(answer)
 ///     }
 /// }
 /// ```
+///
+/// References, [`Box`]es and [`Arc`]s of Resolvers are Resolvers too.
 #[async_trait]
 pub trait Resolver: Send + Sync {
     /// The message that answers `query`, or `None` to have it forwarded.
-    async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>>;
+    async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes>;
 }
 
+/// References and smart pointers of a Resolver are that Resolver.
+macro_rules! resolver_behind {
+    ($($pointer:ty),+) => {$(
+        #[async_trait]
+        impl<R: Resolver + ?Sized> Resolver for $pointer {
+            async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
+                (**self).resolve(query).await
+            }
+        }
+    )+};
+}
+
+resolver_behind!(&R, Box<R>, Arc<R>);
+
 /// A query of a container.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct DnsQuery<'a> {
-    query: Query<'a>,
+    request: Request<'a>,
     source: SocketAddr,
-    transport: Transport,
     forwarder: Option<&'a Forwarder>,
 }
 
 impl<'a> DnsQuery<'a> {
-    /// A query as the network presents it, for tests of resolvers; there are no servers behind it. `None` if the
-    /// message is no query.
+    /// A query as the network presents it, for tests of resolvers. There are no servers behind it:
+    /// [`forward`](Self::forward) fails. `None` if the message is no query.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::{Bytes, DnsQuery};
+    ///
+    /// // ID 7, recursion desired, one question: the IPv4 address of "db.test".
+    /// let message = Bytes::from_static(b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x02db\x04test\0\0\x01\0\x01");
+    /// let query = DnsQuery::new(&message, "10.0.2.100:4000".parse().unwrap()).unwrap();
+    /// assert_eq!((query.name().as_deref(), query.record_type()), (Some("db.test"), Some(1)));
+    /// ```
     #[must_use]
-    pub fn new(message: &'a [u8], source: SocketAddr) -> Option<Self> {
-        let query = Query::parse(message)?;
-        Some(Self { query, source, transport: Transport::Datagram, forwarder: None })
+    pub fn new(message: &'a Bytes, source: SocketAddr) -> Option<Self> {
+        let request = Request::parse(message, Transport::Datagram)?;
+        Some(Self { request, source, forwarder: None })
     }
 
-    pub(super) fn of(
-        query: Query<'a>,
-        source: SocketAddr,
-        transport: Transport,
-        forwarder: &'a Forwarder,
-    ) -> Self {
-        Self { query, source, transport, forwarder: Some(forwarder) }
+    pub(super) fn of(request: Request<'a>, source: SocketAddr, forwarder: &'a Forwarder) -> Self {
+        Self { request, source, forwarder: Some(forwarder) }
     }
 
-    /// The whole message, with a header at least.
+    /// The whole message, with a header at least. A clone of it shares the bytes.
     #[must_use]
-    pub fn message(&self) -> &'a [u8] {
-        self.query.message()
+    pub fn message(&self) -> &'a Bytes {
+        self.request.message
     }
 
     /// The container's address and port.
@@ -118,60 +154,78 @@ impl<'a> DnsQuery<'a> {
         self.source
     }
 
-    /// The name that is asked for, in lower case and without a dot at the end; the root is empty. `None` unless there is
-    /// exactly one question. Bytes that no host name has are escaped (RFC 1035, section 5.1), a dot within a label
-    /// among them.
+    /// The name in question, in lower case and without a dot at the end. The root is empty. `None` unless there is exactly
+    /// one question.
+    ///
+    /// Bytes that no host name has are escaped (RFC 1035, section 5.1), among them a dot within a label.
     #[must_use]
     pub fn name(&self) -> Option<String> {
-        Some(HostName::of_question(self.query.question()?.name).to_string())
+        Some(HostName::of_question(self.query().question()?.name).to_string())
     }
 
-    /// The type of record that is asked for: 1 for A, 28 for AAAA
+    /// The type of record in question: 1 for A, 28 for AAAA
     /// (<https://www.iana.org/assignments/dns-parameters>).
     #[must_use]
     pub fn record_type(&self) -> Option<u16> {
-        Some(self.query.question()?.record_type)
+        Some(self.query().question()?.record_type)
     }
 
-    /// Asks the network's servers. `message` is the query's own or another one; if nobody answers, or it is no query,
-    /// what is returned says SERVFAIL.
+    /// Asks the network's servers. `message` is the query's own or another one. If nobody answers, or it is no query, the
+    /// result says SERVFAIL.
     ///
     /// # Cancel safety
     /// Dropping the future gives the query up.
-    pub async fn forward(&self, message: &[u8]) -> Vec<u8> {
-        match (self.forwarder, Query::parse(message)) {
-            (Some(forwarder), Some(query)) => forwarder.exchange(&query, self.transport).await,
-            (_, query) => query.unwrap_or(self.query).failure(),
+    pub async fn forward(&self, message: &Bytes) -> Bytes {
+        match (self.forwarder, Request::parse(message, self.request.transport)) {
+            (Some(forwarder), Some(request)) => forwarder.exchange(&request).await,
+            (_, request) => request.unwrap_or(self.request).query.failure().into(),
         }
     }
 
-    /// The answer that the name has these addresses, as far as they are of the type that is asked for; `ttl` is in
-    /// seconds.
+    /// The answer that the name has these addresses, as far as they are of the type in question. `ttl` is in seconds.
     #[must_use]
-    pub fn answer(&self, ttl: u32, addresses: &[IpAddr]) -> Vec<u8> {
-        let answer = self.query.question().and_then(|question| {
+    pub fn answer(&self, ttl: u32, addresses: &[IpAddr]) -> Bytes {
+        let answer = self.query().question().and_then(|question| {
             let records = local::address_records(question, addresses);
-            with_records(&self.query, ttl, records.into_iter())
+            with_records(self.query(), ttl, records.into_iter())
         });
-        answer.unwrap_or_else(|| self.query.decline(RCODE::NoError))
+        answer.map_or_else(|| self.decline(RCODE::NoError), Bytes::from)
     }
 
     /// The answer that there is no such name (NXDOMAIN).
     #[must_use]
-    pub fn deny(&self) -> Vec<u8> {
-        self.query.decline(RCODE::NameError)
+    pub fn deny(&self) -> Bytes {
+        self.decline(RCODE::NameError)
     }
 
     /// The answer that policy forbids one (REFUSED).
     #[must_use]
-    pub fn refuse(&self) -> Vec<u8> {
-        self.query.decline(RCODE::Refused)
+    pub fn refuse(&self) -> Bytes {
+        self.decline(RCODE::Refused)
     }
 
     /// The answer that none can be found (SERVFAIL).
     #[must_use]
-    pub fn fail(&self) -> Vec<u8> {
-        self.query.failure()
+    pub fn fail(&self) -> Bytes {
+        self.decline(RCODE::ServerFailure)
+    }
+
+    fn decline(&self, rcode: RCODE) -> Bytes {
+        self.query().decline(rcode).into()
+    }
+
+    fn query(&self) -> &Query<'a> {
+        &self.request.query
+    }
+}
+
+impl fmt::Debug for DnsQuery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DnsQuery")
+            .field("name", &self.name())
+            .field("record_type", &self.record_type())
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -191,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_query_makes_the_simple_answers() {
-        let message = query_for("Www.Example.test", TYPE::A);
+        let message = Bytes::from(query_for("Www.Example.test", TYPE::A));
         let query = DnsQuery::new(&message, SOURCE.parse().unwrap()).unwrap();
         assert_eq!((query.name().as_deref(), query.record_type()), (Some("www.example.test"), Some(1)));
         let addresses = ["10.1.0.1".parse().unwrap(), "fd01::1".parse().unwrap()];
@@ -202,14 +256,39 @@ mod tests {
             (query.refuse(), RCODE::Refused, 0),
             (query.fail(), RCODE::ServerFailure, 0),
             (query.forward(&message).await, RCODE::ServerFailure, 0),
-            (query.forward(b"nonsense").await, RCODE::ServerFailure, 0),
+            (query.forward(&Bytes::from_static(b"nonsense")).await, RCODE::ServerFailure, 0),
         ];
         for (answer, rcode, records) in answers {
-            assert!(is_sound(&query.query, &answer));
+            assert!(is_sound(query.query(), &answer));
             let packet = Packet::parse(&answer).unwrap();
             assert_eq!((packet.rcode(), packet.answers.len()), (rcode, records));
         }
         assert!(DnsQuery::new(&query.deny(), SOURCE.parse().unwrap()).is_none(), "a response");
+    }
+
+    /// Denies everything.
+    struct Denies;
+
+    #[async_trait]
+    impl Resolver for Denies {
+        async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
+            Some(query.deny())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pointer_answers_as_what_it_points_to() {
+        async fn assert_denies(resolver: impl Resolver) {
+            let message = Bytes::from(query_for("www.test", TYPE::A));
+            let query = DnsQuery::new(&message, SOURCE.parse().unwrap()).unwrap();
+            assert_eq!(resolver.resolve(&query).await, Some(query.deny()));
+        }
+        assert_denies(&Denies).await;
+        assert_denies(Box::new(Denies)).await;
+        assert_denies(Arc::new(Denies)).await;
+        assert_denies(&Denies as &dyn Resolver).await;
+        assert_denies(Box::new(Denies) as Box<dyn Resolver>).await;
+        assert_denies(Arc::new(Denies) as Arc<dyn Resolver>).await;
     }
 
     #[test]

@@ -1,23 +1,22 @@
 //! What answers at the network's DNS address: every query takes the same path, whatever it came by.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use bytes::Bytes;
 use simple_dns::RCODE;
 use tokio::io::DuplexStream;
 use tokio::time;
 
 use super::forward::Forwarder;
 use super::local::LocalNames;
-use super::places::{MAX_EXCHANGES, Place, Places};
+use super::places::{Place, Places};
+use super::request::Request;
 use super::resolver::{DnsQuery, Resolver, is_sound};
 use super::{EXCHANGE_DEADLINE, Transport, stream};
-use nsnet_stack::dns::Query;
+use crate::contained::{Panicked, contained};
 
 /// Answers the queries of one container, or one queue of it.
 pub(crate) struct NameServer {
@@ -45,30 +44,30 @@ impl NameServer {
     /// Dropping the future gives the query up.
     pub(crate) async fn answer(
         &self,
-        message: &[u8],
+        message: &Bytes,
         source: SocketAddr,
         transport: Transport,
     ) -> Option<Reply> {
-        let query = Query::parse(message)?;
+        let request = Request::parse(message, transport)?;
+        let query = &request.query;
         if query.hides_its_question() {
-            // What is asked for could be read in several ways, and one of them past the names and the resolver here.
-            return Some(Reply::new(&query, transport, query.decline(RCODE::FormatError), None));
+            // Servers could read it in several ways, one of them past the names and the resolver here.
+            return Some(Reply::new(&request, query.decline(RCODE::FormatError).into(), None));
         }
-        if let Some(answer) = self.names.answer(&query) {
-            return Some(Reply::new(&query, transport, answer, self.places.take(0)));
+        if let Some(answer) = self.names.answer(query) {
+            return Some(Reply::new(&request, answer.into(), self.places.take(0)));
         }
         let Some(place) = self.places.take(message.len()) else {
             tracing::debug!(
-                limit = MAX_EXCHANGES,
-                "too many DNS queries at a time, one was answered SERVFAIL"
+                "too many DNS queries at a time, one was answered SERVFAIL; max_dns_queries is the limit"
             );
-            return Some(Reply::new(&query, transport, query.failure(), None));
+            return Some(Reply::new(&request, query.failure().into(), None));
         };
-        let answer = match self.ask_embedder(&query, source, transport).await {
+        let answer = match self.ask_embedder(&request, source).await {
             Some(answer) => answer,
-            None => self.forwarder.exchange(&query, transport).await,
+            None => self.forwarder.exchange(&request).await,
         };
-        Some(Reply::new(&query, transport, answer, Some(place)))
+        Some(Reply::new(&request, answer, Some(place)))
     }
 
     /// A stream that speaks DNS with the container at `source`, and the work that has to be done for that; `None` if the
@@ -88,14 +87,10 @@ impl NameServer {
     }
 
     /// The embedder's answer; `None` if it has none.
-    async fn ask_embedder(
-        &self,
-        query: &Query<'_>,
-        source: SocketAddr,
-        transport: Transport,
-    ) -> Option<Vec<u8>> {
+    async fn ask_embedder(&self, request: &Request<'_>, source: SocketAddr) -> Option<Bytes> {
         let resolver = self.resolver.as_ref()?;
-        let asked = DnsQuery::of(*query, source, transport, &self.forwarder);
+        let query = &request.query;
+        let asked = DnsQuery::of(*request, source, &self.forwarder);
         let answer =
             time::timeout(EXCHANGE_DEADLINE, contained(async { resolver.resolve(&asked).await })).await;
         match answer {
@@ -108,15 +103,15 @@ impl NameServer {
                         "what the resolver answers is no response to its query, which gets SERVFAIL"
                     );
                 }
-                Some(query.failure())
+                Some(query.failure().into())
             }
             Ok(Err(Panicked)) => {
                 tracing::debug!("the resolver failed on a query, which was answered SERVFAIL");
-                Some(query.failure())
+                Some(query.failure().into())
             }
             Err(_) => {
                 tracing::debug!("the resolver has taken too long for a query, which was answered SERVFAIL");
-                Some(query.failure())
+                Some(query.failure().into())
             }
         }
     }
@@ -125,21 +120,22 @@ impl NameServer {
 /// A message for the container.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    message: Vec<u8>,
+    message: Bytes,
     /// Kept until the message is delivered, so that those that wait for it are bounded too.
     place: Option<Place>,
 }
 
 impl Reply {
     /// An answer as it can travel.
-    fn new(query: &Query<'_>, transport: Transport, answer: Vec<u8>, mut place: Option<Place>) -> Self {
-        let fits = match transport {
+    fn new(request: &Request<'_>, answer: Bytes, mut place: Option<Place>) -> Self {
+        let query = &request.query;
+        let fits = match request.transport {
             Transport::Datagram => answer.len() <= query.longest_datagram(),
             Transport::Stream => true,
         };
-        let message = if fits { answer } else { query.truncated() };
+        let message = if fits { answer } else { query.truncated().into() };
         if place.as_mut().is_some_and(|place| !place.hold(message.len())) {
-            return Self { message: query.failure(), place };
+            return Self { message: query.failure().into(), place };
         }
         Self { message, place }
     }
@@ -152,22 +148,6 @@ impl Reply {
     pub(crate) fn may_wait(&self) -> bool {
         self.place.is_some()
     }
-}
-
-/// A future has panicked. The panic hook has said so.
-struct Panicked;
-
-/// Ends a future that panics instead of its whole task.
-async fn contained<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        // It is not polled again after a panic.
-        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_) => Err(Panicked).into(),
-        }
-    })
-    .await
 }
 
 /// Bytes on the way to and from a stream's other end.
@@ -186,6 +166,8 @@ mod tests {
     use nsnet_stack::dns::HostName;
     use nsnet_stack::dns::testing::{query_for, response, with_opt};
 
+    const QUERIES: usize = 4096;
+
     const SOURCE: &str = "10.0.2.100:4000";
 
     fn server(resolver: Option<Arc<dyn Resolver>>, servers: Vec<SocketAddr>) -> NameServer {
@@ -194,11 +176,12 @@ mod tests {
         let many = (0..60).map(|host| SocketAddr::from(([10, 2, 0, host], 0)).ip());
         hosts.add(&HostName::parse("many.test").unwrap(), many);
         let names = LocalNames::new(Arc::new(hosts), None);
-        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new())
+        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new(QUERIES, 256))
     }
 
-    async fn answered(server: &NameServer, message: &[u8], transport: Transport) -> Vec<u8> {
-        server.answer(message, SOURCE.parse().unwrap(), transport).await.unwrap().message().to_vec()
+    async fn answered(server: &NameServer, message: &[u8], transport: Transport) -> Bytes {
+        let message = Bytes::copy_from_slice(message);
+        server.answer(&message, SOURCE.parse().unwrap(), transport).await.unwrap().message
     }
 
     async fn rcode(server: &NameServer, name: &str) -> RCODE {
@@ -243,15 +226,15 @@ mod tests {
     async fn what_goes_beyond_the_limit_fails_at_once_and_places_come_back() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
-        let taken: Vec<_> = (0..MAX_EXCHANGES).map(|_| server.places.take(0).unwrap()).collect();
+        let taken: Vec<_> = (0..QUERIES).map(|_| server.places.take(0).unwrap()).collect();
         assert_eq!(rcode(&server, "www.test").await, RCODE::ServerFailure);
         assert_eq!(rcode(&server, "db.test").await, RCODE::NoError, "needs no place");
         drop(taken);
-        let asked = query_for("www.test", TYPE::A);
+        let asked = Bytes::from(query_for("www.test", TYPE::A));
         let given_up = server.answer(&asked, SOURCE.parse().unwrap(), Transport::Datagram);
         assert!(time::timeout(Duration::from_millis(20), given_up).await.is_err());
-        let places: Vec<_> = (0..MAX_EXCHANGES).map_while(|_| server.places.take(0)).collect();
-        assert_eq!(places.len(), MAX_EXCHANGES);
+        let places: Vec<_> = (0..QUERIES).map_while(|_| server.places.take(0)).collect();
+        assert_eq!(places.len(), QUERIES);
     }
 
     #[tokio::test]
@@ -260,7 +243,7 @@ mod tests {
         let server = Arc::new(server(None, vec![silent.local_addr().unwrap()]));
         let mut long = query_for("www.test", TYPE::A);
         long.resize(60_000, 0);
-        let asked: Vec<_> = (0..MAX_EXCHANGES / 50)
+        let asked: Vec<_> = (0..QUERIES / 50)
             .map(|_| {
                 let (server, long) = (Arc::clone(&server), long.clone());
                 tokio::spawn(async move { answered(&server, &long, Transport::Stream).await })
@@ -271,7 +254,7 @@ mod tests {
             failed += usize::from(time::timeout(Duration::from_millis(5), asked).await.is_ok());
         }
         // 69 of them fit, each of 59 places.
-        assert!(failed >= MAX_EXCHANGES / 50 - MAX_EXCHANGES / 59, "{failed}");
+        assert!(failed >= QUERIES / 50 - QUERIES / 59, "{failed}");
     }
 
     #[tokio::test]
@@ -298,7 +281,8 @@ mod tests {
         let server = server(None, vec![]);
         let message = query_for("db.test", TYPE::A);
         for silent in [&b""[..], &message[..11], &response(&message, RCODE::NoError, b"")] {
-            assert!(server.answer(silent, SOURCE.parse().unwrap(), Transport::Datagram).await.is_none());
+            let silent = Bytes::copy_from_slice(silent);
+            assert!(server.answer(&silent, SOURCE.parse().unwrap(), Transport::Datagram).await.is_none());
         }
     }
 
@@ -307,11 +291,11 @@ mod tests {
 
     #[async_trait]
     impl Resolver for Fickle {
-        async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Vec<u8>> {
+        async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes> {
             assert_eq!(query.source(), SOURCE.parse().unwrap());
             match query.name()?.as_str() {
                 "panic.test" => panic!("asked to"),
-                "nonsense.test" => Some(b"nonsense".to_vec()),
+                "nonsense.test" => Some(Bytes::from_static(b"nonsense")),
                 "slow.test" => std::future::pending().await,
                 "refused.test" => Some(query.refuse()),
                 "wrapped.test" => Some(query.forward(query.message()).await),

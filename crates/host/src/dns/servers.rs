@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
+use nsnet_stack::wire::DNS_PORT;
 
 /// The upstream servers: those of a resolv.conf(5) that may change, or a fixed list.
 #[derive(Debug)]
@@ -247,7 +248,6 @@ impl Fingerprint {
 /// As often as the file is looked at under load; glibc looks on every query, at the price of a stat each.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const SYSTEM_FILE: &str = "/etc/resolv.conf";
-const DNS_PORT: u16 = 53;
 /// Far above any real file, so that a wrong path costs no memory.
 const MAX_FILE: u64 = 64 * 1024;
 /// `MAXNS`, resolv.conf(5): the host's own resolver does not ask more.

@@ -13,9 +13,11 @@
 //! | sends what is no query | the connection ends: where the next message begins is a matter of trust |
 
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf};
 use tokio::task::JoinSet;
 use tokio::time::{self, Duration};
@@ -82,21 +84,22 @@ impl<S: AsyncRead> Input<S> {
     ///
     /// # Cancel safety
     /// What has come of a message is kept.
-    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let wanted = match self.message.first_chunk() {
                 Some(length) => LENGTH + usize::from(u16::from_be_bytes(*length)),
                 None => LENGTH,
             };
             if self.message.len() == wanted && wanted > LENGTH {
-                let message = self.message.split_off(LENGTH);
-                self.message.clear();
-                return Ok(Some(message));
+                return Ok(Some(Bytes::from(mem::take(&mut self.message)).slice(LENGTH..)));
             }
             if self.message.len() >= wanted {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an empty DNS message"));
             }
-            let missing = u64::try_from(wanted - self.message.len()).unwrap_or(u64::MAX);
+            let missing = wanted - self.message.len();
+            // Exactly: the message keeps this buffer, and only its length is counted against the container's limit.
+            self.message.reserve_exact(missing);
+            let missing = u64::try_from(missing).unwrap_or(u64::MAX);
             if (&mut self.reader).take(missing).read_buf(&mut self.message).await? == 0 {
                 let is_whole = self.message.is_empty();
                 return if is_whole { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -109,8 +112,8 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Res
     let message = reply.message();
     // Never longer: see MAX_MESSAGE.
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
-    let framed = [&length.to_be_bytes(), message].concat();
-    time::timeout(IDLE, writer.write_all(&framed))
+    let length = length.to_be_bytes();
+    time::timeout(IDLE, writer.write_all_buf(&mut Buf::chain(&length[..], message)))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -147,8 +150,12 @@ mod tests {
         let mut hosts = Hosts::default();
         hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
         let forwarder = Forwarder::new(Servers::fixed(vec![upstream]));
-        let server =
-            Rc::new(NameServer::new(LocalNames::new(Arc::new(hosts), None), None, forwarder, Places::new()));
+        let server = Rc::new(NameServer::new(
+            LocalNames::new(Arc::new(hosts), None),
+            None,
+            forwarder,
+            Places::new(4096, 256),
+        ));
         let local = LocalSet::new();
         let (stream, work) = server.stream("10.0.2.100:4000".parse().unwrap()).unwrap();
         local.spawn_local(work);

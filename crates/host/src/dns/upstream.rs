@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use bytes::Bytes;
 use socket2::{Domain, SockRef, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
@@ -40,19 +41,18 @@ impl Sockets {
     ///
     /// # Cancel safety
     /// Dropping the future gives the ID up, and closes the socket if nobody else uses it.
-    pub(super) async fn exchange(&self, server: SocketAddr, query: &Query<'_>) -> io::Result<Vec<u8>> {
+    pub(super) async fn exchange(&self, server: SocketAddr, query: &Bytes) -> io::Result<Bytes> {
         let socket = self.socket(server)?;
         let (ask, answer) = oneshot::channel();
-        let place = socket.shared.enter(&self.ids, query.message(), ask)?;
-        if let Err(error) = socket.shared.udp.send(&with_id(query.message(), place.id)).await {
+        let place = socket.shared.enter(&self.ids, query, ask)?;
+        if let Err(error) = socket.shared.send(query, place.id).await {
             if error.kind() == io::ErrorKind::ConnectionRefused {
                 // This call has taken the error that was meant for all.
                 socket.shared.fail(&error);
             }
             return Err(error);
         }
-        let answer = answer.await.map_err(|_| io::ErrorKind::ConnectionAborted)??;
-        Ok(with_id(&answer, query.id()))
+        answer.await.map_err(|_| io::ErrorKind::ConnectionAborted)?
     }
 
     /// An ID that nobody can guess.
@@ -117,8 +117,8 @@ struct Shared {
 /// An exchange that waits for its answer.
 #[derive(Debug)]
 struct Exchange {
-    query: Box<[u8]>,
-    answer: oneshot::Sender<io::Result<Vec<u8>>>,
+    query: Bytes,
+    answer: oneshot::Sender<io::Result<Bytes>>,
 }
 
 impl Shared {
@@ -126,14 +126,21 @@ impl Shared {
     fn enter(
         self: &Arc<Self>,
         ids: &Ids,
-        query: &[u8],
-        answer: oneshot::Sender<io::Result<Vec<u8>>>,
+        query: &Bytes,
+        answer: oneshot::Sender<io::Result<Bytes>>,
     ) -> io::Result<Place> {
         let mut waiting = lock(&self.waiting);
         let mut drawn = (0..MAX_DRAWS).map(|_| ids.draw());
         let id = drawn.find(|id| !waiting.contains_key(id)).ok_or(io::ErrorKind::AddrInUse)?;
-        waiting.insert(id, Exchange { query: query.into(), answer });
+        waiting.insert(id, Exchange { query: query.clone(), answer });
         Ok(Place { shared: Arc::clone(self), id })
+    }
+
+    /// Sends a query under another ID.
+    async fn send(&self, query: &[u8], id: u16) -> io::Result<()> {
+        let mut message = query.to_vec();
+        set_id(&mut message, id);
+        self.udp.send(&message).await.map(drop)
     }
 
     async fn read(self: Arc<Self>) {
@@ -145,18 +152,19 @@ impl Shared {
         }
     }
 
-    fn deliver(&self, message: Vec<u8>) {
-        let Some(&[high, low]) = message.first_chunk() else { return };
-        let id = u16::from_be_bytes([high, low]);
+    /// Gives a message to the exchange that it answers, under the ID of the query.
+    fn deliver(&self, mut message: Vec<u8>) {
+        let Some(id) = message.first_chunk().map(|id| u16::from_be_bytes(*id)) else { return };
         let mut waiting = lock(&self.waiting);
-        let is_answer = waiting.get(&id).is_some_and(|exchange| {
-            Query::parse(&exchange.query).is_some_and(|query| query.is_answered_by(&message, id))
-        });
-        if !is_answer {
+        let asked = waiting.get(&id).and_then(|exchange| Query::parse(&exchange.query));
+        let Some(query) = asked.filter(|query| query.is_answered_by(&message, id)) else {
             tracing::debug!("a datagram that answers no DNS query was skipped");
-        } else if let Some(exchange) = waiting.remove(&id) {
+            return;
+        };
+        set_id(&mut message, query.id());
+        if let Some(exchange) = waiting.remove(&id) {
             // Whoever asked may have given up.
-            let _ = exchange.answer.send(Ok(message));
+            let _ = exchange.answer.send(Ok(message.into()));
         }
     }
 
@@ -192,13 +200,11 @@ fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// The message with another ID.
-pub(super) fn with_id(message: &[u8], id: u16) -> Vec<u8> {
-    let mut message = message.to_vec();
+/// Gives a message another ID.
+pub(super) fn set_id(message: &mut [u8], id: u16) {
     if let Some(bytes) = message.first_chunk_mut() {
         *bytes = id.to_be_bytes();
     }
-    message
 }
 
 /// Draws numbers that follow from nothing that can be seen: a keyed hash of a counter.
@@ -242,13 +248,11 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let sockets = Arc::new(Sockets::default());
-        let message = query();
+        let message = Bytes::from(query());
         let exchanges: Vec<_> = (0..MAX_SOCKETS * 3)
             .map(|_| {
                 let (sockets, message) = (Arc::clone(&sockets), message.clone());
-                tokio::spawn(async move {
-                    sockets.exchange(address, &Query::parse(&message).unwrap()).await.unwrap()
-                })
+                tokio::spawn(async move { sockets.exchange(address, &message).await.unwrap() })
             })
             .collect();
         let mut ports = HashMap::<_, usize>::new();
@@ -272,8 +276,7 @@ mod tests {
             assert!(seen.insert(answer[message.len()..].to_vec()), "each exchange has an answer of its own");
         }
         // Given up as well as answered.
-        let asked = Query::parse(&message).unwrap();
-        let pending = sockets.exchange(address, &asked);
+        let pending = sockets.exchange(address, &message);
         let given_up = tokio::time::timeout(std::time::Duration::from_millis(20), pending).await;
         assert!(given_up.is_err());
         assert!(lock(&sockets.servers).values().flatten().all(|socket| socket.strong_count() == 0));
@@ -284,9 +287,8 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
-        let message = query();
+        let asked = Bytes::from(query());
         let sockets = Sockets::default();
-        let asked = Query::parse(&message).unwrap();
         let serve = async {
             let mut buffer = [0; 512];
             let (length, from) = server.recv_from(&mut buffer).await.unwrap();

@@ -6,7 +6,7 @@ use nsnet_proto::vnet;
 
 use super::Gateway;
 use crate::dialer::{IcmpError, Unreachable};
-use crate::neighbours::Isolation;
+use crate::members::Isolation;
 use crate::queues::{Message, Passed, Siblings};
 use nsnet_stack::between::Form;
 use nsnet_stack::discard::Discard;
@@ -21,12 +21,12 @@ use nsnet_stack::wire::protocol;
 impl Gateway {
     pub(super) fn handle_frame(self: &Rc<Self>, frame: &[u8]) {
         if let Err(discard) = self.dispatch(frame) {
-            self.counters.discarded(discard);
+            self.context().counters.discarded(discard);
         }
     }
 
     fn dispatch(self: &Rc<Self>, frame: &[u8]) -> Result<(), Discard> {
-        let (header, bytes) = self.link.split(frame).map_err(|_| Discard::Malformed)?;
+        let (header, bytes) = self.context().link.split(frame).map_err(|_| Discard::Malformed)?;
         if let Some(siblings) = &self.siblings
             && (siblings.is_misplaced(bytes) || (!siblings.is_first() && self.is_for_neighbour(bytes)))
         {
@@ -70,27 +70,28 @@ impl Gateway {
         bytes: &[u8],
         form: Form,
     ) -> Option<Result<(), Discard>> {
-        self.neighbours.get()?.forward(self, header, bytes, form)
+        self.neighbours.get()?.forward(&self.protocols, header, bytes, form)
     }
 
     /// Whether a packet is for an address at which another container may be within reach.
     fn is_for_neighbour(&self, bytes: &[u8]) -> bool {
         self.isolation == Isolation::Open
-            && header::destination(bytes).is_some_and(|address| self.addressing.is_neighbour(address))
+            && header::destination(bytes)
+                .is_some_and(|address| self.context().addressing.is_neighbour(address))
     }
 
     pub(super) fn handle_packet(self: &Rc<Self>, packet: &Packet<'_>) -> Result<(), Discard> {
-        if self.addressing.subnet_of_container(packet.ends.source.ip()).is_none() {
+        if self.context().addressing.subnet_of_container(packet.ends.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
-        if packet.hop_limit <= 1 && !self.addressing.is_on_link(packet.ends.destination.ip()) {
+        if packet.hop_limit <= 1 && !self.context().addressing.is_on_link(packet.ends.destination.ip()) {
             return self.refuse(packet, IcmpError::TimeExceeded, Discard::HopLimit);
         }
         match packet.transport {
-            Transport::Tcp(segment) => self.tcp.handle(self, packet.flow(), &segment, packet.bytes),
+            Transport::Tcp(segment) => self.handle_segment(packet.flow(), &segment, packet.bytes),
             Transport::Udp(datagrams) => {
-                if !self.clients.answer(self, packet.flow(), datagrams) {
-                    self.udp.handle(self, packet, datagrams);
+                if !self.protocols.clients.answer(packet.flow(), datagrams) {
+                    self.protocols.udp.handle(packet, datagrams);
                 }
             }
             Transport::Echo(datagram) => self.handle_echo(packet, datagram),
@@ -112,8 +113,8 @@ impl Gateway {
                 let key = FlowKey { container, peer };
                 if let IcmpError::Unreachable(_) = error {
                     match protocol {
-                        protocol::TCP => self.tcp.refuse_opening(&key),
-                        _ => self.clients.refuse(self, key),
+                        protocol::TCP => self.protocols.tcp.refuse_opening(&key),
+                        _ => self.protocols.clients.refuse(key),
                     }
                 }
                 Discard::IcmpError
@@ -126,12 +127,12 @@ impl Gateway {
         match (message, &self.siblings) {
             (Message::Packet(passed), Some(siblings)) => {
                 if let Err(discard) = self.handle_passed(siblings, passed) {
-                    self.counters.discarded(discard);
+                    self.context().counters.discarded(discard);
                 }
             }
             (Message::Delivered, Some(siblings)) => {
                 siblings.note_delivered();
-                self.progress.notify_one();
+                self.context().progress.notify_one();
             }
             (Message::Packet(_) | Message::Delivered, None) => {}
         }
@@ -144,7 +145,8 @@ impl Gateway {
         }
         let is_here = |key: &FlowKey, segment: &Segment| {
             // One for a container that is not there does not go round to be answered with RST.
-            self.tcp.knows(key) || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
+            self.protocols.tcp.knows(key)
+                || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
         };
         match Packet::parse(&passed.header, &passed.packet) {
             Ok(Packet { ends, transport: Transport::Tcp(segment), .. })
@@ -153,19 +155,37 @@ impl Gateway {
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
                 }
-                self.tcp.answer_stray(self, ends.from_container(), &segment);
+                self.protocols.tcp.answer_stray(ends.from_container(), &segment);
                 Ok(())
             }
             packet => self.handle_parsed(packet, &passed.header, &passed.packet),
         }
     }
 
-    /// Sends a segment whose flow is not here to the other queues, if there are any. Returns whether it has.
-    pub(crate) fn send_round(&self, packet: &[u8]) -> bool {
-        let Some(siblings) = &self.siblings else { return false };
-        if siblings.send_round(packet).is_err() {
-            self.counters.discarded(Discard::Overrun);
+    /// Takes in a segment. One whose flow is not here goes to the other queues, if there are any.
+    fn handle_segment(&self, key: FlowKey, segment: &Segment, packet: &[u8]) {
+        let tcp = &self.protocols.tcp;
+        if tcp.handle(key, segment, packet) {
+            return;
         }
-        true
+        match &self.siblings {
+            None => tcp.answer_stray(key, segment),
+            Some(siblings) => {
+                if siblings.send_round(packet).is_err() {
+                    self.context().counters.discarded(Discard::Overrun);
+                }
+            }
+        }
+    }
+
+    /// Turns away a packet that must not or cannot go on, and tells the container why, unless it was to go to everybody.
+    fn refuse(&self, packet: &Packet<'_>, error: IcmpError, discard: Discard) -> Result<(), Discard> {
+        let is_error = matches!(packet.transport, Transport::Error(_));
+        let is_broadcast = self.context().addressing.is_broadcast(packet.ends.destination.ip());
+        // RFC 1122, 3.2.2; RFC 4443, 2.4 e.
+        if !is_error && !is_broadcast {
+            self.context().report(packet.flow(), error, packet.bytes);
+        }
+        Err(discard)
     }
 }

@@ -15,10 +15,10 @@ impl Gateway {
     /// Takes in a fragment. What it completes is handled as if it had come whole.
     pub(super) fn reassemble(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
         let fragment = Fragment::parse(bytes)?;
-        if self.addressing.subnet_of_container(fragment.source()).is_none() {
+        if self.context().addressing.subnet_of_container(fragment.source()).is_none() {
             return Err(Discard::ForeignSource);
         }
-        let whole = self.fragments.borrow_mut().add(self.clock.now(), &fragment);
+        let whole = self.fragments.borrow_mut().add(self.context().clock.now(), &fragment);
         self.after_fragments();
         let Some(whole) = whole else { return Ok(()) };
         let result = self.handle_whole(whole.packet());
@@ -47,15 +47,15 @@ impl Gateway {
     /// Counts the fragments that were dropped, and sees to it that those under way do not stay for ever.
     fn after_fragments(self: &Rc<Self>) {
         let mut fragments = self.fragments.borrow_mut();
-        self.counters.dropped_fragments(fragments.take_dropped());
+        self.context().counters.dropped_fragments(fragments.take_dropped());
         if let Some(deadline) = fragments.deadline()
             && !self.expires_fragments.replace(true)
         {
             let gateway = Rc::clone(self);
-            self.spawn(async move {
+            self.context().tasks.spawn(async move {
                 tokio::time::sleep_until(deadline.into()).await;
                 gateway.expires_fragments.set(false);
-                gateway.fragments.borrow_mut().expire(gateway.clock.now());
+                gateway.fragments.borrow_mut().expire(gateway.context().clock.now());
                 gateway.after_fragments();
             });
         }

@@ -4,7 +4,6 @@
 //! one engine thread; flows share the gateway by `Rc` and nothing else. The reader takes at most [`BATCH`] frames before
 //! the flows get their turn.
 
-mod answers;
 mod dispatch;
 mod echo;
 mod fragments;
@@ -12,29 +11,16 @@ mod fragments;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{self, Future};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet};
-
-use crate::addressing::{Addressing, Destination};
-use crate::clock::Clock;
-use crate::commons::Commons;
-use crate::dialer::{DialError, Dialer, Protocol, Service};
-use crate::dns::NameServer;
-use crate::link::Link;
-use crate::local::Reach;
-use crate::neighbours::{Isolation, Neighbours};
-use crate::publish::Clients;
-use crate::queues::Siblings;
-use crate::statistics::Counters;
-use crate::{tcp, udp};
 use nsnet_stack::fragments::Reassembler;
-use nsnet_stack::icmp::Limit;
+
+use crate::context::Context;
+use crate::members::Isolation;
+use crate::neighbours::Neighbours;
+use crate::protocols::Protocols;
+use crate::queues::Siblings;
 
 /// Frames read before the flows they belong to run: enough to share the cost of a wake-up, few enough that an
 /// answer does not wait for a millisecond's worth of input.
@@ -47,95 +33,32 @@ const BATCH_BYTES: usize = 256 << 10;
 /// More batches than a TUN device queues, whatever its packets.
 const MAX_BATCHES_QUEUED: usize = 4096;
 
-/// What bounds a container's use of the host.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) tcp_flows: usize,
-    /// Bytes of memory in the rings of TCP connections, beyond what each may always use.
-    pub(crate) ring_memory: usize,
-    pub(crate) udp_mappings: usize,
-    pub(crate) echo_mappings: usize,
-    pub(crate) udp_peers: usize,
-    pub(crate) udp_idle_timeout: Duration,
-    pub(crate) dial_timeout: Duration,
-}
-
+/// One container's router, or that of one queue of its device.
 pub(crate) struct Gateway {
-    pub(crate) link: Link,
-    pub(crate) addressing: Addressing,
-    pub(crate) dialer: Arc<dyn Dialer>,
-    pub(crate) limits: Limits,
-    pub(crate) clock: Clock,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) resolver: Rc<NameServer>,
-    pub(crate) tcp: tcp::Table,
-    pub(crate) udp: udp::Table,
-    pub(crate) echo: udp::Table,
-    /// Those of published UDP ports.
-    pub(crate) clients: Clients,
-    pub(crate) commons: Rc<Commons>,
+    pub(crate) protocols: Rc<Protocols>,
     isolation: Isolation,
     /// The other containers, unless this one is isolated from them or serves another queue than the first.
     neighbours: OnceCell<Rc<Neighbours>>,
     /// The gateways of the container's other queues, if there are any.
     siblings: Option<Siblings>,
     fragments: RefCell<Reassembler>,
-    /// Whether an errand waits for the next deadline of the fragments.
+    /// Whether a task waits for the next deadline of the fragments.
     expires_fragments: Cell<bool>,
-    /// The tasks of flows, decisions and look-ups.
-    errands: RefCell<JoinSet<()>>,
-    warned: Cell<Option<Instant>>,
-    /// Whether the container's end of the link is gone.
-    is_orphaned: Cell<bool>,
-    /// Of the errors that the gateway originates.
-    errors: RefCell<Limit>,
-    /// Notified when a flow has delivered its last bytes or has ended.
-    pub(crate) progress: Notify,
-}
-
-/// What a gateway is made of besides the link.
-#[derive(Clone)]
-pub(crate) struct Parts {
-    pub(crate) dialer: Arc<dyn Dialer>,
-    pub(crate) limits: Limits,
-    pub(crate) clock: Clock,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) isolation: Isolation,
 }
 
 impl Gateway {
     pub(crate) fn new(
-        link: Link,
-        addressing: Addressing,
-        resolver: NameServer,
-        parts: Parts,
-        commons: Rc<Commons>,
+        protocols: Rc<Protocols>,
+        isolation: Isolation,
         siblings: Option<Siblings>,
     ) -> Rc<Self> {
-        let Parts { dialer, limits, clock, counters, isolation } = parts;
         Rc::new(Self {
-            link,
-            addressing,
-            dialer,
-            limits,
-            clock,
-            counters,
-            resolver: Rc::new(resolver),
-            tcp: tcp::Table::new(limits.ring_memory),
-            udp: udp::Table::new(udp::Kind::Udp),
-            echo: udp::Table::new(udp::Kind::Echo),
-            clients: Clients::default(),
-            commons,
+            protocols,
             isolation,
             neighbours: OnceCell::new(),
             siblings,
             fragments: RefCell::default(),
             expires_fragments: Cell::new(false),
-            errands: RefCell::default(),
-            warned: Cell::new(None),
-            is_orphaned: Cell::new(false),
-            errors: RefCell::default(),
-            progress: Notify::new(),
         })
     }
 
@@ -154,7 +77,7 @@ impl Gateway {
             () = self.serve(end, finish) => {}
             () = self.listen() => {}
         }
-        self.tcp.reset(self).await;
+        self.protocols.tcp.reset().await;
     }
 
     async fn serve(
@@ -178,19 +101,13 @@ impl Gateway {
                 if let Some(siblings) = &self.siblings {
                     siblings.announce_gone();
                 }
-                self.is_orphaned.set(true);
-                self.tcp.orphan();
+                self.protocols.orphan();
                 tokio::select! {
                     () = end => {}
                     () = self.delivered() => {}
                 }
             }
         }
-    }
-
-    /// Whether the container's end of the link is gone, and only what it had sent is still being delivered.
-    pub(crate) fn is_orphaned(&self) -> bool {
-        self.is_orphaned.get()
     }
 
     /// Waits until everything that the container has sent so far is with the upstream sockets.
@@ -202,10 +119,10 @@ impl Gateway {
                 tokio::task::yield_now().await;
             }
             let others = self.siblings.as_ref().is_none_or(Siblings::are_delivered);
-            if self.tcp.is_delivered() && self.udp.is_settled() && self.echo.is_settled() && others {
+            if self.protocols.are_delivered() && others {
                 break;
             }
-            self.progress.notified().await;
+            self.context().progress.notified().await;
         }
         if let Some(siblings) = &self.siblings {
             siblings.report_delivered().await;
@@ -223,40 +140,14 @@ impl Gateway {
                 let Ok(message) = inbox.try_recv() else { break };
                 self.handle_message(message);
             }
-            self.flush();
+            self.protocols.flush();
         }
-    }
-
-    /// Runs something that ends with the gateway at the latest.
-    pub(crate) fn spawn(&self, errand: impl Future<Output = ()> + 'static) -> AbortHandle {
-        let mut errands = self.errands.borrow_mut();
-        while errands.try_join_next().is_some() {}
-        errands.spawn_local(errand)
     }
 
     /// From now on passes on what the container sends to others of its network.
     pub(crate) fn meet(&self, neighbours: Rc<Neighbours>) {
         // Set once only: a container is admitted once.
         let _ = self.neighbours.set(neighbours);
-    }
-
-    /// What stands behind a destination once the host's own addresses are taken out.
-    pub(crate) fn destination(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
-        let resolved = self.addressing.resolve(protocol, destination);
-        let Destination::Forward { target, service: Service::World } = resolved else { return resolved };
-        match self.commons.routes().lookup(target.ip()) {
-            Ok(Reach::Remote) => resolved,
-            Ok(Reach::Unreachable) => Destination::Refuse(DialError::NetworkUnreachable),
-            Ok(Reach::HostOwn) if self.addressing.host.opens_own(protocol, destination) => {
-                Destination::Forward { target, service: Service::HostAddress }
-            }
-            Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
-            Ok(Reach::Broadcast | Reach::Multicast) => Destination::Ignore,
-            Err(error) => {
-                self.warn_of(&DialError::Other(error), destination);
-                Destination::Refuse(DialError::Prohibited)
-            }
-        }
     }
 
     /// Reads until the link is gone, or that of another queue has been gone for a while.
@@ -270,7 +161,7 @@ impl Gateway {
 
     async fn read(self: &Rc<Self>) -> io::Result<()> {
         loop {
-            self.link.readable().await?;
+            self.context().link.readable().await?;
             match self.read_batch()? {
                 Batch::Drained => {}
                 Batch::Full => tokio::task::yield_now().await,
@@ -281,11 +172,12 @@ impl Gateway {
 
     /// Takes in a batch of what the link holds.
     fn read_batch(self: &Rc<Self>) -> io::Result<Batch> {
-        let mut buffer = self.commons.received();
+        let context = self.context();
+        let mut buffer = context.commons.received();
         let mut outcome = Ok(Batch::Full);
         let (mut frames, mut bytes) = (0..BATCH, 0);
         while bytes < BATCH_BYTES && frames.next().is_some() {
-            match self.link.try_receive(&mut buffer) {
+            match context.link.try_receive(&mut buffer) {
                 Ok(Some(frame)) => {
                     bytes += frame.len();
                     self.handle_frame(frame);
@@ -298,14 +190,12 @@ impl Gateway {
             }
             break;
         }
-        self.flush();
+        self.protocols.flush();
         outcome
     }
 
-    /// Sends the datagrams that wait for the end of a batch.
-    fn flush(&self) {
-        self.udp.flush(self);
-        self.clients.flush();
+    fn context(&self) -> &Context {
+        &self.protocols.context
     }
 }
 
@@ -321,16 +211,13 @@ enum Batch {
 }
 
 /// Closes a gateway when it is dropped: connections are reset on both sides.
-struct Closing<'a>(&'a Rc<Gateway>);
+struct Closing<'a>(&'a Gateway);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        let gateway = self.0;
-        gateway.tcp.close(gateway);
-        gateway.udp.close(gateway);
-        gateway.echo.close(gateway);
-        gateway.clients.close();
-        gateway.errands.borrow_mut().abort_all();
-        gateway.link.finish();
+        self.0.protocols.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,15 +2,10 @@
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
 
-use nix::sys::socket::{self, MsgFlags};
-use nix::sys::uio;
-use nsnet_proto::{Carriage, vnet};
-use tokio::io::Interest;
+use nsnet_proto::vnet;
 
-use super::{Framing, Link, Sent};
-use crate::sys;
+use super::{Framing, Io, Link, Sent};
 
 impl Link {
     /// Sends a packet whose start was changed from where it lies: `start`, then `rest`. Returns whether the link had room
@@ -22,40 +17,24 @@ impl Link {
             Framing::Header => &parts[..],
             Framing::Plain => &parts[1..],
         };
-        self.settle(self.try_write_parts(parts), start.len() + rest.len())
+        let written = match &self.io {
+            Io::Descriptor(descriptor) => descriptor.try_write_parts(parts),
+            #[cfg(test)]
+            Io::Memory(far) => far.try_write_parts(parts),
+        };
+        self.settle(&written, start.len() + rest.len())
     }
 
     /// Whether nothing is left to do for a packet of so many bytes after this attempt to write it.
-    pub(super) fn settle(&self, written: io::Result<()>, length: usize) -> bool {
+    pub(super) fn settle(&self, written: &io::Result<()>, length: usize) -> bool {
         match written {
             Ok(()) => {
                 self.counters.to_container.add(length);
                 true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            // A device that is gone is the end of the link, of which the reader may have missed the event; one that
-            // is down loses packets like any other.
-            Err(error) => {
-                if error.raw_os_error() == Some(libc::EBADFD) {
-                    self.gone.notify_one();
-                }
-                true
-            }
+            // A device that is down, or gone, loses packets like any other.
+            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
-    }
-
-    fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, |fd| {
-            match self.properties.carriage {
-                Carriage::HandedOver if self.properties.nowait => sys::write_parts_nowait(fd, parts)?,
-                Carriage::HandedOver => uio::writev(fd.as_fd(), parts)?,
-                Carriage::Shuttled => {
-                    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                    socket::sendmsg::<()>(fd.as_raw_fd(), parts, &[], flags, None)?
-                }
-            };
-            Ok(())
-        })
     }
 
     /// Sends a UDP packet that exceeds the MTU to a far end that completes checksums, and cuts if need be.

@@ -1,19 +1,24 @@
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use nsnet_proto::Offload;
 use nsnet_proto::vnet::SegmentKind;
 
 use super::*;
+use crate::commons::MAX_FRAME;
 use crate::local::LocalRoutes;
 use nsnet_stack::fragments::{Fragment, Reassembler};
 use nsnet_stack::packet::{Packet, Transport};
 
-/// A link that shuttles, and its far end.
-fn link(offload: Offload) -> (Link, OwnedFd) {
+/// A dozen frames of 1500 bytes fit: the kernel counts what a frame costs it, and doubles what it is told.
+const SMALL: usize = 16_384;
+
+/// A link that shuttles, with a buffer of so many bytes, and its far end.
+fn link(offload: Offload, buffer: usize) -> (Link, OwnedFd) {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
-    // The kernel doubles it, and counts what a frame costs it: a dozen of 1500 bytes fit.
-    setsockopt(&near, sockopt::SndBuf, &16_384).unwrap();
+    setsockopt(&near, sockopt::SndBuf, &buffer).unwrap();
     let properties = LinkProperties {
         carriage: Carriage::Shuttled,
         device: Device { mtu: 1500, offload },
@@ -28,7 +33,7 @@ fn link(offload: Offload) -> (Link, OwnedFd) {
 #[expect(clippy::disallowed_methods, reason = "any instant will do")]
 async fn a_datagram_in_fragments_outlasts_a_full_link() {
     for (source, destination) in [("10.99.0.2:53", "10.0.2.100:4000"), ("[fd99::2]:53", "[fd00::100]:4000")] {
-        let (link, far) = link(Offload::NONE);
+        let (link, far) = link(Offload::NONE, SMALL);
         link.writable().await.unwrap();
         let payload: Vec<_> = (0..60_000u32).flat_map(|number| number.to_le_bytes()).take(60_000).collect();
         let mut sent = link.send_datagrams(
@@ -63,7 +68,7 @@ async fn a_datagram_in_fragments_outlasts_a_full_link() {
 
 #[tokio::test]
 async fn a_payload_that_no_packet_carries_is_lost() {
-    let (link, far) = link(Offload::NONE);
+    let (link, far) = link(Offload::NONE, SMALL);
     link.writable().await.unwrap();
     for (source, destination, longest) in
         [("10.99.0.2:53", "10.0.2.100:1", 65_507), ("[fd99::2]:53", "[fd00::100]:1", 65_527)]
@@ -75,7 +80,10 @@ async fn a_payload_that_no_packet_carries_is_lost() {
             Datagrams::one(&payload),
         );
         assert!(matches!(sent, Sent::Done));
-        assert_eq!(socket::recv(far.as_raw_fd(), &mut [0; 1], MsgFlags::empty()), Err(Errno::EAGAIN));
+        assert_eq!(
+            socket::recv(far.as_raw_fd(), &mut [0; 1], MsgFlags::empty()),
+            Err(nix::errno::Errno::EAGAIN)
+        );
     }
 }
 
@@ -86,8 +94,7 @@ async fn with_offload_a_datagram_goes_whole_if_a_frame_holds_it() {
         ("[fd99::2]:53", "[fd00::100]:1", 65_487, Some(1448)),
         ("[fd99::2]:53", "[fd00::100]:1", 65_488, None),
     ] {
-        let (link, far) = link(Offload::ALL);
-        setsockopt(&link.io, sockopt::SndBuf, &212_992).unwrap();
+        let (link, far) = link(Offload::ALL, 212_992);
         link.writable().await.unwrap();
         let payload = vec![7; length];
         let sent = link.send_datagrams(
@@ -115,8 +122,7 @@ async fn with_offload_a_datagram_goes_whole_if_a_frame_holds_it() {
 
 #[tokio::test]
 async fn a_burst_is_cut_into_frames_that_can_carry_it() {
-    let (link, far) = link(Offload::ALL);
-    setsockopt(&link.io, sockopt::SndBuf, &(4 << 20)).unwrap();
+    let (link, far) = link(Offload::ALL, 4 << 20);
     link.writable().await.unwrap();
     let bytes = vec![7; 65_507];
     for (source, destination, whole, single) in

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use super::{Neighbours, pass_on};
 use crate::dialer::{DialError, Flow, Protocol, Service};
-use crate::gateway::Gateway;
+use crate::protocols::Protocols;
+use crate::statistics::Counted;
 use nsnet_stack::between::{Content, Form, Passage};
 use nsnet_stack::between::{Held, Signal, Tuple};
 use nsnet_stack::discard::Discard;
@@ -15,7 +16,7 @@ impl Neighbours {
     /// Takes in a packet whose flow is not known.
     pub(super) fn begin(
         self: &Rc<Self>,
-        sender: &Rc<Gateway>,
+        sender: &Rc<Protocols>,
         passage: &Passage<'_>,
         form: Form,
     ) -> Result<(), Discard> {
@@ -23,7 +24,7 @@ impl Neighbours {
         let protocol = match passage.content {
             Content::Tcp(_) if signal == Signal::Open => Protocol::Tcp,
             Content::Tcp(segment) => {
-                sender.tcp.answer_stray(sender, passage.ends.from_container(), &segment);
+                sender.tcp.answer_stray(passage.ends.from_container(), &segment);
                 return Ok(());
             }
             Content::Udp => Protocol::Udp,
@@ -31,17 +32,17 @@ impl Neighbours {
             Content::EchoReply | Content::Error(_) => return Err(Discard::Unsolicited),
         };
         let (source, destination) = (passage.ends.source, passage.ends.destination);
-        let begun = self.flows.borrow_mut().begin(sender.clock.now(), tuple, opener, source.ip());
-        self.count_ended(sender);
+        let counted = || Counted::between_containers(&sender.context.counters);
+        let now = sender.context.clock.now();
+        let begun = self.flows.borrow_mut().begin(now, tuple, opener, source.ip(), counted);
         let Some(id) = begun else {
-            sender.counters.between_containers.overflowed();
+            sender.context.counters.between_containers.overflowed();
             return Ok(());
         };
-        sender.counters.between_containers.opened();
         self.hold(passage, form);
         let flow = Flow { protocol, source, destination, target: destination, service: Service::Container };
         let asked = Asked { neighbours: Rc::clone(self), sender: Rc::clone(sender), tuple, id };
-        sender.spawn(async move { asked.decide(&flow).await });
+        sender.context.tasks.spawn(async move { asked.decide(&flow).await });
         Ok(())
     }
 }
@@ -49,16 +50,14 @@ impl Neighbours {
 /// A flow that the Dialer is being asked about. Dropped without an answer, as when the Dialer panics, it is forgotten.
 struct Asked {
     neighbours: Rc<Neighbours>,
-    sender: Rc<Gateway>,
+    sender: Rc<Protocols>,
     tuple: Tuple,
     id: u64,
 }
 
 impl Asked {
     async fn decide(self, flow: &Flow) {
-        let asking = self.sender.dialer.authorize(flow);
-        let answer = tokio::time::timeout(self.sender.limits.dial_timeout, asking).await;
-        match answer.unwrap_or(Err(DialError::TimedOut)) {
+        match self.sender.context.questions.ask(|dialer| dialer.authorize(flow)).await {
             Ok(()) => self.allow(flow.destination.ip()),
             Err(error) => {
                 tracing::debug!(%flow, %error, "refused");
@@ -68,29 +67,29 @@ impl Asked {
     }
 
     fn allow(&self, destination: IpAddr) {
-        let held = self.neighbours.flows.borrow_mut().allow(self.sender.clock.now(), &self.tuple, self.id);
+        let held =
+            self.neighbours.flows.borrow_mut().allow(self.sender.context.clock.now(), &self.tuple, self.id);
         let Some(receiver) = self.neighbours.members.at(destination) else { return };
         for Held { header, packet, form } in held {
-            let passed =
-                Passage::parse(&header, &packet, form).and_then(|passage| pass_on(&receiver, &passage, form));
+            let passed = Passage::parse(&header, &packet, form)
+                .and_then(|passage| pass_on(&receiver.context, &passage, form));
             if let Err(discard) = passed {
-                self.sender.counters.discarded(discard);
+                self.sender.context.counters.discarded(discard);
             }
         }
     }
 
     /// Answers the first packet of the flow as if it had led into the world.
     fn refuse(&self, error: &DialError) {
-        self.sender.counters.between_containers.refused();
+        self.sender.context.counters.between_containers.refused();
         let held = self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
-        self.neighbours.count_ended(&self.sender);
         let Some(Held { header, packet, form }) = held.first() else { return };
         let Ok(passage) = Passage::parse(header, packet, *form) else { return };
         match (passage.content, error) {
             (Content::Tcp(syn), DialError::Refused) => {
-                self.sender.send(&tcp::reset_for(passage.ends.from_container(), &syn))
+                self.sender.context.send(&tcp::reset_for(passage.ends.from_container(), &syn))
             }
-            _ => self.sender.send_unreachable(passage.ends.from_container(), error, packet),
+            _ => self.sender.context.send_unreachable(passage.ends.from_container(), error, packet),
         }
     }
 }
@@ -98,6 +97,5 @@ impl Asked {
 impl Drop for Asked {
     fn drop(&mut self) {
         self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);
-        self.neighbours.count_ended(&self.sender);
     }
 }

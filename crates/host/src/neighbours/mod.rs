@@ -41,17 +41,18 @@ mod decide;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use nsnet_proto::vnet::{self, SegmentKind, Segmentation};
 use smoltcp::wire::IPV4_HEADER_LEN;
 
 #[cfg(doc)]
 use crate::Service;
+use crate::context::{Context, Limits};
 use crate::dialer::IcmpError;
-use crate::gateway::Gateway;
 use crate::link::{Link, Sent};
 use crate::members::Members;
+use crate::protocols::Protocols;
+use crate::statistics::Counted;
 use nsnet_stack::between::{
     Content, Flows, Form, Held, Passage, Routed, Verdict, complete, cut, write_segment,
 };
@@ -59,56 +60,51 @@ use nsnet_stack::discard::Discard;
 use nsnet_stack::ip::header;
 use nsnet_stack::wire;
 
-/// Whether the containers of a network reach each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isolation {
-    Isolated,
-    Open,
-}
-
 /// The traffic between the containers of one network, on the thread of their first queues.
 pub(crate) struct Neighbours {
     members: Rc<Members>,
-    flows: RefCell<Flows>,
+    flows: RefCell<Flows<Counted>>,
 }
 
 impl Neighbours {
-    pub(crate) fn new(members: Rc<Members>, udp_idle: Duration) -> Rc<Self> {
-        Rc::new(Self { members, flows: RefCell::new(Flows::new(udp_idle)) })
+    pub(crate) fn new(members: Rc<Members>, limits: &Limits) -> Rc<Self> {
+        let flows = Flows::new(limits.flows_between_containers, limits.udp_idle_timeout);
+        Rc::new(Self { members, flows: RefCell::new(flows) })
     }
 
     /// Takes a container in until what is returned is dropped.
-    pub(crate) fn admit(self: &Rc<Self>, gateway: &Rc<Gateway>) -> Stay {
-        gateway.meet(Rc::clone(self));
-        Stay { neighbours: Rc::clone(self), gateway: Rc::clone(gateway) }
+    pub(crate) fn admit(self: &Rc<Self>, container: &Protocols) -> Stay {
+        Stay { neighbours: Rc::clone(self), context: Rc::clone(&container.context) }
     }
 
     /// Takes in a packet of one container if it is for another. `None` means that it is somebody else's business.
     pub(crate) fn forward(
         self: &Rc<Self>,
-        sender: &Rc<Gateway>,
+        sender: &Rc<Protocols>,
         header: &vnet::Header,
         bytes: &[u8],
         form: Form,
     ) -> Option<Result<(), Discard>> {
         let destination =
-            header::destination(bytes).filter(|address| sender.addressing.is_neighbour(*address))?;
+            header::destination(bytes).filter(|address| sender.context.addressing.is_neighbour(*address))?;
         let receiver = self.members.at(destination)?;
         match Passage::parse(header, bytes, form) {
             // To be put together, or to be answered as in the world.
             Err(Discard::Fragment | Discard::Protocol) => None,
-            passage => Some(passage.and_then(|passage| self.handle(sender, &receiver, &passage, form))),
+            passage => {
+                Some(passage.and_then(|passage| self.handle(sender, &receiver.context, &passage, form)))
+            }
         }
     }
 
     fn handle(
         self: &Rc<Self>,
-        sender: &Rc<Gateway>,
-        receiver: &Gateway,
+        sender: &Rc<Protocols>,
+        receiver: &Context,
         passage: &Passage<'_>,
         form: Form,
     ) -> Result<(), Discard> {
-        if sender.addressing.subnet_of_container(passage.ends.source.ip()).is_none() {
+        if sender.context.addressing.subnet_of_container(passage.ends.source.ip()).is_none() {
             return Err(Discard::ForeignSource);
         }
         if header::is_source_routed(passage.packet.bytes) {
@@ -117,17 +113,20 @@ impl Neighbours {
         if header::hop_limit(passage.packet.bytes) <= 1 {
             // No error about an error (RFC 1122, 3.2.2).
             if !matches!(passage.content, Content::Error(_)) {
-                sender.report(passage.ends.from_container(), IcmpError::TimeExceeded, passage.packet.bytes);
+                sender.context.report(
+                    passage.ends.from_container(),
+                    IcmpError::TimeExceeded,
+                    passage.packet.bytes,
+                );
             }
             return Err(Discard::HopLimit);
         }
         let (tuple, from, signal) = passage.flow();
         if let Content::Error(_) = passage.content {
-            let is_answer = self.flows.borrow().is_allowed(sender.clock.now(), &tuple);
+            let is_answer = self.flows.borrow().is_allowed(sender.context.clock.now(), &tuple);
             return if is_answer { pass_on(receiver, passage, form) } else { Err(Discard::Unsolicited) };
         }
-        let verdict = self.flows.borrow_mut().judge(sender.clock.now(), &tuple, from, signal);
-        self.count_ended(sender);
+        let verdict = self.flows.borrow_mut().judge(sender.context.clock.now(), &tuple, from, signal);
         match verdict {
             Verdict::Pass => pass_on(receiver, passage, form),
             Verdict::Wait => {
@@ -144,31 +143,24 @@ impl Neighbours {
         let (tuple, ..) = passage.flow();
         self.flows.borrow_mut().hold(&tuple, Held { header, packet: bytes.into(), form });
     }
-
-    fn count_ended(&self, gateway: &Gateway) {
-        for _ in 0..self.flows.borrow_mut().take_ended() {
-            gateway.counters.between_containers.closed();
-        }
-    }
 }
 
 /// A container is among its neighbours until this is dropped.
 pub(crate) struct Stay {
     neighbours: Rc<Neighbours>,
-    gateway: Rc<Gateway>,
+    context: Rc<Context>,
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        for subnet in self.gateway.addressing.subnets() {
+        for subnet in self.context.addressing.subnets() {
             self.neighbours.flows.borrow_mut().forget(subnet.container);
         }
-        self.neighbours.count_ended(&self.gateway);
     }
 }
 
 /// Writes a packet to the container it is for.
-fn pass_on(receiver: &Gateway, passage: &Passage<'_>, form: Form) -> Result<(), Discard> {
+fn pass_on(receiver: &Context, passage: &Passage<'_>, form: Form) -> Result<(), Discard> {
     let (link, routed) = (&receiver.link, &passage.packet);
     let (offload, bytes) = (link.device().offload, routed.bytes);
     if form == Form::Reassembled && bytes.len() > link.device().mtu.into() {
@@ -208,7 +200,7 @@ fn pass_on_as_it_is(link: &Link, routed: &Routed<'_>) -> Result<(), Discard> {
 
 /// Writes a super-frame to a device that cannot cut it.
 fn pass_on_segments(
-    receiver: &Gateway,
+    receiver: &Context,
     routed: &Routed<'_>,
     segmentation: Segmentation,
 ) -> Result<(), Discard> {

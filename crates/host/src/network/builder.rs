@@ -1,25 +1,26 @@
 //! Everything about a network that can be chosen, with its defaults.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 
 use super::names::Names;
-use super::{BuildError, Network};
-use crate::addressing::{Addressing, Subnet};
+use super::{BuildError, Network, limits};
+use crate::addressing::Addressing;
 use crate::attach;
+use crate::context::Limits;
 use crate::dialer::{Dialer, DirectDialer};
 use crate::dns::{self, Resolver, Upstreams};
 use crate::engine::{Config, Engine};
-use crate::gateway::Limits;
 use crate::host_ports::HostPorts;
 use crate::leases::Pool;
-use crate::neighbours::Isolation;
+use crate::members::Isolation;
 use crate::publish::Publish;
-use crate::statistics::Counters;
+use crate::statistics::Ledger;
+use crate::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::threads::{Seats, own_namespace};
 
 /// Builds a [`Network`]. Everything has a default.
@@ -27,8 +28,8 @@ pub struct NetworkBuilder {
     dialer: Arc<dyn Dialer>,
     device: String,
     mtu: Option<u16>,
-    ipv4: Option<Subnet>,
-    ipv6: Option<Subnet>,
+    ipv4: Option<Ipv4Subnet>,
+    ipv6: Option<Ipv6Subnet>,
     host: Vec<HostPorts>,
     isolation: Isolation,
     offload: Offload,
@@ -36,8 +37,28 @@ pub struct NetworkBuilder {
     upstreams: Upstreams,
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
-    limits: Limits,
+    pub(super) limits: Limits,
     publish: Vec<Publish>,
+}
+
+impl fmt::Debug for NetworkBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkBuilder")
+            .field("device", &self.device)
+            .field("mtu", &self.mtu)
+            .field("ipv4", &self.ipv4)
+            .field("ipv6", &self.ipv6)
+            .field("host", &self.host)
+            .field("isolation", &self.isolation)
+            .field("offload", &self.offload)
+            .field("queues", &self.queues)
+            .field("upstreams", &self.upstreams)
+            .field("names", &self.names)
+            .field("has_resolver", &self.resolver.is_some())
+            .field("limits", &self.limits)
+            .field("publish", &self.publish)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for NetworkBuilder {
@@ -46,8 +67,8 @@ impl Default for NetworkBuilder {
             dialer: Arc::new(DirectDialer::new()),
             device: "tun0".into(),
             mtu: None,
-            ipv4: Some(Subnet::IPV4),
-            ipv6: Some(Subnet::IPV6),
+            ipv4: Some(Ipv4Subnet::default()),
+            ipv6: Some(Ipv6Subnet::default()),
             host: Vec::new(),
             isolation: Isolation::Isolated,
             offload: Offload::ALL,
@@ -55,15 +76,7 @@ impl Default for NetworkBuilder {
             upstreams: Upstreams::System,
             names: Names::default(),
             resolver: None,
-            limits: Limits {
-                tcp_flows: 16_384,
-                ring_memory: 256 << 20,
-                udp_mappings: 4_096,
-                echo_mappings: 512,
-                udp_peers: 16_384,
-                udp_idle_timeout: Duration::from_secs(180),
-                dial_timeout: Duration::from_secs(60),
-            },
+            limits: Limits::default(),
             publish: Vec::new(),
         }
     }
@@ -76,9 +89,6 @@ const MTU_OFFLOAD: u16 = 1500;
 /// packet, so that fragments fill it.
 const MTU_PLAIN: u16 = 65520;
 
-/// The longest timeout: ten years.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
 /// The smallest MTU that IPv6 allows (RFC 8200, 5).
 const MTU_MIN_V6: u16 = 1280;
 
@@ -86,7 +96,7 @@ const MTU_MIN_V6: u16 = 1280;
 const MTU_MIN_V4: u16 = 576;
 
 impl NetworkBuilder {
-    /// Who decides on flows and connects them. Default: [`DirectDialer`].
+    /// Sets the [`Dialer`], which decides on every flow and connects it. Default: [`DirectDialer`].
     #[must_use]
     pub fn dialer(mut self, dialer: impl Dialer + 'static) -> Self {
         self.dialer = Arc::new(dialer);
@@ -103,29 +113,39 @@ impl NetworkBuilder {
     /// MTU of the interface in bytes: at least 576, with IPv6 at least 1280. Default: 1500 with segmentation
     /// offload, 65520 without.
     ///
-    /// With more than the host's own links have, the container learns their MTU as behind any router: the first datagram to
-    /// a destination that is too long for them is lost, unless its sender allows it to be fragmented. TCP is not concerned.
+    /// If the host's own links have a smaller MTU, the container learns of it as behind any router: the first datagram that
+    /// is too long for them is lost, unless its sender allows fragments. TCP is not affected.
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
         self
     }
 
-    /// The container's IPv4 addresses. Default: [`Subnet::IPV4`].
+    /// The IPv4 addresses of the network. Default: 10.0.2.0/24, see [`Ipv4Subnet`].
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::Network;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::builder().ipv4("192.168.77.0/24".parse()?).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn ipv4(mut self, subnet: Subnet) -> Self {
+    pub fn ipv4(mut self, subnet: Ipv4Subnet) -> Self {
         self.ipv4 = Some(subnet);
         self
     }
 
-    /// The container's IPv6 addresses. Default: [`Subnet::IPV6`].
+    /// The IPv6 addresses of the network. Default: fd00::/64, see [`Ipv6Subnet`].
     #[must_use]
-    pub fn ipv6(mut self, subnet: Subnet) -> Self {
+    pub fn ipv6(mut self, subnet: Ipv6Subnet) -> Self {
         self.ipv6 = Some(subnet);
         self
     }
 
-    /// No IPv6 in the container, for hosts whose kernel or network has none.
+    /// Leaves out IPv6, for hosts whose kernel or network has none.
     #[must_use]
     pub fn ipv4_only(mut self) -> Self {
         self.ipv6 = None;
@@ -141,28 +161,28 @@ impl NetworkBuilder {
         self.open_host(HostPorts::loopback())
     }
 
-    /// Lets containers reach some ports of this host, on its loopback or an address of its own; see [`HostPorts`].
-    /// May be called again for more. The Dialer still decides on every flow. Default: all of the host is out of
-    /// reach.
+    /// Lets containers reach some ports of this host, on its loopback or on an address of its own, see [`HostPorts`].
+    /// Call it again for more. The Dialer still decides on every flow. Default: the host is out of reach.
     #[must_use]
     pub fn open_host(mut self, ports: impl Into<HostPorts>) -> Self {
         self.host.push(ports.into());
         self
     }
 
-    /// The name by which containers find this host. While [`open_host`](Self::open_host) or
-    /// [`host_loopback`](Self::host_loopback) opens the gateway's address, in whole or in part, the name has that
-    /// address, and otherwise it does not exist; no server is ever asked for it. Default: `host.nsnet.internal`.
+    /// The name by which containers find this host. Default: `host.nsnet.internal`.
+    ///
+    /// It has the gateway's address if [`open_host`](Self::open_host) or [`host_loopback`](Self::host_loopback) opens any
+    /// port there. Otherwise it does not exist. No server is ever asked for it.
     #[must_use]
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.names.gateway = name.into();
         self
     }
 
-    /// A host that containers know by name, as in hosts(5): the network answers queries for its addresses, and for the
-    /// names of its addresses, and asks no server. Called again with the same name, it adds addresses.
+    /// Adds a host that containers know by name, as in hosts(5). The network itself answers queries for its addresses, and
+    /// for the names of these addresses. Call it again with the same name to add addresses.
     ///
-    /// The name is one of letters, digits, `-` and `_`, in labels of at most 63; case does not matter.
+    /// A name consists of letters, digits, `-` and `_`, in labels of at most 63. Case does not matter.
     ///
     /// # Examples
     /// ```
@@ -186,10 +206,11 @@ impl NetworkBuilder {
         self
     }
 
-    /// The domains in which containers look for names that are not complete: the line `search` of their resolv.conf(5),
-    /// as far as the container side writes it. Default: none. Names in these domains are asked of the servers like any
-    /// others, and resolvers look there first for a name without a dot, that of a
-    /// [`static_host`](Self::static_host) or a container included.
+    /// The domains in which containers look up incomplete names: the line `search` of their resolv.conf(5), if the
+    /// container side writes that file. Default: none.
+    ///
+    /// Resolvers look there first for a name without a dot, even that of a [`static_host`](Self::static_host) or of a
+    /// container. Names in these domains are asked of the servers like any others.
     #[must_use]
     pub fn search_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.names.search = domains.into_iter().map(Into::into).collect();
@@ -203,7 +224,7 @@ impl NetworkBuilder {
         self
     }
 
-    /// Who answers DNS queries before they are forwarded. Default: nobody.
+    /// Sets a [`Resolver`] that may answer DNS queries before they are forwarded. Default: none.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolver + 'static) -> Self {
         self.resolver = Some(Arc::new(resolver));
@@ -211,10 +232,11 @@ impl NetworkBuilder {
     }
 
     /// Lets the containers of the network reach each other, by address and by the names of their
-    /// [`Member`](crate::Member)s. The Dialer decides on every flow, which says
-    /// [`Service::Container`](crate::Service::Container); packets are then passed from one container to the other as they
-    /// are, so that both see each other's addresses. A flow that is allowed stays so for as long as it lasts, whatever the
-    /// Dialer would say by then; closing an [`Attachment`](crate::Attachment) ends those of its container. Default: each is alone; the addresses of the others are unreachable.
+    /// [`Member`](crate::Member)s. Default: the addresses of other containers are unreachable.
+    ///
+    /// The Dialer decides on every flow, whose service is [`Service::Container`](crate::Service::Container). Packets are
+    /// then passed on unchanged, so both containers see each other's addresses. An allowed flow stays allowed until it ends.
+    /// Closing an [`Attachment`](crate::Attachment) ends the flows of its container.
     ///
     /// # Examples
     /// A network on which only the database may be reached from other containers:
@@ -245,16 +267,17 @@ impl NetworkBuilder {
         self
     }
 
-    /// How many queues the interface of a container has (`IFF_MULTI_QUEUE`), each served by an engine thread of its
-    /// own, so that one container can use more than one core. For machines with cores to spare and containers with
-    /// many busy TCP connections: one connection stays on one queue, and so do all datagrams. The Dialer is asked on
-    /// all of these threads at the same time.
+    /// How many queues the interface of a container has (`IFF_MULTI_QUEUE`). Default: 1.
     ///
-    /// The container's limits are divided between the queues; packets that are passed from one to another take up to
-    /// 16 MiB for each.
+    /// Each queue is served by an engine thread of its own, so that one container can use more than one core. This helps on
+    /// machines with cores to spare, for containers with many busy TCP connections. A connection stays on one queue, and
+    /// all datagrams share one. The Dialer is called on all of these threads at the same time.
     ///
-    /// There are never more than cores, nor than 16, and one where the kernel knows no more; how many a container
-    /// got is in [`Ready::queues`](crate::Ready::queues). Default: 1.
+    /// The limits of the container are divided among its queues. Packets on their way from one queue to another take up to
+    /// 16 MiB of memory per queue.
+    ///
+    /// A container gets at most 16 queues, at most one per core, and a single one if the kernel does not support more.
+    /// [`Ready::queues`](crate::Ready::queues) says how many it got.
     #[must_use]
     pub fn queues(mut self, queues: usize) -> Self {
         self.queues = queues;
@@ -276,52 +299,8 @@ impl NetworkBuilder {
         self
     }
 
-    /// How long a UDP mapping lives after the container's last datagram. Default: 180 s (RFC 4787, 4.3 asks
-    /// for at least 120 s).
-    #[must_use]
-    pub fn udp_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.udp_idle_timeout = timeout;
-        self
-    }
-
-    /// How long the Dialer may take for one flow, deciding and connecting together; then it is dropped, and
-    /// the container sees silence. As long may it take to open a connection of a published port inside, and then the
-    /// client is reset. Default: 60 s, below the 127 s after which Linux gives a connection up.
-    #[must_use]
-    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.dial_timeout = timeout;
-        self
-    }
-
-    /// Most TCP connections of one container at a time, those being dialled and those of published ports included; a SYN
-    /// beyond is lost, a client of a published port reset. Each needs a file descriptor of this process, and 2 MiB of
-    /// its address space (not of memory): lower this, or raise `RLIMIT_NOFILE`, so that a container cannot use up what
-    /// the embedder needs for itself. With several [`queues`](Self::queues) each has its even share, rounded up, and a
-    /// connection beyond that of its queue is lost; those of published ports are all on the first. Default: 16 384.
-    #[must_use]
-    pub fn max_tcp_flows(mut self, flows: usize) -> Self {
-        self.limits.tcp_flows = flows;
-        self
-    }
-
-    /// Most UDP mappings of one container at a time: source addresses and ports that have an upstream socket, each
-    /// a file descriptor of this process. Default: 4 096.
-    #[must_use]
-    pub fn max_udp_mappings(mut self, mappings: usize) -> Self {
-        self.limits.udp_mappings = mappings;
-        self
-    }
-
-    /// Most echo mappings of one container at a time: addresses and identifiers that have an upstream ping socket, each
-    /// a file descriptor of this process. A running ping has one, however many hosts it is for. Default: 512.
-    #[must_use]
-    pub fn max_echo_mappings(mut self, mappings: usize) -> Self {
-        self.limits.echo_mappings = mappings;
-        self
-    }
-
-    /// Lets a port of the host lead into a container, for as long as the network lives; once for each. See
-    /// [`Network::publish`]. Default: none.
+    /// Lets a port of the host lead into a container for as long as the network lives, see [`Network::publish`]. Call it
+    /// once for each. Default: none.
     #[must_use]
     pub fn publish(mut self, publish: Publish) -> Self {
         self.publish.push(publish);
@@ -337,7 +316,9 @@ impl NetworkBuilder {
         {
             return Err(BuildError::HostPorts { ports: ports.clone(), problem });
         }
-        let addressing = Addressing { v4: self.ipv4, v6: self.ipv6, host: self.host.into() };
+        self.ipv4.map_or(Ok(()), |subnet| subnet.check())?;
+        self.ipv6.map_or(Ok(()), |subnet| subnet.check())?;
+        let addressing = Addressing::new(self.ipv4, self.ipv6, self.host.into());
         let hosts = Arc::new(self.names.hosts(&addressing)?);
         let mtu = self.mtu.unwrap_or(if self.offload.tso4 { MTU_OFFLOAD } else { MTU_PLAIN });
         let least = if self.ipv6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
@@ -350,20 +331,7 @@ impl NetworkBuilder {
         if self.queues == 0 {
             return Err(BuildError::NoQueue);
         }
-        check(self.ipv4, "IPv4", |subnet| {
-            [subnet.container, subnet.gateway, subnet.dns].iter().all(|address| address.is_ipv4())
-                && (1..=30).contains(&subnet.prefix_len)
-        })?;
-        check(self.ipv6, "IPv6", |subnet| {
-            [subnet.container, subnet.gateway, subnet.dns].iter().all(|address| address.is_ipv6())
-                && (1..=126).contains(&subnet.prefix_len)
-        })?;
-        // Times that are meant as "never" must not overflow the clock.
-        let limits = Limits {
-            udp_idle_timeout: self.limits.udp_idle_timeout.min(LONGEST),
-            dial_timeout: self.limits.dial_timeout.min(LONGEST),
-            ..self.limits
-        };
+        let limits = limits::checked(self.limits)?;
         let seats = Seats::take(self.queues.min(MAX_QUEUES.into())).map_err(BuildError::Thread)?;
         let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
         let setup = Setup {
@@ -382,26 +350,13 @@ impl NetworkBuilder {
         let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());
         let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver, containers };
         let config = Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation };
-        let counters = Arc::new(Counters::default());
-        let engine = Engine::start(config, Arc::clone(&counters), seats);
-        let network = Network { engine, setup, addresses, counters };
+        let ledger = Ledger::default();
+        let engine = Engine::start(config, Arc::clone(ledger.own()), seats);
+        let network = Network { engine, setup, addresses, ledger };
         for publish in self.publish {
             network.publish(publish)?;
         }
         Ok(network)
-    }
-}
-
-fn check(
-    subnet: Option<Subnet>,
-    family: &'static str,
-    is_sane: impl FnOnce(&Subnet) -> bool,
-) -> Result<(), BuildError> {
-    match subnet {
-        Some(subnet) if !is_sane(&subnet) || !subnet.is_consistent() => {
-            Err(BuildError::Subnet { family, subnet })
-        }
-        Some(_) | None => Ok(()),
     }
 }
 
@@ -425,9 +380,10 @@ mod tests {
         assert!(error(Network::builder().search_domains(["a..b"])).contains("\"a..b\""));
         assert!(error(Network::builder().dns_options(["ndots:2\nnameserver"])).contains("single word"));
         let stub = error(Network::builder().open_host(HostPorts::at([127, 0, 0, 53]).port(53)));
-        assert!(stub.contains("127.0.0.53, ports 53 to 53 of the host"), "{stub}");
-        let swapped = Subnet { gateway: Subnet::IPV4.container, ..Subnet::IPV4 };
-        assert!(error(Network::builder().ipv4(swapped)).contains("IPv4"));
-        assert!(error(Network::builder().ipv6(Subnet::IPV4)).contains("IPv6"));
+        assert!(stub.contains("127.0.0.53:53 of the host"), "{stub}");
+        let shared = Ipv4Subnet::default().gateway([10, 0, 2, 100].into());
+        assert!(error(Network::builder().ipv4(shared)).contains("gateway address are both 10.0.2.100"));
+        let outside = Ipv6Subnet::default().dns("fd01::3".parse().unwrap());
+        assert!(error(Network::builder().ipv6(outside)).contains("fd01::3 is not of a host in fd00::/64"));
     }
 }

@@ -1,28 +1,35 @@
 //! Why a network could not be built, or a command not attached to it.
+//!
+//! A message says which step failed and what to try. What the kernel or another crate has to say is the
+//! [`source`](std::error::Error::source), which is not repeated in the message.
 
 use std::io;
 use std::net::IpAddr;
 
 use nsnet_proto::{ChannelError, DEVICE_NAME_MAX};
 
-use crate::addressing::Subnet;
 use crate::host_ports::{HostPorts, HostPortsError};
 use crate::publish::PublishError;
+use crate::subnet::SubnetError;
 
 /// Why a command could not be attached.
+///
+/// The message does not include the cause, which is the [`source`](std::error::Error::source): print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The kernel has no socketpair for us.
-    #[error("create the socketpair to the container: {0}; if file descriptors ran out, raise RLIMIT_NOFILE")]
+    /// The kernel refused a socketpair.
+    #[error("create the socketpair to the container (if file descriptors ran out, raise RLIMIT_NOFILE)")]
     SocketPair(#[source] io::Error),
     /// The setup message could not be queued.
-    #[error("queue the setup message for the container: {0}")]
+    #[error("queue the setup message for the container")]
     Setup(#[source] ChannelError),
-    /// The address asked for is another container's, or none of the network's.
-    #[error("the address {0} is taken or not one for a container of this network")]
+    /// The address belongs to another container, or is not one for containers of this network.
+    #[error(
+        "the address {0} is taken, or not one for containers of this network: choose a free one of its prefix"
+    )]
     Address(IpAddr),
-    /// The name is none that DNS could carry.
+    /// The name is not one that DNS can carry.
     #[error("the container's name {name:?} {problem}")]
     Name {
         /// What was asked for.
@@ -35,7 +42,7 @@ pub enum AttachError {
     NameTaken(String),
     /// All addresses are taken.
     #[error(
-        "all addresses of the network are taken; close the attachments of containers that have ended, or build \
+        "all addresses of the network are taken: close the attachments of containers that have ended, or build \
          the network with a shorter prefix"
     )]
     NoAddress,
@@ -45,6 +52,23 @@ pub enum AttachError {
 }
 
 /// Why a network could not be built.
+///
+/// The message does not include the cause, which is the [`source`](std::error::Error::source). Reporters such as `anyhow`
+/// print the chain of both; without one:
+///
+/// ```
+/// use std::error::Error;
+/// use nsnet_host::{HostPorts, Network};
+///
+/// /// An error and its causes, as in "open a file: permission denied".
+/// fn chain(error: &(dyn Error + 'static)) -> String {
+///     let errors = std::iter::successors(Some(error), |&error| error.source());
+///     errors.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// }
+///
+/// let error = Network::builder().open_host(HostPorts::at([224, 0, 0, 1])).build().unwrap_err();
+/// assert!(chain(&error).starts_with("open 224.0.0.1 of the host: 224.0.0.1 cannot be opened"));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -56,6 +80,12 @@ pub enum BuildError {
         /// What would do.
         least: u16,
     },
+    /// A limit leaves no room for anything.
+    #[error("{0} must be more than 0 (to refuse such flows altogether, use a Dialer)")]
+    ZeroLimit(
+        /// The builder's method.
+        &'static str,
+    ),
     /// No queue at all was asked for.
     #[error("a network needs a queue: ask for 1 or more")]
     NoQueue,
@@ -63,15 +93,8 @@ pub enum BuildError {
     #[error("the interface name {0:?} must have 1 to {DEVICE_NAME_MAX} bytes")]
     DeviceName(String),
     /// The addresses of one family do not make a network.
-    #[error(
-        "the {family} addresses must be of that family, differ, and lie in one prefix of sane length: {subnet:?}"
-    )]
-    Subnet {
-        /// The family.
-        family: &'static str,
-        /// The addresses.
-        subnet: Subnet,
-    },
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
     /// A host or a search domain has a name that no host can have.
     #[error("the name {name:?} {problem}")]
     Name {
@@ -86,8 +109,8 @@ pub enum BuildError {
     /// An option of resolv.conf(5) is not a single word.
     #[error("the resolver option {0:?} must be a single word, as in \"ndots:2\"")]
     DnsOption(String),
-    /// What is to be opened of the host is nothing that containers could reach.
-    #[error("open {ports} of the host: {problem}")]
+    /// Containers could not reach what is to be opened of the host.
+    #[error("open {ports} of the host")]
     HostPorts {
         /// What was to be opened.
         ports: HostPorts,
@@ -95,13 +118,15 @@ pub enum BuildError {
         #[source]
         problem: HostPortsError,
     },
-    /// The network namespace of the calling thread has no identity to be found.
-    #[error("find out the own network namespace: {0}; is /proc mounted?")]
+    /// The identity of the calling thread's network namespace could not be read.
+    #[error("read the identity of this network namespace (is /proc mounted?)")]
     Namespace(#[source] io::Error),
     /// Something could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// The engine's thread or its runtime could not be made.
-    #[error("start the network's thread: {0}")]
+    #[error(
+        "start the network's thread (if threads or file descriptors ran out, raise RLIMIT_NPROC or RLIMIT_NOFILE)"
+    )]
     Thread(#[source] io::Error),
 }

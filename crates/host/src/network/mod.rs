@@ -2,6 +2,7 @@
 
 mod builder;
 mod error;
+mod limits;
 mod names;
 
 use std::fmt;
@@ -21,7 +22,7 @@ use crate::attach::{Attachment, Inherited};
 use crate::engine::{Engine, Request};
 use crate::leases::{Member, Pool};
 use crate::publish::{Publish, PublishError, Published};
-use crate::statistics::{Counters, Statistics};
+use crate::statistics::{Ledger, Statistics};
 use crate::sys;
 
 /// A network for containers: terminates their TCP, UDP and ping, and sends again from this process.
@@ -59,7 +60,7 @@ pub struct Network {
     /// Without the addresses, which each container has of its own.
     setup: Setup,
     addresses: Pool,
-    counters: Arc<Counters>,
+    ledger: Ledger,
 }
 
 impl Network {
@@ -160,10 +161,11 @@ impl Network {
         self.engine.finish(grace);
     }
 
-    /// What the network has carried and refused so far.
+    /// What the network has carried and refused so far, for all of its containers together.
+    /// [`Attachment::statistics`] has those of one.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
-        self.counters.read()
+        self.ledger.read()
     }
 
     /// An attachment and what the engine and the container side get of it.
@@ -177,16 +179,25 @@ impl Network {
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         let addresses = lease.addressing().subnets().map(|subnet| InterfaceAddress {
             address: subnet.container,
-            prefix_len: subnet.prefix_len,
+            prefix_len: subnet.prefix.prefix_len(),
             gateway: subnet.gateway,
         });
         let setup = Setup { addresses: addresses.collect(), ..self.setup.clone() };
         host.send(&setup, &fds).map_err(AttachError::Setup)?;
         let (outcome_in, outcome) = oneshot::channel();
         let (close, close_out) = oneshot::channel();
-        let request =
-            Request { channel: host, further, member, lease, outcome: outcome_in, close: close_out };
-        Ok((request, container.into_fd(), Attachment::new(outcome, close)))
+        let counters = self.ledger.open();
+        let attachment = Attachment::new(outcome, close, Arc::clone(&counters));
+        let request = Request {
+            channel: host,
+            further,
+            member,
+            lease,
+            counters,
+            outcome: outcome_in,
+            close: close_out,
+        };
+        Ok((request, container.into_fd(), attachment))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::addressing::Addressing;
 use crate::dns::{HostName, Hosts};
 
 /// Names as the embedder gives them.
+#[derive(Debug)]
 pub(super) struct Names {
     /// Hosts of the embedder's.
     pub(super) hosts: Vec<(String, Vec<IpAddr>)>,

@@ -9,7 +9,9 @@ use nix::errno::Errno;
 
 use crate::dialer::Protocol;
 
-/// Why something could not be published. Nothing of it is then.
+/// Why something could not be published. If a range fails, none of its ports is published.
+///
+/// The message does not include the kernel's reason, which is the [`source`](std::error::Error::source): print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -18,40 +20,40 @@ pub enum PublishError {
         "listen on {address} ({protocol}): the address is in use; choose another port, or 0 for any that is free"
     )]
     InUse {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
     },
-    /// Low ports are for the privileged.
+    /// The port is too low for users other than root.
     #[error(
-        "listen on {address} ({protocol}): ports below {lowest} are for the privileged; choose one from {lowest} on, or \
-         as root: sysctl net.ipv4.ip_unprivileged_port_start={port}", port = .address.port()
+        "listen on {address} ({protocol}): only root may use ports below {lowest}; choose a higher one, or \
+         run as root: sysctl net.ipv4.ip_unprivileged_port_start={port}", port = .address.port()
     )]
     LowPort {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
-        /// The lowest port for everybody (`net.ipv4.ip_unprivileged_port_start`).
+        /// The lowest port that everybody may use (`net.ipv4.ip_unprivileged_port_start`).
         lowest: u16,
     },
     /// The host does not have this address.
     #[error(
-        "listen on {address} ({protocol}): it is no address of this host, or not yet; ip address shows those it has"
+        "listen on {address} ({protocol}): this host does not have the address; see those it has with: ip address"
     )]
     NotLocal {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
     },
     /// Something else kept the socket from listening.
-    #[error("listen on {address} ({protocol}): {source}; if file descriptors ran out, raise RLIMIT_NOFILE")]
+    #[error("listen on {address} ({protocol}; if file descriptors ran out, raise RLIMIT_NOFILE)")]
     Socket {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         address: SocketAddr,
-        /// For what.
+        /// TCP or UDP.
         protocol: Protocol,
         /// The kernel's reason.
         source: io::Error,
@@ -61,26 +63,34 @@ pub enum PublishError {
     FileInUse(PathBuf),
     /// There is a file of that name, on which nobody listens.
     #[error(
-        "listen on {}: the file exists, and nobody listens on it; if it is what a program has left behind, remove it",
+        "listen on {}: the file exists, and nobody listens on it; if a program has left it behind, remove it",
         .0.display()
     )]
     FileExists(PathBuf),
     /// Something else kept the UNIX socket from listening.
     #[error(
-        "listen on {}: {source}; the directory must exist and be writable, the path have 107 bytes at most",
+        "listen on {} (the directory must exist and be writable, the path have at most 107 bytes)",
         .path.display()
     )]
     File {
-        /// What was to be listened on.
+        /// Where the socket was to listen.
         path: PathBuf,
         /// The kernel's reason.
         source: io::Error,
     },
+    /// No container can have this name.
+    #[error("publish for the container {name:?}: the name {problem}")]
+    Container {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// Port 0 cannot be a port of a container.
     #[error("a container has no port 0: say which one is published")]
     NoContainerPort,
-    /// The range has no port, or 0 and others.
-    #[error("the ports {first}-{last} are no range: from 1 on, the first one first")]
+    /// The range is empty, or has port 0 and others.
+    #[error("the ports {first}-{last} are not a range: begin at 1 or above, with the smaller port first")]
     NoRange {
         /// What was given as the first port.
         first: u16,
@@ -121,12 +131,23 @@ fn lowest_unprivileged_port() -> u16 {
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)
 }
 
-/// Why a string does not say what to publish.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{text:?} is no {part}; expected [ADDR:]HOST[-HOST]:PORT[/tcp|/udp], IPv6 addresses in brackets, or /PATH:PORT"
-)]
-pub struct ParsePublishError {
-    pub(super) part: &'static str,
-    pub(super) text: String,
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn the_kernels_reason_is_the_source_and_said_once() {
+        let source = || io::Error::from_raw_os_error(libc::EMFILE);
+        let address = "127.0.0.1:80".parse().unwrap();
+        for error in [
+            PublishError::of_socket(address, Protocol::Tcp, source()),
+            PublishError::File { path: "/run/api.sock".into(), source: source() },
+        ] {
+            let reason = source().to_string();
+            assert!(!error.to_string().contains(&reason), "{error}");
+            assert_eq!(error.source().unwrap().to_string(), reason);
+        }
+    }
 }

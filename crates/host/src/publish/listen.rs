@@ -21,6 +21,9 @@ const ATTEMPTS: usize = 16;
 
 /// Where the host listens: ports at one address, or at all.
 ///
+/// In a text it has the form `[ADDR:]HOST[-HOST]`, as in [`Publish`](crate::Publish). [`Display`](std::fmt::Display) and
+/// [`FromStr`](std::str::FromStr) are inverses.
+///
 /// # Examples
 /// ```
 /// use std::net::{Ipv4Addr, SocketAddr};
@@ -30,12 +33,15 @@ const ATTEMPTS: usize = 16;
 /// let range = Listen::from(8000..=8009);
 /// let one = Listen::from((Ipv4Addr::new(192, 0, 2, 7), 8080));
 /// assert_eq!(Listen::loopback(8080), (Ipv4Addr::LOCALHOST, 8080).into());
+/// assert_eq!(one.to_string(), "192.0.2.7:8080");
+/// assert_eq!(range, "8000-8009".parse()?);
+/// # Ok::<(), nsnet_host::ParseError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listen {
-    /// All addresses of the host if there is none. Its port is 0, whatever the ports are.
-    address: Option<SocketAddr>,
-    ports: RangeInclusive<u16>,
+    /// All addresses of the host if there is none. Its port and flow label are 0.
+    pub(super) address: Option<SocketAddr>,
+    pub(super) ports: RangeInclusive<u16>,
 }
 
 impl Listen {
@@ -45,8 +51,12 @@ impl Listen {
         (Ipv4Addr::LOCALHOST, port).into()
     }
 
-    fn at(mut address: SocketAddr, ports: RangeInclusive<u16>) -> Self {
+    pub(super) fn at(mut address: SocketAddr, ports: RangeInclusive<u16>) -> Self {
         address.set_port(0);
+        // It means nothing to bind(2).
+        if let SocketAddr::V6(address) = &mut address {
+            address.set_flowinfo(0);
+        }
         Self { address: Some(address), ports }
     }
 }

@@ -25,8 +25,8 @@
 //!
 //! # Limits
 //! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows); one beyond is reset. A port has at
-//! most [`MAX_CLIENTS`](clients::MAX_CLIENTS) UDP clients; a new one takes the place of the oldest that has not come back
-//! after an answer. Without file descriptors nothing is accepted for a while, and
+//! most [`max_published_udp_clients`](crate::NetworkBuilder::max_published_udp_clients) UDP clients; a new one takes the
+//! place of the oldest that has not come back after an answer. Without file descriptors nothing is accepted for a while, and
 //! clients wait in the kernel's queue.
 //!
 //! Not done: an ICMP error of the container, "port unreachable" say, does not reach a UDP client, since an
@@ -34,10 +34,6 @@
 //! With several queues all of it happens on the first; the kernel then knows from our SYN where the container's answers
 //! belong.
 
-mod appearance;
-mod client;
-mod clients;
-mod datagrams;
 mod error;
 mod listen;
 mod parse;
@@ -48,31 +44,53 @@ mod udp;
 use std::fmt;
 use std::future;
 use std::net::SocketAddr;
+#[cfg(feature = "serde")]
+use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-pub(crate) use clients::Clients;
-pub use error::{ParsePublishError, PublishError};
+pub use error::PublishError;
 pub use listen::Listen;
 
+use crate::clients;
+use crate::clock::Clock;
 use crate::commons::Commons;
-use crate::container::{self, Terms};
-use crate::engine::report_panic;
+use crate::dns::HostName;
+use crate::lifetime;
+use crate::members::Members;
+use crate::statistics::Counters;
 use listen::{Opened, Socket};
 
 /// What is published, and where it leads.
 ///
-/// Read from a string it has the form `[ADDR:]HOST[-HOST]:PORT[/tcp|/udp]`, with IPv6 addresses in brackets: the host's
-/// port `HOST`, at `ADDR` or all addresses, leads to the container's port `PORT`. `/PATH:PORT` is a UNIX socket.
-///
 /// Without an address, **all addresses of the host** are meant, as with Docker, Podman and slirp4netns: to publish is to
-/// open to others. [`Listen::loopback`] is for what the host itself only shall reach, and
+/// open to others. Use [`Listen::loopback`] for what only the host itself shall reach.
 /// [`Dialer::accept`](crate::Dialer::accept) decides on each client.
+///
+/// # Text form
+/// [`Display`](fmt::Display) and [`FromStr`](std::str::FromStr) are inverses for everything that can be published. Only a
+/// path that is not UTF-8 has no text form.
+///
+/// | text | what is published | to the container's |
+/// |---|---|---|
+/// | `8080:80`, `8080:80/tcp` | TCP port 8080 of all addresses | port 80 |
+/// | `53:5353/udp` | UDP port 53 of all addresses | port 5353 |
+/// | `0:80` | any TCP port that is free | port 80 |
+/// | `8000-8009:80` | ten TCP ports | ports 80 to 89 |
+/// | `127.0.0.1:8080:80` | TCP port 8080 of one IPv4 address | port 80 |
+/// | `[::1]:8080:80`, `[fe80::1%2]:8080:80` | TCP port 8080 of one IPv6 address, the second on interface number 2 | port 80 |
+/// | `/run/api.sock:80` | a UNIX socket | TCP port 80 |
+/// | `unix:api.sock:80` | a UNIX socket of the working directory | TCP port 80 |
+/// | `web=8080:80` | any of the above | ports, in the container named `web` |
+///
+/// The part behind the name is that of `docker run --publish` and Podman's, except that a range is written once. They
+/// publish for one container at a time and need no name. Here it stands in front, as in `kubectl port-forward POD PORTS`.
+/// The `=` tells it from an address, which the digits and dots of a name could be taken for.
 ///
 /// # Examples
 /// ```
@@ -81,12 +99,13 @@ use listen::{Opened, Socket};
 /// let web = Publish::tcp(8080, 80);
 /// assert_eq!(web, "8080:80".parse()?);
 /// let dns = Publish::udp(Listen::loopback(5353), 53).container("resolver");
+/// assert_eq!(dns.to_string(), "resolver=127.0.0.1:5353:53/udp");
 /// let games = Publish::udp(27000..=27009, 27000);
 /// assert_eq!(games, "27000-27009:27000/udp".parse()?);
 /// let api = Publish::unix("/run/user/1000/api.sock", 80);
-/// # Ok::<(), nsnet_host::ParsePublishError>(())
+/// # Ok::<(), nsnet_host::ParseError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Publish {
     front: Front,
     member: Option<String>,
@@ -94,7 +113,7 @@ pub struct Publish {
 }
 
 /// What listens on the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Front {
     Tcp(Listen),
     Udp(Listen),
@@ -130,12 +149,26 @@ impl Publish {
         self
     }
 
+    /// The file of a UNIX socket.
+    #[cfg(feature = "serde")]
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.front {
+            Front::Unix(path) => Some(path),
+            Front::Tcp(_) | Front::Udp(_) => None,
+        }
+    }
+
     fn new(front: Front, port: u16) -> Self {
         Self { front, member: None, port }
     }
 
     /// Opens all sockets, or none.
     pub(crate) fn open(self) -> Result<(Listening, Published), PublishError> {
+        if let Some(name) = &self.member
+            && let Err(problem) = HostName::parse(name)
+        {
+            return Err(PublishError::Container { name: name.clone(), problem: problem.to_string() });
+        }
         let sockets = listen::open(&self.front, self.port)?;
         let addresses = sockets.iter().filter_map(|opened| opened.address).collect();
         let (close, closing) = oneshot::channel();
@@ -197,14 +230,18 @@ struct Target {
     port: u16,
 }
 
+/// What stands around a published socket: the containers, the time, the counters of the network.
+#[derive(Clone)]
+pub(crate) struct Scene {
+    pub(crate) members: Rc<Members>,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) commons: Rc<Commons>,
+}
+
 /// Serves published sockets until they are withdrawn. Connections are accepted no longer than until `shutdown` is set;
 /// datagrams pass as long as there are containers.
-pub(crate) async fn serve(
-    listening: Listening,
-    terms: Rc<Terms>,
-    commons: Rc<Commons>,
-    shutdown: watch::Receiver<bool>,
-) {
+pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::Receiver<bool>) {
     let Listening { sockets, member, close, _alive } = listening;
     let member: Option<Rc<str>> = member.map(Into::into);
     let mut ports = JoinSet::new();
@@ -212,14 +249,23 @@ pub(crate) async fn serve(
         let target = Target { member: member.clone(), port };
         let started = match socket {
             Socket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
-                ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
+                ports.spawn_local(tcp::serve(
+                    listener,
+                    target,
+                    scene.clone(),
+                    lifetime::finishing(shutdown.clone()),
+                ))
             }),
             Socket::Unix(file, listener) => tcp::Listener::unix(file, listener).map(|listener| {
-                ports.spawn_local(tcp::serve(listener, target, Rc::clone(&terms), shutdown.clone()))
+                ports.spawn_local(tcp::serve(
+                    listener,
+                    target,
+                    scene.clone(),
+                    lifetime::finishing(shutdown.clone()),
+                ))
             }),
-            Socket::Udp(socket) => datagrams::Socket::new(socket).map(|socket| {
-                ports.spawn_local(udp::serve(socket, target, Rc::clone(&terms), Rc::clone(&commons)))
-            }),
+            Socket::Udp(socket) => clients::Socket::new(socket)
+                .map(|socket| ports.spawn_local(udp::serve(socket, target, scene.clone()))),
         };
         if let Err(error) = started {
             tracing::error!(?address, %error, "a published port cannot be served");
@@ -227,13 +273,13 @@ pub(crate) async fn serve(
     }
     let faults = async {
         while let Some(ended) = ports.join_next().await {
-            report_panic(ended);
+            lifetime::report_panic(ended);
         }
         // Those that have ended with the network wait for its end.
         future::pending().await
     };
     tokio::select! {
-        () = container::requested(close) => {}
+        () = lifetime::requested(close) => {}
         () = faults => {}
     }
     ports.shutdown().await;

@@ -7,19 +7,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::Target;
-use super::appearance::{Caller, Way, ways};
 use super::socket_file::SocketFile;
+use super::{Scene, Target};
+use crate::clients::{Way, ways};
 use crate::clock::Clock;
-use crate::container::{self, Terms};
 use crate::dialer::{DialError, Inbound, Protocol, Stream};
-use crate::gateway::Gateway;
-use crate::local::Reach;
+use crate::protocols::Protocols;
 use crate::statistics::Counted;
-use crate::tcp::{Connection, OpenError, Place, connect};
+use crate::tcp::{Connection, OpenError, Reservation, connect};
 use nsnet_stack::flow::FlowKey;
 
 /// Clients accepted before other tasks get their turn.
@@ -51,18 +48,18 @@ impl Listener {
         UnixListener::from_std(listener).map(|listener| Self::Unix { _file: file, listener })
     }
 
-    async fn accept(&self) -> io::Result<Client> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // Fail only for a client that is gone again. The server inside has decided how to cut its stream.
                 let _ = stream.set_nodelay(true);
                 let listener = stream.local_addr().ok();
-                Ok(Client { stream: Some(stream.into()), peer: Some(peer), listener })
+                Ok(Accepted { stream: Some(stream.into()), peer: Some(peer), listener })
             }
             Self::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok(Client { stream: Some(Stream::new(stream)), peer: None, listener: None })
+                Ok(Accepted { stream: Some(Stream::new(stream)), peer: None, listener: None })
             }
         }
     }
@@ -72,18 +69,18 @@ impl Listener {
 pub(super) async fn serve(
     listener: Listener,
     target: Target,
-    terms: Rc<Terms>,
-    shutdown: watch::Receiver<bool>,
+    scene: Scene,
+    finishing: impl Future<Output = ()>,
 ) {
     let accepting = async {
         let complaints = Complaints::default();
         loop {
             for _ in 0..BATCH {
                 match listener.accept().await {
-                    Ok(client) => admit(client, &target, &terms),
+                    Ok(client) => admit(client, &target, &scene),
                     Err(error) if is_clients_own(&error) => {}
                     Err(error) => {
-                        complaints.utter(terms.parts.clock, target.port, &error);
+                        complaints.utter(scene.clock, target.port, &error);
                         tokio::time::sleep(PAUSE).await;
                     }
                 }
@@ -93,7 +90,7 @@ pub(super) async fn serve(
     };
     tokio::select! {
         () = accepting => {}
-        () = container::finishing(shutdown) => {}
+        () = finishing => {}
     }
 }
 
@@ -119,14 +116,14 @@ impl Complaints {
 }
 
 /// A client that has been accepted. Reset when dropped.
-struct Client {
+struct Accepted {
     stream: Option<Stream>,
     /// None for one that came in by a UNIX socket.
     peer: Option<SocketAddr>,
     listener: Option<SocketAddr>,
 }
 
-impl Client {
+impl Accepted {
     /// Resolves once it has reset its connection: nobody need be asked any more.
     async fn is_gone(&self) {
         if let Some(stream) = &self.stream {
@@ -135,7 +132,7 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl Drop for Accepted {
     fn drop(&mut self) {
         if let Some(stream) = self.stream.take() {
             stream.abort();
@@ -144,30 +141,39 @@ impl Drop for Client {
 }
 
 /// Takes a client in, if there is a container and room for it.
-fn admit(client: Client, target: &Target, terms: &Terms) {
-    let Some(gateway) = terms.members.find(target.member.as_deref()) else {
-        return terms.parts.counters.published.refused();
+fn admit(client: Accepted, target: &Target, scene: &Scene) {
+    let Some(protocols) = scene.members.find(target.member.as_deref()) else {
+        return scene.counters.published.refused();
     };
-    let Some(place) = Place::reserve(&gateway) else { return gateway.counters.published.overflowed() };
+    let counters = &protocols.context.counters;
+    let Some(reservation) = Reservation::take(&protocols.tcp) else { return counters.published.overflowed() };
     let task = Rc::new(OnceCell::new());
     let own_task = Rc::clone(&task);
     let port = target.port;
-    let counted = Counted::published(&gateway.counters);
-    let host = Rc::clone(&gateway);
-    let handle = gateway.spawn(async move {
+    let counted = Counted::published(counters);
+    let host = Rc::clone(&protocols);
+    let handle = protocols.context.tasks.spawn(async move {
         let _counted = counted;
         // It has not run before the handle was there.
         if let Some(task) = own_task.get() {
-            run(client, &host, place, port, task).await;
+            run(client, &host, reservation, port, task).await;
         }
     });
     let _ = task.set(handle);
 }
 
 /// The task of a connection: ask, open, relay.
-async fn run(mut client: Client, gateway: &Rc<Gateway>, place: Place, port: u16, task: &AbortHandle) {
-    let opening = async {
-        let ways: Vec<Way> = ways(&gateway.addressing, caller(gateway, client.peer), port).collect();
+async fn run(
+    mut client: Accepted,
+    protocols: &Protocols,
+    reservation: Reservation,
+    port: u16,
+    task: &AbortHandle,
+) {
+    let context = &protocols.context;
+    let opening = context.questions.ask(|dialer| async {
+        let caller = protocols.clients.caller(client.peer);
+        let ways: Vec<Way> = ways(&context.addressing, caller, port).collect();
         let first = ways.first().ok_or(DialError::NetworkUnreachable)?;
         let inbound = Inbound {
             protocol: Protocol::Tcp,
@@ -175,12 +181,11 @@ async fn run(mut client: Client, gateway: &Rc<Gateway>, place: Place, port: u16,
             listener: client.listener,
             container: first.container(),
         };
-        gateway.dialer.accept(&inbound).await?;
-        open(gateway, place, &ways, task).await
-    };
-    let opened = tokio::time::timeout(gateway.limits.dial_timeout, opening);
+        dialer.accept(&inbound).await?;
+        open(protocols, reservation, &ways, task).await
+    });
     let opened = tokio::select! {
-        opened = opened => opened.unwrap_or(Err(DialError::TimedOut)),
+        opened = opening => opened,
         () = client.is_gone() => return,
     };
     match opened {
@@ -191,9 +196,9 @@ async fn run(mut client: Client, gateway: &Rc<Gateway>, place: Place, port: u16,
         }
         Err(error) => {
             tracing::debug!(client = ?client.peer, port, %error, "a client of a published port is reset");
-            gateway.counters.published.refused();
+            context.counters.published.refused();
             if let Some(peer) = client.peer {
-                gateway.warn_of(&error, peer);
+                context.warn_of(&error, peer);
             }
         }
     }
@@ -201,34 +206,25 @@ async fn run(mut client: Client, gateway: &Rc<Gateway>, place: Place, port: u16,
 
 /// Opens the connection inside by the first way that is not refused.
 async fn open(
-    gateway: &Rc<Gateway>,
-    place: Place,
+    protocols: &Protocols,
+    reservation: Reservation,
     ways: &[Way],
     task: &AbortHandle,
 ) -> Result<Connection, DialError> {
-    let mut place = Some(place);
+    let tcp = &protocols.tcp;
+    let mut reservation = Some(reservation);
     for way in ways {
-        // The last attempt has given its place up.
-        let Some(place) = place.take().or_else(|| Place::reserve(gateway)) else {
-            gateway.counters.published.overflowed();
+        // The last attempt has given its reservation up.
+        let Some(reservation) = reservation.take().or_else(|| Reservation::take(tcp)) else {
+            protocols.context.counters.published.overflowed();
             break;
         };
-        let Some(key) = way.key(|key: &FlowKey| gateway.tcp.is_free(key)) else { continue };
-        match connect(place, key, task.clone()).await {
+        let Some(key) = way.key(|key: &FlowKey| tcp.is_free(key)) else { continue };
+        match connect(reservation, key, task.clone()).await {
             Ok(connection) => return Ok(connection),
             Err(OpenError::Refused) => {}
-            Err(OpenError::Host(error)) => return Err(DialError::Other(error)),
+            Err(OpenError::Host(error)) => return Err(DialError::other(error)),
         }
     }
     Err(DialError::Refused)
-}
-
-/// Where a client comes from. An address about which the kernel cannot be asked is taken for the host's, and so is a forged
-/// one that reaches more than one machine.
-pub(super) fn caller(gateway: &Gateway, peer: Option<SocketAddr>) -> Caller {
-    let Some(peer) = peer else { return Caller::Local(gateway.clients.next_port()) };
-    match gateway.commons.routes().lookup(peer.ip()) {
-        Ok(Reach::HostOwn | Reach::Broadcast | Reach::Multicast) | Err(_) => Caller::Host(peer),
-        Ok(Reach::Remote | Reach::Unreachable) => Caller::Remote(peer),
-    }
 }

@@ -19,17 +19,17 @@ use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Poll, ready};
 
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
 
 use super::flow::{Flow, Opening};
 use super::relay::{TICK, Timer, relay};
-use super::sockets::RingSocket;
-use super::table::{Entry, Lease, Origin, State, Table, find_open};
+use super::table::{Origin, Release, State, Table, Tuple, find_open};
+use crate::commons::RingSocket;
+use crate::context::Context;
 use crate::dialer::Stream;
-use crate::gateway::Gateway;
 use nsnet_stack::flow::FlowKey;
 use nsnet_stack::tcp::Rings;
 use nsnet_stack::tcp::{Standing, TcpStack};
@@ -38,22 +38,21 @@ use nsnet_stack::tcp::{Standing, TcpStack};
 const CHALLENGES: usize = 3;
 
 /// Room for one connection, until it is opened.
-pub(crate) struct Place(Rc<Gateway>);
+pub(crate) struct Reservation(Rc<Table>);
 
-impl Place {
-    /// `None` if the gateway has no room.
-    pub(crate) fn reserve(gateway: &Rc<Gateway>) -> Option<Self> {
-        let table = &gateway.tcp;
-        (table.len() < gateway.limits.tcp_flows).then(|| {
+impl Reservation {
+    /// `None` if the table has no room.
+    pub(crate) fn take(table: &Rc<Table>) -> Option<Self> {
+        table.has_room().then(|| {
             table.reserved.set(table.reserved.get() + 1);
-            Self(Rc::clone(gateway))
+            Self(Rc::clone(table))
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        let reserved = &self.0.tcp.reserved;
+        let reserved = &self.0.reserved;
         reserved.set(reserved.get() - 1);
     }
 }
@@ -61,7 +60,7 @@ impl Drop for Place {
 /// A connection that the container has accepted.
 pub(crate) struct Connection {
     flow: Rc<Flow>,
-    lease: Lease,
+    release: Release,
 }
 
 /// Why there is no connection.
@@ -76,62 +75,68 @@ pub(crate) enum OpenError {
 
 /// Opens a connection to `key.container`, which is the container, in the name of `key.peer`. The tuple must be
 /// [free](Table::is_free). `task` is the caller's, aborted when the connection is to end at once.
-pub(crate) async fn connect(place: Place, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
-    let gateway = Rc::clone(&place.0);
+pub(crate) async fn connect(
+    reservation: Reservation,
+    key: FlowKey,
+    task: AbortHandle,
+) -> Result<Connection, OpenError> {
+    let table = Rc::clone(&reservation.0);
     // From here on the connection counts by itself.
-    drop(place);
-    let connection = gateway.tcp.begin(&gateway, key, task)?;
-    Handshake { flow: &connection.flow, gateway: &gateway, timer: Timer::new(), challenges: 0 }.run().await?;
+    drop(reservation);
+    let connection = table.begin(key, task)?;
+    let context = &*table.context;
+    Handshake { flow: &connection.flow, context, timer: Timer::new(), challenges: 0 }.run().await?;
     Ok(connection)
 }
 
 impl Connection {
     /// Relays between the container and `stream` until neither is owed anything.
     pub(crate) async fn relay(self, stream: Stream) {
-        relay(self.flow, &self.lease.gateway, stream).await;
+        relay(self.flow, &self.release.table.context, stream).await;
     }
 }
 
 impl Table {
     /// Whether no connection of this gateway uses the tuple.
     pub(crate) fn is_free(&self, key: &FlowKey) -> bool {
-        !self.entries.borrow().contains_key(key)
+        !self.tuples.borrow().contains_key(key)
     }
 
     /// Gives up an active open of which the container says that it leads nowhere (RFC 9293, 3.9.2.2).
     pub(crate) fn refuse_opening(&self, key: &FlowKey) {
-        let open = find_open(&self.entries.borrow(), key);
+        let open = find_open(&self.tuples.borrow(), key);
         if let Some(flow) = open {
             flow.refuse_opening();
         }
     }
 
-    fn begin(&self, gateway: &Rc<Gateway>, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
+    fn begin(self: &Rc<Self>, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
+        let context = &self.context;
         let RingSocket { socket, pages } =
-            gateway.commons.sockets().take().map_err(|errno| OpenError::Host(errno.into()))?;
-        let now = gateway.clock.now();
+            context.commons.sockets().take().map_err(|errno| OpenError::Host(errno.into()))?;
+        let now = context.clock.now();
         let id = self.next_id();
         let stack = TcpStack::connect(
             key,
             socket,
-            gateway.link.device().tcp_capabilities(key.peer.ip()),
+            context.link.device().tcp_capabilities(key.peer.ip()),
             self.seeds.hash_one((key, id)),
-            gateway.clock.smoltcp(now),
+            context.clock.smoltcp(now),
         );
         // The container's SYN will say where its stream begins.
         let rings = Rings::new(pages, TcpSeqNumber(0), Rc::clone(&self.budget));
-        let flow = Rc::new(Flow::opening(key, stack, rings, Rc::clone(&gateway.commons), now));
+        let flow = Rc::new(Flow::opening(key, stack, rings, Rc::clone(&context.commons), now));
         self.resting.borrow_mut().remove(&key);
-        let entry = Entry { id, task: Some(task), state: State::Open(Rc::clone(&flow)) };
-        self.entries.borrow_mut().insert(key, entry);
-        let lease = Lease { gateway: Rc::clone(gateway), key, id, origin: Origin::World };
-        Ok(Connection { flow, lease })
+        let tuple = Tuple { id, task: Some(task), state: State::Open(Rc::clone(&flow)) };
+        self.tuples.borrow_mut().insert(key, tuple);
+        let release = Release { table: Rc::clone(self), key, id, origin: Origin::World };
+        Ok(Connection { flow, release })
     }
 }
 
 struct Handshake<'a> {
     flow: &'a Flow,
-    gateway: &'a Gateway,
+    context: &'a Context,
     timer: Timer,
     challenges: usize,
 }
@@ -144,7 +149,7 @@ enum Progress {
 
 impl Handshake<'_> {
     async fn run(&mut self) -> Result<(), OpenError> {
-        let (flow, link) = (self.flow, &self.gateway.link);
+        let (flow, link) = (self.flow, &self.context.link);
         loop {
             let blocked = flow.is_blocked();
             tokio::select! {
@@ -161,7 +166,7 @@ impl Handshake<'_> {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<Progress> {
+    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Progress> {
         self.flow.register(cx.waker());
         loop {
             if self.flow.stack.borrow().standing() != Standing::Alive {
@@ -179,7 +184,7 @@ impl Handshake<'_> {
                 // With a SYN of the container's own, its acknowledgment of ours is still to come.
                 Opening::Over | Opening::UnderWay | Opening::Challenged => {}
             }
-            let (clock, link) = (&self.gateway.clock, &self.gateway.link);
+            let (clock, link) = (&self.context.clock, &self.context.link);
             let now = clock.now();
             let sent = self.flow.transmit(clock, link, now);
             if self.flow.is_blocked() {

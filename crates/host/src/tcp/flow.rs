@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use nsnet_proto::vnet;
 use nsnet_stack::frame;
 
-use super::sockets::RingSocket;
 use crate::clock::Clock;
-use crate::commons::Commons;
+use crate::commons::{Commons, RingSocket};
 use crate::link::{HeldFrame, Link, Sent};
 use crate::sys::Pages;
 use nsnet_stack::flow::FlowKey;

@@ -11,10 +11,9 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::TcpSeqNumber;
 
 use super::flow::Flow;
-use super::sockets::{RingSocket, Sockets};
-use super::table::{Entry, State, find_open};
+use super::table::{State, Tuple, find_open};
 use crate::clock::Clock;
-use crate::commons::Commons;
+use crate::commons::{Commons, RingSocket, Sockets};
 use crate::local::LocalRoutes;
 use crate::micro::measured;
 use crate::sys::Pages;
@@ -175,7 +174,7 @@ impl Transmit for Wire {
 
 /// A table of open connections. Its hash is the table's with a key that never changes, and its entries share one flow.
 pub(crate) struct Lookup {
-    entries: HashMap<FlowKey, Entry, BuildHasherDefault<DefaultHasher>>,
+    entries: HashMap<FlowKey, Tuple, BuildHasherDefault<DefaultHasher>>,
     wanted: Vec<FlowKey>,
 }
 
@@ -185,7 +184,7 @@ impl Lookup {
 
     pub(crate) fn among(flows: usize) -> Self {
         let flow = Rc::new(flow());
-        let entry = |id| Entry { id, task: None, state: State::Open(Rc::clone(&flow)) };
+        let entry = |id| Tuple { id, task: None, state: State::Open(Rc::clone(&flow)) };
         let entries = (0u64..).zip(0..flows).map(|(id, number)| (key(number), entry(id))).collect();
         let wanted = (0..Self::ROUND).map(|number| key(number * flows / Self::ROUND)).collect();
         Self { entries, wanted }

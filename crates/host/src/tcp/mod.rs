@@ -26,14 +26,13 @@
 //! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
 
 mod active_open;
+mod dial;
 mod flow;
-#[cfg(feature = "micro")]
+#[cfg(feature = "_micro")]
 pub(crate) mod micro;
 mod relay;
-mod sockets;
 mod table;
 mod warm;
 
-pub(crate) use active_open::{Connection, OpenError, Place, connect};
-pub(crate) use sockets::Sockets;
+pub(crate) use active_open::{Connection, OpenError, Reservation, connect};
 pub(crate) use table::Table;

@@ -16,7 +16,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,8 +25,8 @@ use tokio::time::Sleep;
 
 use super::flow::Flow;
 use crate::clock::Clock;
+use crate::context::Context;
 use crate::dialer::Stream;
-use crate::gateway::Gateway;
 use crate::link::Link;
 use nsnet_stack::tcp::{Standing, TcpStack};
 
@@ -44,13 +44,13 @@ const LAST_WORDS: Duration = Duration::from_millis(5);
 const ROUNDS: usize = 16;
 
 /// Relays between an open connection and its stream until neither side is owed anything.
-pub(crate) async fn relay(flow: Rc<Flow>, gateway: &Gateway, stream: Stream) {
-    let (clock, link) = (&gateway.clock, &gateway.link);
+pub(crate) async fn relay(flow: Rc<Flow>, context: &Context, stream: Stream) {
+    let Context { clock, link, progress, .. } = context;
     let mut relay = Relay {
         flow: &flow,
         clock,
         link,
-        progress: &gateway.progress,
+        progress,
         stream: Some(stream),
         to_stream: ToStream::Relaying,
         is_flushed: true,
@@ -131,7 +131,7 @@ impl Timer {
     }
 
     /// Ready at `deadline` at the latest.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut task::Context<'_>, deadline: Instant) -> Poll<()> {
         if !self.is_set || deadline < self.sleep.deadline().into_std() {
             self.sleep.as_mut().reset(deadline.into());
             self.is_set = true;
@@ -143,7 +143,7 @@ impl Timer {
 }
 
 impl Relay<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>, blocked: bool) -> Poll<Progress> {
+    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Progress> {
         self.flow.register(cx.waker());
         for _ in 0..ROUNDS {
             let moved = self.exchange(cx);
@@ -169,7 +169,7 @@ impl Relay<'_> {
     }
 
     /// Moves bytes in both directions, once each. Returns whether anything changed.
-    fn exchange(&mut self, cx: &mut Context<'_>) -> bool {
+    fn exchange(&mut self, cx: &mut task::Context<'_>) -> bool {
         let mut stack = self.flow.stack.borrow_mut();
         if stack.standing() == Standing::Reset {
             return false;
@@ -196,7 +196,7 @@ impl Relay<'_> {
         up || down || off
     }
 
-    fn relay_to_stream(&mut self, stack: &mut TcpStack, cx: &mut Context<'_>) -> io::Result<bool> {
+    fn relay_to_stream(&mut self, stack: &mut TcpStack, cx: &mut task::Context<'_>) -> io::Result<bool> {
         match self.to_stream {
             ToStream::Relaying if stack.can_receive() => self.write(stack, cx),
             ToStream::Relaying if !self.is_flushed => self.flush(cx),
@@ -209,7 +209,7 @@ impl Relay<'_> {
         }
     }
 
-    fn write(&mut self, stack: &mut TcpStack, cx: &mut Context<'_>) -> io::Result<bool> {
+    fn write(&mut self, stack: &mut TcpStack, cx: &mut task::Context<'_>) -> io::Result<bool> {
         let stream = self.stream()?;
         let written = stack.receive(|bytes| match stream.poll_write(cx, bytes) {
             Poll::Ready(Ok(written)) => (written, Some(Ok(written))),
@@ -229,7 +229,7 @@ impl Relay<'_> {
         }
     }
 
-    fn flush(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+    fn flush(&mut self, cx: &mut task::Context<'_>) -> io::Result<bool> {
         match self.stream()?.poll_flush(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(result) => {
@@ -239,7 +239,7 @@ impl Relay<'_> {
         }
     }
 
-    fn shut_down(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+    fn shut_down(&mut self, cx: &mut task::Context<'_>) -> io::Result<bool> {
         match self.stream()?.poll_shutdown(cx) {
             Poll::Pending => Ok(false),
             // A stream that has ended already cannot be shut down; that is no fault.
@@ -251,7 +251,7 @@ impl Relay<'_> {
         }
     }
 
-    fn relay_to_container(&mut self, stack: &mut TcpStack, cx: &mut Context<'_>) -> bool {
+    fn relay_to_container(&mut self, stack: &mut TcpStack, cx: &mut task::Context<'_>) -> bool {
         match self.to_container {
             ToContainer::Relaying if stack.can_send() => {}
             // The stream had ended before it broke.

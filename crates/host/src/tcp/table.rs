@@ -1,4 +1,4 @@
-//! All TCP connections of one container: finds the flow of a segment, dials for a SYN, cleans up after a flow.
+//! All TCP connections of one container: finds the flow of a segment and cleans up after a flow.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -7,31 +7,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::tcp::{self, Budget, Control, Resting, Segment};
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
 
 use super::flow::Flow;
-use super::relay::relay;
-use super::sockets::RingSocket;
 use super::warm::Warm;
-use crate::addressing::Destination;
-use crate::dialer::{self, DialError, Protocol, Service, Stream};
-use crate::gateway::Gateway;
-use nsnet_stack::flow::FlowKey;
-use nsnet_stack::tcp;
-use nsnet_stack::tcp::Resting;
-use nsnet_stack::tcp::TcpStack;
-use nsnet_stack::tcp::{Budget, Rings};
-use nsnet_stack::tcp::{Control, Segment};
+use crate::context::Context;
+use crate::dns::NameServer;
 
 /// How long the end of a network waits for a container that does not read its resets.
 const RESET_PATIENCE: Duration = Duration::from_millis(500);
 
-/// Longest packet with a SYN that is dialled for, in bytes: every option there is, twice over.
-const MAX_SYN: usize = 256;
-
+/// The connections of one container, or of one queue of it.
 pub(crate) struct Table {
-    pub(super) entries: RefCell<HashMap<FlowKey, Entry>>,
+    pub(super) context: Rc<Context>,
+    pub(super) resolver: Rc<NameServer>,
+    pub(super) tuples: RefCell<HashMap<FlowKey, Tuple>>,
     pub(super) resting: RefCell<Resting>,
     /// Flows that deliver their last bytes while another uses their tuple.
     replaced: RefCell<HashSet<u64>>,
@@ -46,8 +39,8 @@ pub(crate) struct Table {
 }
 
 /// A tuple in use.
-pub(super) struct Entry {
-    /// Tells this use of the tuple from an earlier one whose task has yet to end.
+pub(super) struct Tuple {
+    /// Tells this use from an earlier one whose task has yet to end.
     pub(super) id: u64,
     pub(super) task: Option<AbortHandle>,
     pub(super) state: State,
@@ -64,75 +57,92 @@ pub(super) enum State {
 
 /// The open connection of a tuple.
 pub(super) fn find_open<S: BuildHasher>(
-    entries: &HashMap<FlowKey, Entry, S>,
+    tuples: &HashMap<FlowKey, Tuple, S>,
     key: &FlowKey,
 ) -> Option<Rc<Flow>> {
-    match entries.get(key).map(|entry| &entry.state) {
+    match tuples.get(key).map(|tuple| &tuple.state) {
         Some(State::Open(flow)) => Some(Rc::clone(flow)),
         Some(State::Dialing { .. }) | None => None,
     }
 }
 
 impl Table {
-    /// For a container, or one of its queues, whose rings may use `ring_memory` bytes together.
-    pub(crate) fn new(ring_memory: usize) -> Self {
-        Self {
-            entries: RefCell::default(),
+    pub(crate) fn new(context: Rc<Context>, resolver: Rc<NameServer>) -> Rc<Self> {
+        Rc::new(Self {
+            budget: Rc::new(Budget::new(context.limits.ring_memory)),
+            context,
+            resolver,
+            tuples: RefCell::default(),
             resting: RefCell::default(),
             replaced: RefCell::default(),
-            budget: Rc::new(Budget::new(ring_memory)),
             warm: Warm::default(),
             seeds: RandomState::new(),
             opened: Cell::new(0),
             reserved: Cell::new(0),
-        }
+        })
     }
 
-    /// Takes in a segment from the container.
-    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, key: FlowKey, segment: &Segment, packet: &[u8]) {
-        let open = find_open(&self.entries.borrow(), &key);
+    /// Takes in a segment from the container. Returns whether anything here has to do with it; if not, it is for
+    /// [`answer_stray`](Self::answer_stray).
+    #[must_use]
+    pub(crate) fn handle(self: &Rc<Self>, key: FlowKey, segment: &Segment, packet: &[u8]) -> bool {
+        let open = find_open(&self.tuples.borrow(), &key);
         match open {
             // The container is done with this connection, while its stream is still owed bytes, and opens another.
             Some(flow) if segment.control == Control::Open && flow.is_over() => {
-                if let Some(entry) = self.entries.borrow_mut().remove(&key) {
-                    self.replaced.borrow_mut().insert(entry.id);
+                if let Some(tuple) = self.tuples.borrow_mut().remove(&key) {
+                    self.replaced.borrow_mut().insert(tuple.id);
                 }
-                self.handle_syn(gateway, key, segment, packet);
+                self.handle_syn(key, segment, packet);
             }
-            Some(flow) => self.feed(gateway, key, &flow, segment, packet),
-            None if segment.control == Control::Open => self.handle_syn(gateway, key, segment, packet),
-            None => self.handle_stray(gateway, key, segment, packet),
+            Some(flow) => self.feed(key, &flow, segment, packet),
+            None if segment.control == Control::Open => self.handle_syn(key, segment, packet),
+            None => return self.handle_unopened(key, segment),
         }
+        true
     }
 
     /// Whether a segment of this tuple has to do with something here.
     pub(crate) fn knows(&self, key: &FlowKey) -> bool {
-        self.entries.borrow().contains_key(key) || self.resting.borrow().contains(key)
+        self.tuples.borrow().contains_key(key) || self.resting.borrow().contains(key)
+    }
+
+    /// Answers a segment that belongs to no connection of the container.
+    pub(crate) fn answer_stray(&self, key: FlowKey, segment: &Segment) {
+        if segment.control == Control::Reset {
+            self.resting.borrow_mut().remove(&key);
+            return;
+        }
+        let answer = match self.resting.borrow_mut().get(self.context.clock.now(), &key) {
+            Some(ack) => tcp::acknowledgment(key, ack.sequence, ack.expected),
+            None => tcp::reset_for(key, segment),
+        };
+        self.context.send(&answer);
     }
 
     /// Ends all flows; their streams are aborted unless they have everything.
-    pub(crate) fn close(&self, gateway: &Gateway) {
-        let entries = std::mem::take(&mut *self.entries.borrow_mut());
-        for entry in entries.into_values() {
-            if let State::Open(flow) = entry.state {
-                flow.reset(&gateway.clock, &gateway.link);
+    pub(crate) fn close(&self) {
+        let tuples = std::mem::take(&mut *self.tuples.borrow_mut());
+        for tuple in tuples.into_values() {
+            if let State::Open(flow) = tuple.state {
+                self.reset_flow(&flow);
             }
-            if let Some(task) = entry.task {
+            if let Some(task) = tuple.task {
                 task.abort();
             }
         }
     }
 
-    /// Leaves to themselves the flows that the container has ended, breaks the others off: its end of the link is
+    /// Leaves to themselves the flows that the container has ended, and breaks the others off: its end of the link is
     /// gone.
     pub(crate) fn orphan(&self) {
         let broken: Vec<FlowKey> = {
-            let entries = self.entries.borrow();
-            let is_broken = |entry: &Entry| match &entry.state {
+            let tuples = self.tuples.borrow();
+            let is_broken = |tuple: &Tuple| match &tuple.state {
                 State::Open(flow) => !flow.orphan(),
                 State::Dialing { .. } => true,
             };
-            entries.iter().filter(|(_, entry)| is_broken(entry)).map(|(key, _)| *key).collect()
+            tuples.iter().filter(|(_, tuple)| is_broken(tuple)).map(|(key, _)| *key).collect()
         };
         for key in broken {
             self.cancel(&key);
@@ -142,26 +152,27 @@ impl Table {
     /// Whether every stream has what the container sent it.
     pub(crate) fn is_delivered(&self) -> bool {
         self.replaced.borrow().is_empty()
-            && self.entries.borrow().values().all(|entry| match &entry.state {
+            && self.tuples.borrow().values().all(|tuple| match &tuple.state {
                 State::Open(flow) => flow.is_delivered(),
                 State::Dialing { .. } => true,
             })
     }
 
     /// Resets every open connection towards the container, and waits a little for a link that is full.
-    pub(crate) async fn reset(&self, gateway: &Gateway) {
-        let open = |entry: &Entry| match &entry.state {
+    pub(crate) async fn reset(&self) {
+        let open = |tuple: &Tuple| match &tuple.state {
             State::Open(flow) => Some(Rc::clone(flow)),
             State::Dialing { .. } => None,
         };
-        let flows: Vec<Rc<Flow>> = self.entries.borrow().values().filter_map(open).collect();
+        let flows: Vec<Rc<Flow>> = self.tuples.borrow().values().filter_map(open).collect();
         for flow in &flows {
-            flow.reset(&gateway.clock, &gateway.link);
+            self.reset_flow(flow);
         }
+        let link = &self.context.link;
         let retries = async {
             for flow in &flows {
-                while flow.is_blocked() && gateway.link.writable().await.is_ok() {
-                    flow.retry(&gateway.link);
+                while flow.is_blocked() && link.writable().await.is_ok() {
+                    flow.retry(link);
                 }
             }
         };
@@ -174,8 +185,10 @@ impl Table {
         &self.warm
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.entries.borrow().len() + self.replaced.borrow().len() + self.reserved.get()
+    /// Whether one more connection is within the limit.
+    pub(super) fn has_room(&self) -> bool {
+        let used = self.tuples.borrow().len() + self.replaced.borrow().len() + self.reserved.get();
+        used < self.context.limits.tcp_flows
     }
 
     /// Tells this use of a tuple from all others.
@@ -185,178 +198,99 @@ impl Table {
         id
     }
 
-    fn feed(&self, gateway: &Rc<Gateway>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
-        if flow.warm() {
-            self.warm.insert(gateway, flow);
-        }
-        let fed = catch_unwind(AssertUnwindSafe(|| {
-            flow.handle_packet(&gateway.clock, &gateway.link, segment, packet);
-        }));
-        if fed.is_err() {
-            // The panic has been reported by the panic hook. It ends this flow and no other.
-            tracing::error!(%key.container, %key.peer, "a TCP flow failed on a segment and was dropped");
-            flow.reset(&gateway.clock, &gateway.link);
-            self.cancel(&key);
-        }
-    }
-
-    fn handle_syn(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
-        let held = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
-            Some(State::Dialing { syn, .. }) => Some(syn.sequence),
-            Some(State::Open(_)) | None => None,
-        };
-        match held {
-            Some(sequence) if sequence == syn.sequence => {}
-            Some(_) => {
-                self.cancel(&key);
-                self.start(gateway, key, syn, packet);
-            }
-            None => {
-                self.resting.borrow_mut().remove(&key);
-                self.start(gateway, key, syn, packet);
-            }
-        }
-    }
-
-    /// A segment that opens nothing and belongs to no open connection.
-    fn handle_stray(&self, gateway: &Gateway, key: FlowKey, segment: &Segment, packet: &[u8]) {
-        let dialing = match self.entries.borrow().get(&key).map(|entry| &entry.state) {
-            Some(State::Dialing { syn, .. }) => Some(syn.sequence),
-            Some(State::Open(_)) | None => None,
-        };
-        if let Some(sequence) = dialing {
-            // From SYN-SENT the container can take only its SYN back.
-            if segment.control == Control::Reset && is_reset_of(sequence, segment) {
-                self.cancel(&key);
-            }
-            return;
-        }
-        if self.resting.borrow().contains(&key) || !gateway.send_round(packet) {
-            self.answer_stray(gateway, key, segment);
-        }
-    }
-
-    /// Answers a segment that belongs to no connection of the container.
-    pub(crate) fn answer_stray(&self, gateway: &Gateway, key: FlowKey, segment: &Segment) {
-        if segment.control == Control::Reset {
-            self.resting.borrow_mut().remove(&key);
-            return;
-        }
-        let answer = match self.resting.borrow_mut().get(gateway.clock.now(), &key) {
-            Some(ack) => tcp::acknowledgment(key, ack.sequence, ack.expected),
-            None => tcp::reset_for(key, segment),
-        };
-        gateway.send(&answer);
-    }
-
-    fn start(&self, gateway: &Rc<Gateway>, key: FlowKey, syn: &Segment, packet: &[u8]) {
-        let (target, service) = match gateway.destination(Protocol::Tcp, key.peer) {
-            Destination::Forward { target, service } => (target, service),
-            Destination::Refuse(error) => return refuse(gateway, key, syn, packet, &error),
-            Destination::Ignore => {
-                return gateway.counters.discarded(nsnet_stack::discard::Discard::NotUnicast);
-            }
-        };
-        // A SYN that brings data along would be held with it; without an answer it comes again without (RFC 7413, 4.1.3).
-        if packet.len() > MAX_SYN || self.len() >= gateway.limits.tcp_flows {
-            return gateway.counters.tcp.overflowed();
-        }
-        let flow = dialer::Flow {
-            protocol: Protocol::Tcp,
-            source: key.container,
-            destination: key.peer,
-            target,
-            service,
-        };
-        let id = self.next_id();
-        let state = State::Dialing { syn: *syn, packet: packet.into() };
-        self.entries.borrow_mut().insert(key, Entry { id, task: None, state });
-        gateway.counters.tcp.opened();
-        let lease = Lease { gateway: Rc::clone(gateway), key, id, origin: Origin::Container };
-        let task = gateway.spawn(run(lease, flow));
-        if let Some(entry) = self.entries.borrow_mut().get_mut(&key).filter(|entry| entry.id == id) {
-            entry.task = Some(task);
-        }
-    }
-
-    /// Takes the held SYN of a dial that has ended.
-    fn take_syn(&self, key: &FlowKey, id: u64) -> Option<(Segment, Box<[u8]>)> {
-        let mut entries = self.entries.borrow_mut();
-        let entry = entries.get_mut(key).filter(|entry| entry.id == id)?;
-        match &mut entry.state {
-            State::Dialing { syn, packet } => Some((*syn, std::mem::take(packet))),
-            State::Open(_) => None,
-        }
-    }
-
-    /// Opens the connection of a dial that succeeded: only now does the container get its SYN-ACK.
-    fn open(&self, gateway: &Gateway, key: FlowKey, id: u64) -> Option<Rc<Flow>> {
-        let (syn, packet) = self.take_syn(&key, id)?;
-        let RingSocket { socket, pages } = match gateway.commons.sockets().take() {
-            Ok(socket) => socket,
-            Err(errno) => {
-                refuse(gateway, key, &syn, &packet, &DialError::Other(errno.into()));
-                return None;
-            }
-        };
-        let now = gateway.clock.now();
-        let stack = TcpStack::listen(
-            key,
-            socket,
-            gateway.link.device().tcp_capabilities(key.peer.ip()),
-            self.seeds.hash_one((key, id)),
-            gateway.clock.smoltcp(now),
-        );
-        let rings = Rings::new(pages, syn.sequence + 1, Rc::clone(&self.budget));
-        let flow = Rc::new(Flow::new(key, &syn, stack, rings, Rc::clone(&gateway.commons), now));
-        flow.handle_packet(&gateway.clock, &gateway.link, &syn, &packet);
-        if flow.is_listening() {
-            // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
-            tracing::warn!(%key.container, %key.peer, "a SYN was refused by the TCP stack");
-            gateway.send(&tcp::reset_for(key, &syn));
-            return None;
-        }
-        if let Some(entry) = self.entries.borrow_mut().get_mut(&key) {
-            entry.state = State::Open(Rc::clone(&flow));
-        }
-        Some(flow)
-    }
-
     /// Drops a flow without a word to the container.
-    fn cancel(&self, key: &FlowKey) {
-        let Some(entry) = self.entries.borrow_mut().remove(key) else { return };
-        if let Some(task) = entry.task {
+    pub(super) fn cancel(&self, key: &FlowKey) {
+        let Some(tuple) = self.tuples.borrow_mut().remove(key) else { return };
+        if let Some(task) = tuple.task {
             task.abort();
         }
     }
 
+    fn feed(self: &Rc<Self>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
+        if flow.warm() {
+            self.warm.insert(self, flow);
+        }
+        let fed = catch_unwind(AssertUnwindSafe(|| {
+            flow.handle_packet(&self.context.clock, &self.context.link, segment, packet);
+        }));
+        if fed.is_err() {
+            // The panic has been reported by the panic hook. It ends this flow and no other.
+            tracing::error!(%key.container, %key.peer, "a TCP flow failed on a segment and was dropped");
+            self.reset_flow(flow);
+            self.cancel(&key);
+        }
+    }
+
+    fn handle_syn(self: &Rc<Self>, key: FlowKey, syn: &Segment, packet: &[u8]) {
+        match self.held_syn(&key) {
+            Some(sequence) if sequence == syn.sequence => {}
+            Some(_) => {
+                self.cancel(&key);
+                self.dial(key, syn, packet);
+            }
+            None => {
+                self.resting.borrow_mut().remove(&key);
+                self.dial(key, syn, packet);
+            }
+        }
+    }
+
+    /// Takes in a segment that opens nothing and belongs to no open connection. Returns whether it belongs to one that
+    /// is being dialled, or rests.
+    fn handle_unopened(&self, key: FlowKey, segment: &Segment) -> bool {
+        let Some(sequence) = self.held_syn(&key) else {
+            let rests = self.resting.borrow().contains(&key);
+            if rests {
+                self.answer_stray(key, segment);
+            }
+            return rests;
+        };
+        // From SYN-SENT the container can take only its SYN back.
+        if segment.control == Control::Reset && is_reset_of(sequence, segment) {
+            self.cancel(&key);
+        }
+        true
+    }
+
+    /// The sequence number of the SYN that is held for a tuple.
+    fn held_syn(&self, key: &FlowKey) -> Option<TcpSeqNumber> {
+        match self.tuples.borrow().get(key).map(|tuple| &tuple.state) {
+            Some(State::Dialing { syn, .. }) => Some(syn.sequence),
+            Some(State::Open(_)) | None => None,
+        }
+    }
+
+    fn reset_flow(&self, flow: &Flow) {
+        flow.reset(&self.context.clock, &self.context.link);
+    }
+
     /// Called when a flow's task has ended in whatever way.
-    fn release(&self, gateway: &Gateway, key: FlowKey, id: u64) {
-        gateway.progress.notify_one();
+    fn release(&self, key: FlowKey, id: u64) {
+        self.context.progress.notify_one();
         if self.replaced.borrow_mut().remove(&id) {
             return;
         }
-        let entry = {
-            let mut entries = self.entries.borrow_mut();
-            if entries.get(&key).is_none_or(|entry| entry.id != id) {
+        let tuple = {
+            let mut tuples = self.tuples.borrow_mut();
+            if tuples.get(&key).is_none_or(|tuple| tuple.id != id) {
                 return;
             }
-            entries.remove(&key)
+            tuples.remove(&key)
         };
-        let Some(Entry { state: State::Open(flow), .. }) = entry else { return };
+        let Some(Tuple { state: State::Open(flow), .. }) = tuple else { return };
         if !flow.is_over() {
             // Its task has failed: the container must not wait for it.
-            flow.reset(&gateway.clock, &gateway.link);
+            self.reset_flow(&flow);
         }
         if let Some(ack) = flow.last_ack() {
-            self.resting.borrow_mut().insert(gateway.clock.now(), key, ack);
+            self.resting.borrow_mut().insert(self.context.clock.now(), key, ack);
         }
     }
 }
 
 /// Releases a tuple when the task that serves it ends, a panic included.
-pub(super) struct Lease {
-    pub(super) gateway: Rc<Gateway>,
+pub(super) struct Release {
+    pub(super) table: Rc<Table>,
     pub(super) key: FlowKey,
     pub(super) id: u64,
     pub(super) origin: Origin,
@@ -370,59 +304,13 @@ pub(super) enum Origin {
     World,
 }
 
-impl Drop for Lease {
+impl Drop for Release {
     fn drop(&mut self) {
         match self.origin {
-            Origin::Container => self.gateway.counters.tcp.closed(),
+            Origin::Container => self.table.context.counters.tcp.closed(),
             Origin::World => {}
         }
-        self.gateway.tcp.release(&self.gateway, self.key, self.id);
-    }
-}
-
-/// The task of a flow: dial, open, relay.
-async fn run(lease: Lease, flow: dialer::Flow) {
-    let gateway = &*lease.gateway;
-    match dial(gateway, &flow).await {
-        Ok(stream) => {
-            let Some(open) = gateway.tcp.open(gateway, lease.key, lease.id) else { return };
-            relay(open, gateway, stream).await;
-        }
-        Err(error) => {
-            tracing::debug!(%flow, %error, "refused");
-            if let Some((syn, packet)) = gateway.tcp.take_syn(&lease.key, lease.id) {
-                refuse(gateway, lease.key, &syn, &packet, &error);
-            }
-        }
-    }
-}
-
-async fn dial(gateway: &Gateway, flow: &dialer::Flow) -> Result<Stream, DialError> {
-    let dialing = async {
-        gateway.dialer.authorize(flow).await?;
-        match flow.service {
-            Service::Resolver => {
-                let (stream, work) = gateway.resolver.stream(flow.source).ok_or(DialError::Refused)?;
-                gateway.spawn(work);
-                Ok(Stream::new(stream))
-            }
-            Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
-                gateway.dialer.dial_tcp(flow).await
-            }
-        }
-    };
-    tokio::time::timeout(gateway.limits.dial_timeout, dialing).await.unwrap_or(Err(DialError::TimedOut))
-}
-
-fn refuse(gateway: &Gateway, key: FlowKey, syn: &Segment, packet: &[u8], error: &DialError) {
-    gateway.counters.tcp.refused();
-    match error {
-        DialError::Refused => gateway.send(&tcp::reset_for(key, syn)),
-        DialError::HostUnreachable
-        | DialError::NetworkUnreachable
-        | DialError::Prohibited
-        | DialError::TimedOut
-        | DialError::Other(_) => gateway.send_unreachable(key, error, packet),
+        self.table.release(self.key, self.id);
     }
 }
 
@@ -430,3 +318,6 @@ fn refuse(gateway: &Gateway, key: FlowKey, syn: &Segment, packet: &[u8], error: 
 fn is_reset_of(syn: TcpSeqNumber, reset: &Segment) -> bool {
     reset.sequence == syn || reset.sequence == syn + 1
 }
+
+#[cfg(test)]
+mod tests;

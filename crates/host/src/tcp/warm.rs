@@ -7,7 +7,7 @@ use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::flow::Flow;
-use crate::gateway::Gateway;
+use super::table::Table;
 
 /// How long a connection is silent before the memory of its rings is given back.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -23,11 +23,11 @@ pub(super) struct Warm {
 }
 
 impl Warm {
-    /// Sees to it that the memory of the flow's rings is given back some time. `gateway` is the one this is part of.
-    pub(super) fn insert(&self, gateway: &Rc<Gateway>, flow: &Rc<Flow>) {
+    /// Sees to it that the memory of the flow's rings is given back some time. `table` is the one this is part of.
+    pub(super) fn insert(&self, table: &Rc<Table>, flow: &Rc<Flow>) {
         self.flows.borrow_mut().push(Rc::downgrade(flow));
         if !self.is_watched.replace(true) {
-            gateway.spawn(watch(Rc::clone(gateway)));
+            table.context.tasks.spawn(watch(Rc::clone(table)));
         }
     }
 
@@ -50,11 +50,11 @@ impl Warm {
 }
 
 /// Gives the memory of silent connections back, until none is warm.
-async fn watch(gateway: Rc<Gateway>) {
-    let warm = gateway.tcp.warm();
+async fn watch(table: Rc<Table>) {
+    let warm = table.warm();
     while warm.len() > 0 {
         tokio::time::sleep(SILENCE).await;
-        let limit = gateway.clock.now() - SILENCE;
+        let limit = table.context.clock.now() - SILENCE;
         let mut looked_at = 0;
         while looked_at < warm.len() {
             looked_at += warm.reclaim(limit, looked_at..looked_at + AT_ONCE);

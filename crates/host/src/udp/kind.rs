@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::Table;
-use super::inbox::Origin;
-use crate::dialer::{DatagramSocket, Datagrams, DialError, Protocol, Source};
-use crate::gateway::{Gateway, Limits};
-use crate::link::Sent;
-use crate::statistics::Flows;
+use crate::commons::Origin;
+use crate::context::{Context, Limits};
+use crate::dialer::{DatagramSocket, Datagrams, DialError, Dialer, Protocol, Source};
+use crate::link::{Link, Sent};
+use crate::statistics::{Counters, Flows};
 use nsnet_stack::icmp;
+use nsnet_stack::wire::DNS_PORT;
 
 /// What a table keeps mappings for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,9 +22,6 @@ pub(crate) enum Kind {
 /// Idle timeout of a mapping that only speaks DNS: a query is answered soon or never.
 const DNS_IDLE: Duration = Duration::from_secs(10);
 
-/// RFC 1035, 4.2.1.
-const DNS_PORT: u16 = 53;
-
 /// The least that RFC 5508, 3.2 (REQ-3) allows: a request is answered soon or never.
 const ECHO_IDLE: Duration = Duration::from_secs(60);
 
@@ -36,17 +33,10 @@ impl Kind {
         }
     }
 
-    pub(super) fn table(self, gateway: &Gateway) -> &Table {
+    pub(super) fn flows(self, counters: &Counters) -> &Flows {
         match self {
-            Self::Udp => &gateway.udp,
-            Self::Echo => &gateway.echo,
-        }
-    }
-
-    pub(super) fn flows(self, gateway: &Gateway) -> &Flows {
-        match self {
-            Self::Udp => &gateway.counters.udp,
-            Self::Echo => &gateway.counters.echo,
+            Self::Udp => &counters.udp,
+            Self::Echo => &counters.echo,
         }
     }
 
@@ -86,23 +76,23 @@ impl Kind {
 
     pub(super) async fn open(
         self,
-        gateway: &Gateway,
+        dialer: &dyn Dialer,
         source: &Source,
     ) -> Result<Box<dyn DatagramSocket>, DialError> {
         match self {
-            Self::Udp => gateway.dialer.bind_udp(source).await,
-            Self::Echo => gateway.dialer.bind_echo(source).await,
+            Self::Udp => dialer.bind_udp(source).await,
+            Self::Echo => dialer.bind_echo(source).await,
         }
     }
 
     /// What of these datagrams can go into the container in one frame, frame by frame.
     pub(super) fn frames<'d>(
         self,
-        gateway: &Gateway,
+        link: &Link,
         source: SocketAddr,
         datagrams: Datagrams<'d>,
     ) -> impl Iterator<Item = Datagrams<'d>> {
-        let bursts = (self == Self::Udp).then(|| gateway.link.frames(source, datagrams));
+        let bursts = (self == Self::Udp).then(|| link.frames(source, datagrams));
         let replies = (self == Self::Echo).then(|| datagrams.iter().map(Datagrams::one));
         bursts.into_iter().flatten().chain(replies.into_iter().flatten())
     }
@@ -110,18 +100,18 @@ impl Kind {
     /// Sends the container at `destination` one of the [`frames`](Self::frames).
     pub(super) fn send_inside(
         self,
-        gateway: &Gateway,
+        context: &Context,
         origin: Origin,
         destination: SocketAddr,
         datagrams: Datagrams<'_>,
     ) -> Sent {
         match self {
-            Self::Udp => gateway.link.send_datagrams(origin.source, destination, datagrams),
+            Self::Udp => context.link.send_datagrams(origin.source, destination, datagrams),
             Self::Echo => {
                 // One less, as behind any router; never none, for it has arrived.
                 let hop_limit =
                     origin.hop_limit.map_or(icmp::HOP_LIMIT, |left| left.saturating_sub(1).max(1));
-                gateway.send_echo_reply(origin.source.ip(), destination, hop_limit, datagrams.bytes())
+                context.send_echo_reply(origin.source.ip(), destination, hop_limit, datagrams.bytes())
             }
         }
     }

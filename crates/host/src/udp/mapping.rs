@@ -5,25 +5,18 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OnceCell};
 
-use super::inbox::{Origin, Undelivered};
+use super::held::{Backlog, ByteBudget, HeldDatagrams, send_all};
 use super::kind::Kind;
-use crate::dialer::{DatagramSocket, Datagrams, DialError, Envelope, Source};
-use crate::gateway::Gateway;
-use crate::link::{HeldFrame, Sent};
+use crate::commons::{Inbox, Origin, Undelivered};
+use crate::context::Context;
+use crate::dialer::{DatagramSocket, Datagrams, DialError, Dialer, Envelope, Source};
+use crate::link::Sent;
 use nsnet_stack::flow::FlowKey;
-use nsnet_stack::udp::MAX_DATAGRAMS;
-
-/// Datagrams held for a peer that is being decided on: a whole burst.
-const HELD: usize = MAX_DATAGRAMS;
-
-/// Bytes held for all such peers of a container, and for a link that is full.
-const HELD_BYTES: usize = 1 << 20;
 
 /// How often an idle mapping looks whether the Dialer has decided.
 const ASKING: Duration = Duration::from_secs(1);
@@ -35,53 +28,14 @@ pub(crate) struct Mapping {
     opened: Notify,
     peers: RefCell<HashMap<SocketAddr, Peer>>,
     deadline: Cell<Instant>,
-    /// Bytes held by all mappings of the container.
-    held: Rc<Cell<usize>>,
-}
-
-/// Datagrams that wait for a decision; counted against the budget while they exist.
-pub(crate) struct Held {
-    letters: Vec<Letter>,
-    total: Rc<Cell<usize>>,
-}
-
-/// A datagram, and how it is to travel.
-pub(crate) struct Letter {
-    /// As the container knows it.
-    pub(crate) envelope: Envelope,
-    pub(crate) payload: Box<[u8]>,
-}
-
-impl Held {
-    pub(crate) fn new(total: &Rc<Cell<usize>>) -> Self {
-        Self { letters: Vec::new(), total: Rc::clone(total) }
-    }
-
-    /// Keeps a datagram if there is room for it.
-    pub(crate) fn push(&mut self, envelope: &Envelope, payload: &[u8]) {
-        let total = self.total.get() + payload.len() + size_of::<Letter>();
-        if self.letters.len() < HELD && total <= HELD_BYTES {
-            self.total.set(total);
-            self.letters.push(Letter { envelope: *envelope, payload: payload.into() });
-        }
-    }
-
-    pub(crate) fn letters(&self) -> &[Letter] {
-        &self.letters
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let bytes: usize = self.letters.iter().map(|letter| letter.payload.len() + size_of::<Letter>()).sum();
-        self.total.set(self.total.get() - bytes);
-    }
+    /// For what waits in all mappings of the container.
+    budget: ByteBudget,
 }
 
 /// A destination the source has written to, keyed by its address as the container sees it.
 pub(crate) enum Peer {
     /// The Dialer is deciding.
-    Asking(Held),
+    Asking(HeldDatagrams),
     /// Allowed; datagrams go to `target`.
     Allowed { target: SocketAddr, used: Instant },
     /// Allowed, and it is the network's own resolver.
@@ -100,6 +54,8 @@ pub(crate) enum Verdict {
 /// How a batch of datagrams ended.
 #[derive(Debug)]
 enum Batch {
+    /// The socket held nothing.
+    Empty,
     /// The socket holds no more.
     Drained,
     /// The socket may hold more.
@@ -108,41 +64,8 @@ enum Batch {
     Failed(io::Error),
 }
 
-/// What the link did not take of a batch.
-struct Backlog {
-    frame: HeldFrame,
-    /// What follows: sender, size and bytes of the datagrams of each frame.
-    rest: Vec<(Origin, usize, Box<[u8]>)>,
-    _charge: Charge,
-}
-
-/// Bytes of datagrams, counted against the budget of the container while it exists.
-struct Charge {
-    bytes: usize,
-    total: Rc<Cell<usize>>,
-}
-
-impl Charge {
-    /// Counts more bytes, if there is room for them.
-    fn add(&mut self, bytes: usize) -> bool {
-        let total = self.total.get() + bytes;
-        let fits = total <= HELD_BYTES;
-        if fits {
-            self.bytes += bytes;
-            self.total.set(total);
-        }
-        fits
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.total.set(self.total.get() - self.bytes);
-    }
-}
-
 impl Mapping {
-    pub(super) fn new(kind: Kind, source: SocketAddr, deadline: Instant, held: Rc<Cell<usize>>) -> Self {
+    pub(super) fn new(kind: Kind, source: SocketAddr, deadline: Instant, budget: ByteBudget) -> Self {
         Self {
             kind,
             source,
@@ -150,7 +73,7 @@ impl Mapping {
             opened: Notify::new(),
             peers: RefCell::default(),
             deadline: Cell::new(deadline),
-            held,
+            budget,
         }
     }
 
@@ -189,13 +112,13 @@ impl Mapping {
 
     /// Notes that the Dialer is being asked about a peer.
     pub(crate) fn ask(&self, envelope: &Envelope, datagrams: Datagrams<'_>) {
-        let mut held = Held::new(&self.held);
+        let mut held = HeldDatagrams::new(&self.budget);
         datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
         self.peers.borrow_mut().insert(envelope.destination, Peer::Asking(held));
     }
 
     /// Notes the Dialer's answer and returns the datagrams that waited for it.
-    pub(crate) fn answer(&self, peer: SocketAddr, answer: Option<Peer>) -> Held {
+    pub(crate) fn answer(&self, peer: SocketAddr, answer: Option<Peer>) -> HeldDatagrams {
         let mut peers = self.peers.borrow_mut();
         let before = match answer {
             Some(answer) => peers.insert(peer, answer),
@@ -203,7 +126,7 @@ impl Mapping {
         };
         match before {
             Some(Peer::Asking(held)) => held,
-            Some(Peer::Allowed { .. } | Peer::Resolver) | None => Held::new(&self.held),
+            Some(Peer::Allowed { .. } | Peer::Resolver) | None => HeldDatagrams::new(&self.budget),
         }
     }
 
@@ -218,18 +141,18 @@ impl Mapping {
         before - peers.len()
     }
 
-    /// The upstream socket; opens it if this is the first flow to need it.
-    pub(crate) async fn open(&self, gateway: &Gateway) -> Result<&dyn DatagramSocket, DialError> {
-        let source = Source { address: self.source };
-        let socket = self.socket.get_or_try_init(|| self.kind.open(gateway, &source)).await?;
+    /// Opens the upstream socket, if this is the first flow to need it.
+    pub(crate) async fn open(&self, dialer: &dyn Dialer) -> Result<(), DialError> {
+        let source = Source::new(self.source);
+        self.socket.get_or_try_init(|| self.kind.open(dialer, &source)).await?;
         self.opened.notify_one();
-        Ok(&**socket)
+        Ok(())
     }
 
     /// Sends datagrams of the container to `target` in the world; the rest of the envelope is what it has written.
     pub(crate) fn send(
         &self,
-        gateway: &Gateway,
+        context: &Context,
         target: SocketAddr,
         envelope: &Envelope,
         datagrams: Datagrams<'_>,
@@ -248,7 +171,7 @@ impl Mapping {
                     if let Some(reason) = error.unreachable() {
                         let key = FlowKey { container: self.source, peer: envelope.destination };
                         let quoted = self.kind.quote(key.container, key.peer, datagrams.bytes());
-                        gateway.report(key, reason.into(), &quoted);
+                        context.report(key, reason.into(), &quoted);
                     }
                 }
             },
@@ -256,21 +179,26 @@ impl Mapping {
     }
 
     /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
-    pub(crate) async fn run(&self, gateway: &Gateway) {
+    pub(crate) async fn run(&self, context: &Context) {
         tokio::select! {
-            Err(error) = self.receive(gateway) => {
+            Err(error) = self.receive(context) => {
                 tracing::debug!(protocol = %self.kind.protocol(), source = %self.source, %error, "a mapping ends");
             }
-            () = self.expired(gateway) => {}
+            () = self.expired(context) => {}
         }
     }
 
-    async fn receive(&self, gateway: &Gateway) -> io::Result<Infallible> {
+    async fn receive(&self, context: &Context) -> io::Result<Infallible> {
+        let mut pause = Pause::default();
         loop {
             self.readable().await?;
-            match self.deliver(gateway).await? {
-                Batch::Drained => {}
-                Batch::Full => tokio::task::yield_now().await,
+            match self.deliver(context).await? {
+                Batch::Empty => pause.take().await,
+                Batch::Drained => pause = Pause::default(),
+                Batch::Full => {
+                    pause = Pause::default();
+                    tokio::task::yield_now().await;
+                }
                 Batch::Failed(error) => return Err(error),
             }
         }
@@ -278,10 +206,10 @@ impl Mapping {
 
     /// Resolves once the container has been silent for too long. Its timer is set anew only when it fires: a busy
     /// mapping costs none.
-    async fn expired(&self, gateway: &Gateway) {
+    async fn expired(&self, context: &Context) {
         loop {
             tokio::time::sleep_until(self.deadline.get().into()).await;
-            let now = gateway.clock.now();
+            let now = context.clock.now();
             if self.deadline.get() > now {
                 continue;
             }
@@ -307,102 +235,91 @@ impl Mapping {
     }
 
     /// Delivers at most a batch of what the socket holds.
-    async fn deliver(&self, gateway: &Gateway) -> io::Result<Batch> {
-        let (batch, backlog) = self.deliver_now(gateway);
-        let Some(backlog) = backlog else { return Ok(batch) };
-        let mut sent = Sent::Held(backlog.frame);
-        let mut rest = backlog.rest.iter();
-        loop {
-            while let Sent::Held(frame) = sent {
-                gateway.link.writable().await?;
-                sent = gateway.link.resend(frame);
-            }
-            let Some((origin, size, bytes)) = rest.next() else { return Ok(batch) };
-            sent = self.kind.send_inside(gateway, *origin, self.source, Datagrams::of_size(*size, bytes));
+    async fn deliver(&self, context: &Context) -> io::Result<Batch> {
+        let (batch, backlog) = self.deliver_now(context);
+        if let Some(backlog) = backlog {
+            backlog.clear(&context.link, |origin, frame| self.send_inside(context, *origin, frame)).await?;
         }
+        Ok(batch)
     }
 
     /// Delivers what the link takes at the moment of a batch.
-    fn deliver_now(&self, gateway: &Gateway) -> (Batch, Option<Backlog>) {
+    fn deliver_now(&self, context: &Context) -> (Batch, Option<Backlog<Origin>>) {
         let Some(socket) = self.socket.get() else { return (Batch::Drained, None) };
-        let mut inbox = gateway.commons.inbox();
-        inbox.clear();
-        let batch = loop {
-            if inbox.is_full() {
-                break Batch::Full;
-            }
-            match inbox.receive(&**socket) {
-                Ok(None) => {}
-                Ok(Some(undelivered)) => self.report(gateway, &undelivered),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Batch::Drained,
-                // What came before it is delivered still.
-                Err(error) => break Batch::Failed(error),
-            }
-        };
-        let mut frames = inbox
+        let mut inbox = context.commons.inbox();
+        let batch = self.fill(context, &mut inbox, &**socket);
+        let frames = inbox
             .runs()
-            .map(|(origin, datagrams)| (origin.seen_inside(&gateway.addressing), datagrams))
-            .filter(|(origin, datagrams)| self.is_wanted(gateway, origin.source, *datagrams))
+            .map(|(origin, datagrams)| (origin.seen_inside(&context.addressing), datagrams))
+            .filter(|(origin, datagrams)| self.is_wanted(context, origin.source, *datagrams))
             .flat_map(|(origin, datagrams)| {
-                self.kind.frames(gateway, origin.source, datagrams).map(move |frame| (origin, frame))
+                let frames = self.kind.frames(&context.link, origin.source, datagrams);
+                frames.map(move |frame| (origin, frame))
             });
-        while let Some((origin, datagrams)) = frames.next() {
-            if let Sent::Held(frame) = self.kind.send_inside(gateway, origin, self.source, datagrams) {
-                // What there is no room for is lost, as in any full queue.
-                let mut charge = Charge { bytes: 0, total: Rc::clone(&self.held) };
-                let rest = frames
-                    .filter(|(_, datagrams)| charge.add(datagrams.bytes().len()))
-                    .map(|(origin, datagrams)| (origin, datagrams.size(), datagrams.bytes().into()))
-                    .collect();
-                return (batch, Some(Backlog { frame, rest, _charge: charge }));
+        let send = |origin: &Origin, frame: Datagrams<'_>| self.send_inside(context, *origin, frame);
+        (batch, send_all(frames, &self.budget, send))
+    }
+
+    /// Takes at most a batch out of the socket.
+    fn fill(&self, context: &Context, inbox: &mut Inbox, socket: &dyn DatagramSocket) -> Batch {
+        inbox.clear();
+        while !inbox.is_full() {
+            match inbox.receive(socket) {
+                Ok(None) => {}
+                Ok(Some(undelivered)) => self.report(context, &undelivered),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return if inbox.is_untouched() { Batch::Empty } else { Batch::Drained };
+                }
+                // What came before it is delivered still.
+                Err(error) => return Batch::Failed(error),
             }
         }
-        (batch, None)
+        Batch::Full
+    }
+
+    fn send_inside(&self, context: &Context, origin: Origin, frame: Datagrams<'_>) -> Sent {
+        self.kind.send_inside(context, origin, self.source, frame)
     }
 
     /// Whether the container has written to this peer.
-    fn is_wanted(&self, gateway: &Gateway, peer: SocketAddr, datagrams: Datagrams<'_>) -> bool {
+    fn is_wanted(&self, context: &Context, peer: SocketAddr, datagrams: Datagrams<'_>) -> bool {
         let wanted = matches!(self.peers.borrow().get(&peer), Some(Peer::Allowed { .. }));
         if !wanted {
             let count = u64::try_from(datagrams.count()).unwrap_or(u64::MAX);
-            gateway.counters.unsolicited.fetch_add(count, Relaxed);
+            context.counters.unsolicited.fetch_add(count, Relaxed);
         }
         wanted
     }
 
     /// Tells the container that a datagram did not arrive, if it has written to that peer.
-    fn report(&self, gateway: &Gateway, undelivered: &Undelivered<'_>) {
-        let peer = gateway.addressing.as_seen_inside(undelivered.destination);
+    fn report(&self, context: &Context, undelivered: &Undelivered<'_>) {
+        let peer = context.addressing.as_seen_inside(undelivered.destination);
         if self.peers.borrow().contains_key(&peer) {
             let Undelivered { sender, hop_limit, error, datagram, .. } = *undelivered;
             let quoted = self.kind.quote(self.source, peer, datagram);
             let key = FlowKey { container: self.source, peer };
-            gateway.relay(key, sender, hop_limit, error, &quoted);
+            context.relay(key, sender, hop_limit, error, &quoted);
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A growing pause, for a socket that says it is readable and then has nothing. A Dialer's own may say so for ever.
+#[derive(Default)]
+struct Pause {
+    /// How often there was nothing in a row.
+    rounds: u32,
+}
 
-    #[test]
-    fn datagrams_are_held_up_to_a_limit_however_short_they_are() {
-        let total = Rc::default();
-        let envelope = Envelope::new("10.99.0.2:53".parse().unwrap());
-        for payload in [&[][..], &[7; 1000]] {
-            let mut all = Vec::new();
-            for _ in 0..2000 {
-                let mut held = Held::new(&total);
-                (0..2 * HELD).for_each(|_| held.push(&envelope, payload));
-                assert!(held.letters().len() <= HELD);
-                all.push(held);
-            }
-            let letters: usize = all.iter().map(|held| held.letters().len()).sum();
-            let bytes = letters * (payload.len() + size_of::<Letter>());
-            assert!((HELD_BYTES - 1200..=HELD_BYTES).contains(&bytes), "{bytes}");
-            drop(all);
-            assert_eq!(total.get(), 0);
+impl Pause {
+    /// The longest pause: 64 ms.
+    const MAX_ROUNDS: u32 = 7;
+
+    async fn take(&mut self) {
+        match self.rounds {
+            // Once is no fault: somebody else may have taken what there was.
+            0 => tokio::task::yield_now().await,
+            rounds => tokio::time::sleep(Duration::from_millis(1 << (rounds - 1))).await,
         }
+        self.rounds = (self.rounds + 1).min(Self::MAX_ROUNDS);
     }
 }

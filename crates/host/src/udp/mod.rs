@@ -35,12 +35,12 @@
 //! held datagrams is bounded. Datagrams larger than the MTU travel in fragments ([`nsnet_stack::fragments`]); those of the
 //! gateway's resolver are as long as the client's EDNS size allows.
 
-mod inbox;
+mod decide;
+mod held;
 mod kind;
 mod mapping;
 mod table;
 
-pub(crate) use inbox::Inbox;
+pub(crate) use held::{Backlog, ByteBudget, HeldDatagrams, Letter, send_all};
 pub(crate) use kind::Kind;
-pub(crate) use mapping::{Held, Letter};
 pub(crate) use table::Table;

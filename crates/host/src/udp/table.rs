@@ -1,4 +1,4 @@
-//! All mappings of one container and kind: finds the mapping of a datagram, asks the Dialer about new destinations.
+//! All mappings of one container and kind: finds the mapping of a datagram, and makes new ones within the limits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -6,34 +6,46 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::task::AbortHandle;
-
-use super::kind::Kind;
-use super::mapping::{Held, Letter, Mapping, Peer, Verdict};
-use crate::addressing::Destination;
-use crate::dialer::{Datagrams, DialError, Envelope, Flow, Service};
-use crate::dns::Transport;
-use crate::gateway::Gateway;
+use bytes::Bytes;
+use nsnet_stack::discard::Discard;
 use nsnet_stack::flow::FlowKey;
 use nsnet_stack::packet::Packet;
-use nsnet_stack::udp::Run;
+use nsnet_stack::udp::{Datagrams, Envelope, Run};
+use tokio::task::AbortHandle;
+
+use super::decide::Undecided;
+use super::held::ByteBudget;
+use super::kind::Kind;
+use super::mapping::{Mapping, Verdict};
+use crate::addressing::Destination;
+use crate::context::Context;
+use crate::dialer::Flow;
+use crate::dns::{NameServer, Transport};
+use crate::statistics::Flows;
 
 /// How often idle peers are looked for when there is no room.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
-type Entry = (Rc<Mapping>, Option<AbortHandle>);
-
+/// The mappings of one kind that one container has.
 pub(crate) struct Table {
     kind: Kind,
-    mappings: RefCell<HashMap<SocketAddr, Entry>>,
+    pub(super) context: Rc<Context>,
+    resolver: Rc<NameServer>,
+    mappings: RefCell<HashMap<SocketAddr, Served>>,
     /// Peers of all mappings.
     peers: Cell<usize>,
     purged: Cell<Option<Instant>>,
     /// Flows that the Dialer is being asked about.
-    deciding: Cell<usize>,
-    /// Bytes of datagrams that wait for the Dialer's decision.
-    held: Rc<Cell<usize>>,
+    pub(super) deciding: Cell<usize>,
+    /// For what waits in all mappings.
+    budget: ByteBudget,
     waiting: RefCell<Option<Waiting>>,
+}
+
+/// A mapping, and the task that serves it.
+struct Served {
+    mapping: Rc<Mapping>,
+    task: Option<AbortHandle>,
 }
 
 /// Datagrams that leave at the end of the batch they were read in; their bytes are in the thread's burst buffer.
@@ -53,64 +65,68 @@ impl Waiting {
 }
 
 impl Table {
-    pub(crate) fn new(kind: Kind) -> Self {
-        Self {
+    pub(crate) fn new(kind: Kind, context: Rc<Context>, resolver: Rc<NameServer>) -> Rc<Self> {
+        Rc::new(Self {
             kind,
+            context,
+            resolver,
             mappings: RefCell::default(),
             peers: Cell::new(0),
             purged: Cell::new(None),
             deciding: Cell::new(0),
-            held: Rc::default(),
+            budget: ByteBudget::default(),
             waiting: RefCell::default(),
-        }
+        })
     }
 
     /// Takes in datagrams from the container; `packet` is what they came in. What it sends of them may wait for
     /// [`flush`](Self::flush).
-    pub(crate) fn handle(&self, gateway: &Rc<Gateway>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
+    pub(crate) fn handle(self: &Rc<Self>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
+        let context = &self.context;
         let (key, envelope) = (packet.flow(), packet.envelope());
         if let Some(waiting) = self.waiting.borrow_mut().as_mut()
             && waiting.is_of(key.container, &envelope)
             && waiting.run.extend(datagrams)
         {
-            return gateway.commons.burst().extend_from_slice(datagrams.bytes());
+            return context.commons.burst().extend_from_slice(datagrams.bytes());
         }
-        self.flush(gateway);
-        let known = self.mappings.borrow().get(&key.container).map(|(mapping, _)| Rc::clone(mapping));
+        self.flush();
+        let known = self.mappings.borrow().get(&key.container).map(|served| Rc::clone(&served.mapping));
         let Some(mapping) = known else {
-            return self.admit(gateway, None, packet, datagrams);
+            return self.admit(None, packet, datagrams);
         };
-        let now = gateway.clock.now();
+        let now = context.clock.now();
         let verdict = mapping.judge(now, &envelope, datagrams);
         if !matches!(verdict, Verdict::Unknown) {
-            mapping.refresh(now, self.kind.idle_timeout(&gateway.limits, key.peer));
+            mapping.refresh(now, self.kind.idle_timeout(&context.limits, key.peer));
         }
         match verdict {
-            Verdict::Unknown => self.admit(gateway, Some(mapping), packet, datagrams),
+            Verdict::Unknown => self.admit(Some(mapping), packet, datagrams),
             Verdict::Wait => {}
             // Of echo requests only each alone has a sequence number in its place.
             Verdict::Send(target) if datagrams.count() > 1 || self.kind == Kind::Echo => {
-                mapping.send(gateway, target, &envelope, datagrams);
+                mapping.send(context, target, &envelope, datagrams);
             }
             Verdict::Send(target) => {
-                let mut burst = gateway.commons.burst();
+                let mut burst = context.commons.burst();
                 burst.clear();
                 burst.extend_from_slice(datagrams.bytes());
                 let waiting = Waiting { mapping, envelope, target, run: Run::new(datagrams) };
                 self.waiting.borrow_mut().replace(waiting);
             }
             Verdict::Resolve => {
-                datagrams.iter().for_each(|query| resolve(gateway, key, query.into()));
+                datagrams.iter().for_each(|query| self.resolve(key, Bytes::copy_from_slice(query)));
             }
         }
     }
 
     /// Sends what waits for the end of the batch.
-    pub(crate) fn flush(&self, gateway: &Gateway) {
+    pub(crate) fn flush(&self) {
         let Some(Waiting { mapping, envelope, target, run }) = self.waiting.borrow_mut().take() else {
             return;
         };
-        mapping.send(gateway, target, &envelope, run.datagrams(&gateway.commons.burst()));
+        let context = &self.context;
+        mapping.send(context, target, &envelope, run.datagrams(&context.commons.burst()));
     }
 
     /// Whether no datagram waits for a decision.
@@ -119,45 +135,37 @@ impl Table {
     }
 
     /// Forgets everything.
-    pub(crate) fn close(&self, gateway: &Gateway) {
+    pub(crate) fn close(&self) {
         let mappings = std::mem::take(&mut *self.mappings.borrow_mut());
-        for (mapping, task) in mappings.into_values() {
-            self.peers_gone(gateway, mapping.peer_count());
-            if let Some(task) = task {
+        for served in mappings.into_values() {
+            self.peers_gone(served.mapping.peer_count());
+            if let Some(task) = served.task {
                 task.abort();
             }
         }
     }
 
     /// Puts a new destination to the Dialer, within the limits.
-    fn admit(
-        &self,
-        gateway: &Rc<Gateway>,
-        mapping: Option<Rc<Mapping>>,
-        packet: &Packet<'_>,
-        datagrams: Datagrams<'_>,
-    ) {
-        let key = packet.flow();
-        let (target, service) = match gateway.destination(self.kind.protocol(), key.peer) {
+    fn admit(self: &Rc<Self>, mapping: Option<Rc<Mapping>>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
+        let (key, context) = (packet.flow(), &self.context);
+        let (target, service) = match context.destination(self.kind.protocol(), key.peer) {
             Destination::Forward { target, service } => (target, service),
             Destination::Refuse(error) => {
-                self.kind.flows(gateway).refused();
-                return gateway.send_unreachable(key, &error, packet.bytes);
+                self.flows().refused();
+                return context.send_unreachable(key, &error, packet.bytes);
             }
-            Destination::Ignore => {
-                return gateway.counters.discarded(nsnet_stack::discard::Discard::NotUnicast);
-            }
+            Destination::Ignore => return context.counters.discarded(Discard::NotUnicast),
         };
-        let Some(mapping) = mapping.or_else(|| self.create(gateway, key.container)) else {
-            return self.kind.flows(gateway).overflowed();
+        let Some(mapping) = mapping.or_else(|| self.create(key.container)) else {
+            return self.flows().overflowed();
         };
-        if !self.has_room(gateway) {
-            return self.kind.flows(gateway).overflowed();
+        if !self.has_room() {
+            return self.flows().overflowed();
         }
-        mapping.refresh(gateway.clock.now(), self.kind.idle_timeout(&gateway.limits, key.peer));
+        mapping.refresh(context.clock.now(), self.kind.idle_timeout(&context.limits, key.peer));
         mapping.ask(&packet.envelope(), datagrams);
         self.peers.set(self.peers.get() + 1);
-        self.kind.flows(gateway).opened();
+        self.flows().opened();
         let flow = Flow {
             protocol: self.kind.protocol(),
             source: key.container,
@@ -165,182 +173,93 @@ impl Table {
             target,
             service,
         };
-        let gateway = Rc::clone(gateway);
-        let deciding = Deciding::new(self.kind, &gateway);
-        gateway.spawn(async move { decide(&deciding.gateway, &mapping, key, &flow).await });
+        let undecided = Undecided::new(Rc::clone(self), mapping, key);
+        context.tasks.spawn(undecided.decide(flow));
     }
 
-    fn create(&self, gateway: &Rc<Gateway>, source: SocketAddr) -> Option<Rc<Mapping>> {
-        if self.mappings.borrow().len() >= self.kind.mappings(&gateway.limits) {
+    fn create(self: &Rc<Self>, source: SocketAddr) -> Option<Rc<Mapping>> {
+        let context = &self.context;
+        if self.mappings.borrow().len() >= self.kind.mappings(&context.limits) {
             return None;
         }
-        let mapping = Rc::new(Mapping::new(self.kind, source, gateway.clock.now(), Rc::clone(&self.held)));
-        self.mappings.borrow_mut().insert(source, (Rc::clone(&mapping), None));
-        let lease = Lease { gateway: Rc::clone(gateway), mapping: Rc::clone(&mapping) };
-        let task = gateway.spawn(async move { lease.mapping.run(&lease.gateway).await });
-        if let Some((_, handle)) = self.mappings.borrow_mut().get_mut(&source) {
-            *handle = Some(task);
+        let mapping = Rc::new(Mapping::new(self.kind, source, context.clock.now(), self.budget.clone()));
+        self.mappings.borrow_mut().insert(source, Served { mapping: Rc::clone(&mapping), task: None });
+        let release = Release { table: Rc::clone(self), mapping: Rc::clone(&mapping) };
+        let task = context.tasks.spawn(async move { release.mapping.run(&release.table.context).await });
+        if let Some(served) = self.mappings.borrow_mut().get_mut(&source) {
+            served.task = Some(task);
         }
         Some(mapping)
     }
 
     /// Whether one more peer fits; forgets idle ones if that makes room.
-    fn has_room(&self, gateway: &Gateway) -> bool {
-        if self.peers.get() < gateway.limits.udp_peers {
+    fn has_room(&self) -> bool {
+        let limit = self.context.limits.udp_peers;
+        if self.peers.get() < limit {
             return true;
         }
-        let now = gateway.clock.now();
+        let now = self.context.clock.now();
         if self.purged.get().is_none_or(|last| now.duration_since(last) >= PURGE_INTERVAL) {
             self.purged.set(Some(now));
-            self.purge(gateway, now);
+            self.purge(now);
         }
-        self.peers.get() < gateway.limits.udp_peers
+        self.peers.get() < limit
     }
 
     /// Forgets the peers of all mappings that have not been written to for the idle timeout.
-    fn purge(&self, gateway: &Gateway, now: Instant) {
-        let Some(limit) = now.checked_sub(self.kind.idle_peers(&gateway.limits)) else { return };
-        let forgotten = self.mappings.borrow().values().map(|(mapping, _)| mapping.forget_peers(limit)).sum();
-        self.peers_gone(gateway, forgotten);
+    fn purge(&self, now: Instant) {
+        let Some(limit) = now.checked_sub(self.kind.idle_peers(&self.context.limits)) else { return };
+        let forgotten =
+            self.mappings.borrow().values().map(|served| served.mapping.forget_peers(limit)).sum();
+        self.peers_gone(forgotten);
     }
 
-    fn peers_gone(&self, gateway: &Gateway, count: usize) {
+    pub(super) fn peers_gone(&self, count: usize) {
         self.peers.set(self.peers.get() - count);
         for _ in 0..count {
-            self.kind.flows(gateway).closed();
+            self.flows().closed();
         }
     }
 
     /// Called when a mapping's task has ended in whatever way.
-    fn release(&self, gateway: &Gateway, mapping: &Rc<Mapping>) {
-        let mut mappings = self.mappings.borrow_mut();
-        if mappings.get(&mapping.source()).is_some_and(|(current, _)| Rc::ptr_eq(current, mapping)) {
-            mappings.remove(&mapping.source());
-            self.peers_gone(gateway, mapping.peer_count());
+    fn release(&self, mapping: &Rc<Mapping>) {
+        if self.is_current(mapping) {
+            self.mappings.borrow_mut().remove(&mapping.source());
+            self.peers_gone(mapping.peer_count());
         }
     }
 
-    fn is_current(&self, mapping: &Rc<Mapping>) -> bool {
+    pub(super) fn is_current(&self, mapping: &Rc<Mapping>) -> bool {
         let mappings = self.mappings.borrow();
-        mappings.get(&mapping.source()).is_some_and(|(current, _)| Rc::ptr_eq(current, mapping))
+        mappings.get(&mapping.source()).is_some_and(|served| Rc::ptr_eq(&served.mapping, mapping))
+    }
+
+    /// Returns the answer to a DNS query to the container.
+    pub(super) fn resolve(&self, key: FlowKey, query: Bytes) {
+        let (context, resolver) = (Rc::clone(&self.context), Rc::clone(&self.resolver));
+        self.context.tasks.spawn(async move {
+            if let Some(reply) = resolver.answer(&query, key.container, Transport::Datagram).await {
+                context.send_datagram(key.peer, key.container, reply.message(), reply.may_wait()).await;
+            }
+        });
+    }
+
+    pub(super) fn flows(&self) -> &Flows {
+        self.kind.flows(&self.context.counters)
     }
 }
 
 /// Removes a mapping when the task that serves it ends, a panic included.
-struct Lease {
-    gateway: Rc<Gateway>,
+struct Release {
+    table: Rc<Table>,
     mapping: Rc<Mapping>,
 }
 
-impl Drop for Lease {
+impl Drop for Release {
     fn drop(&mut self) {
-        self.mapping.kind().table(&self.gateway).release(&self.gateway, &self.mapping);
+        self.table.release(&self.mapping);
     }
 }
 
-/// Asks the Dialer about a flow and acts on its answer.
-async fn decide(gateway: &Rc<Gateway>, mapping: &Rc<Mapping>, key: FlowKey, flow: &Flow) {
-    let mut undecided = Undecided { gateway, mapping, peer: key.peer, decided: false };
-    let asking = async {
-        gateway.dialer.authorize(flow).await?;
-        if flow.service != Service::Resolver {
-            mapping.open(gateway).await?;
-        }
-        Ok(())
-    };
-    let answer =
-        tokio::time::timeout(gateway.limits.dial_timeout, asking).await.unwrap_or(Err(DialError::TimedOut));
-    let kind = mapping.kind();
-    if !kind.table(gateway).is_current(mapping) {
-        undecided.decided = true;
-        return;
-    }
-    match answer {
-        Err(error) => {
-            tracing::debug!(%flow, %error, "refused");
-            kind.flows(gateway).refused();
-            gateway.warn_of(&error, key.peer);
-            let held = undecided.forget();
-            if let Some(reason) = error.unreachable() {
-                for Letter { payload, .. } in held.letters().iter().take(kind.errors_at_once()) {
-                    let quoted = kind.quote(key.container, key.peer, payload);
-                    gateway.report(key, reason.into(), &quoted);
-                }
-            }
-        }
-        Ok(()) => {
-            undecided.decided = true;
-            let peer = match flow.service {
-                Service::Resolver => Peer::Resolver,
-                Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
-                    Peer::Allowed { target: flow.target, used: gateway.clock.now() }
-                }
-            };
-            for Letter { envelope, payload } in mapping.answer(key.peer, Some(peer)).letters() {
-                match flow.service {
-                    Service::Resolver => resolve(gateway, key, payload.clone()),
-                    Service::World | Service::HostLoopback | Service::HostAddress | Service::Container => {
-                        mapping.send(gateway, flow.target, envelope, Datagrams::one(payload));
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Counts a decision while it is under way.
-struct Deciding {
-    kind: Kind,
-    gateway: Rc<Gateway>,
-}
-
-impl Deciding {
-    fn new(kind: Kind, gateway: &Rc<Gateway>) -> Self {
-        let deciding = &kind.table(gateway).deciding;
-        deciding.set(deciding.get() + 1);
-        Self { kind, gateway: Rc::clone(gateway) }
-    }
-}
-
-impl Drop for Deciding {
-    fn drop(&mut self) {
-        let deciding = &self.kind.table(&self.gateway).deciding;
-        deciding.set(deciding.get() - 1);
-        self.gateway.progress.notify_one();
-    }
-}
-
-/// Forgets a peer that was not allowed, also when the Dialer panics.
-struct Undecided<'a> {
-    gateway: &'a Gateway,
-    mapping: &'a Rc<Mapping>,
-    peer: SocketAddr,
-    decided: bool,
-}
-
-impl Undecided<'_> {
-    /// Forgets the peer and returns the datagrams that waited for the decision.
-    fn forget(&mut self) -> Held {
-        self.decided = true;
-        self.mapping.kind().table(self.gateway).peers_gone(self.gateway, 1);
-        self.mapping.answer(self.peer, None)
-    }
-}
-
-impl Drop for Undecided<'_> {
-    fn drop(&mut self) {
-        if !self.decided && self.mapping.kind().table(self.gateway).is_current(self.mapping) {
-            self.forget();
-        }
-    }
-}
-
-/// Returns the answer to a DNS query to the container.
-fn resolve(gateway: &Rc<Gateway>, key: FlowKey, query: Box<[u8]>) {
-    let asked = Rc::clone(gateway);
-    gateway.spawn(async move {
-        if let Some(reply) = asked.resolver.answer(&query, key.container, Transport::Datagram).await {
-            asked.send_datagram(key.peer, key.container, reply.message(), reply.may_wait()).await;
-        }
-    });
-}
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
 use crate::discard::Discard;
 
 /// An IP packet with a sound header, not a fragment. Its payload is unchecked.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Ip<'a> {
     /// The packet, cut to the length that its header gives.
     pub(crate) bytes: &'a [u8],

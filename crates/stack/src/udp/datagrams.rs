@@ -2,10 +2,15 @@
 
 use std::net::SocketAddr;
 
+use bytes::Bytes;
+
 /// Datagrams of one size, back to back in one buffer; the last may be shorter. Usually there is only one.
 ///
 /// The container sent them in one call, with `UDP_SEGMENT` (udp(7)), or in close succession. They can leave in one
 /// call.
+///
+/// The bytes are borrowed: the engine's thread reuses the buffer as soon as the call returns. Use
+/// [`to_bytes`](Self::to_bytes) to keep them.
 ///
 /// # Examples
 /// ```
@@ -66,6 +71,20 @@ impl<'a> Datagrams<'a> {
     #[inline]
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// A copy of the bytes of all datagrams, to keep.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_stack::udp::Datagrams;
+    ///
+    /// let kept = Datagrams::of_size(4, b"all four").to_bytes();
+    /// assert_eq!(Datagrams::of_size(4, &kept).iter().collect::<Vec<_>>(), [b"all ", b"four"]);
+    /// ```
+    #[must_use]
+    pub fn to_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self.bytes)
     }
 }
 

@@ -13,10 +13,10 @@
 //! There is no timer, so an idle network is not woken. That a flow was silent for too long is noticed when a packet of
 //! it comes, or when the table is tidied, which is due whenever the table has doubled.
 //!
-//! A container may have opened 16 384 flows. When it opens one more, a sixteenth of them is forgotten: those that have
-//! been silent for longest. Established TCP connections are never forgotten that way. If nothing else is left, the new
-//! flow is refused, and for a second no search is made again: a search goes through all flows, and the container
-//! decides how often.
+//! The number of flows that a container may have opened is limited. When it opens one more, a sixteenth of them is
+//! forgotten: those that have been silent for longest. Established TCP connections are never forgotten that way. If
+//! nothing else is left, the new flow is refused, and for a second no search is made again: a search goes through all
+//! flows, and the container decides how often.
 
 mod progress;
 mod tuple;
@@ -34,9 +34,6 @@ pub use tuple::{End, Tuple};
 
 use super::passage::Form;
 use crate::flow::Protocol;
-
-/// Most flows that one container address may have opened.
-const FLOWS: usize = 16_384;
 
 /// Most packets held for one flow, and most bytes held for all flows that one container address has opened.
 const HELD: usize = 64;
@@ -72,7 +69,7 @@ pub struct Held {
     pub form: Form,
 }
 
-/// The table of flows between the containers of one network.
+/// The table of flows between the containers of one network. A guard of type `G` lives as long as each flow is active.
 ///
 /// # Examples
 /// ```
@@ -87,29 +84,29 @@ pub struct Held {
 ///     Tuple::of_ports(Protocol::Udp, Endpoints { source: destination, destination: source });
 /// assert_eq!(answer, tuple);
 ///
-/// let (mut flows, now) = (Flows::new(Duration::from_secs(180)), Instant::now());
+/// let (mut flows, now) = (Flows::new(1000, Duration::from_secs(180)), Instant::now());
 /// assert_eq!(flows.judge(now, &tuple, opener, Signal::Other), Verdict::Unknown);
-/// let id = flows.begin(now, tuple, opener, source.ip()).unwrap();
+/// let id = flows.begin(now, tuple, opener, source.ip(), || ()).unwrap();
 /// assert_eq!(flows.judge(now, &tuple, opener, Signal::Other), Verdict::Wait);
 /// flows.allow(now, &tuple, id);
 /// assert_eq!(flows.judge(now, &answer, responder, Signal::Other), Verdict::Pass);
 /// ```
 #[derive(Debug)]
-pub struct Flows {
-    flows: HashMap<Tuple, Flow>,
+pub struct Flows<G> {
+    flows: HashMap<Tuple, Flow<G>>,
     /// By the address that opened the flows.
     usage: HashMap<IpAddr, Usage>,
+    /// Most flows that one address may have opened.
+    most: usize,
     udp_idle: Duration,
     begun: u64,
     /// The table is tidied when it has this many flows.
     tidy_at: usize,
-    /// Flows that have ended since the last [`take_ended`](Self::take_ended).
-    ended: usize,
 }
 
 /// One flow.
 #[derive(Debug)]
-struct Flow {
+struct Flow<G> {
     /// Tells this use of the tuple from earlier and later ones.
     id: u64,
     opener: End,
@@ -117,6 +114,8 @@ struct Flow {
     /// When a packet last passed.
     used: Instant,
     state: State,
+    /// `None` once the connection is over.
+    guard: Option<G>,
 }
 
 #[derive(Debug)]
@@ -135,12 +134,13 @@ struct Usage {
     searched: Option<Instant>,
 }
 
-impl Flows {
-    /// An empty table, in which UDP flows are forgotten after `udp_idle` of silence.
+impl<G> Flows<G> {
+    /// An empty table, in which one address may open `most` flows, and UDP flows are forgotten after `udp_idle` of
+    /// silence.
     #[must_use]
-    pub fn new(udp_idle: Duration) -> Self {
+    pub fn new(most: usize, udp_idle: Duration) -> Self {
         let (flows, usage) = (HashMap::new(), HashMap::new());
-        Self { flows, usage, udp_idle, begun: 0, tidy_at: FEW, ended: 0 }
+        Self { flows, usage, most, udp_idle, begun: 0, tidy_at: FEW }
     }
 
     /// Decides on a packet that the end `from` of a flow has sent.
@@ -168,7 +168,10 @@ impl Flows {
             return Verdict::Drop;
         }
         flow.used = now;
-        self.ended += usize::from(progress.advance(is_opener, signal));
+        progress.advance(is_opener, signal);
+        if progress.is_over {
+            flow.guard = None;
+        }
         Verdict::Pass
     }
 
@@ -182,12 +185,20 @@ impl Flows {
     }
 
     /// Begins a flow that the Dialer is being asked about. Returns a number that tells it from others of the same
-    /// tuple, or `None` if `opened_by`, the address of its opener, has too many flows.
-    pub fn begin(&mut self, now: Instant, tuple: Tuple, opener: End, opened_by: IpAddr) -> Option<u64> {
+    /// tuple, or `None` if `opened_by`, the address of its opener, has too many flows. What `guard` makes is dropped
+    /// when the flow ends.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        tuple: Tuple,
+        opener: End,
+        opened_by: IpAddr,
+        guard: impl FnOnce() -> G,
+    ) -> Option<u64> {
         if self.flows.len() >= self.tidy_at {
             self.tidy(now);
         }
-        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= FLOWS)
+        if self.usage.get(&opened_by).is_some_and(|usage| usage.flows >= self.most)
             && !self.make_room(now, opened_by)
         {
             return None;
@@ -195,7 +206,7 @@ impl Flows {
         let id = self.begun;
         self.begun += 1;
         let state = State::Asking(Vec::new());
-        self.flows.insert(tuple, Flow { id, opener, opened_by, used: now, state });
+        self.flows.insert(tuple, Flow { id, opener, opened_by, used: now, state, guard: Some(guard()) });
         self.usage.entry(opened_by).or_default().flows += 1;
         Some(id)
     }
@@ -237,7 +248,7 @@ impl Flows {
 
     /// Forgets a flow that the Dialer has not allowed, and returns its packets that were held.
     pub fn withdraw(&mut self, tuple: &Tuple, id: u64) -> Vec<Held> {
-        let is_asking = |flow: &Flow| flow.id == id && matches!(flow.state, State::Asking(_));
+        let is_asking = |flow: &Flow<G>| flow.id == id && matches!(flow.state, State::Asking(_));
         match self.flows.get(tuple).is_some_and(is_asking).then(|| self.remove(tuple)).flatten() {
             Some(State::Asking(held)) => held,
             Some(State::Allowed(_)) | None => Vec::new(),
@@ -247,11 +258,6 @@ impl Flows {
     /// Forgets all flows of an address, so that its next owner inherits none.
     pub fn forget(&mut self, address: IpAddr) {
         self.remove_if(|tuple, _| tuple.involves(address));
-    }
-
-    /// How many flows have ended since the last call.
-    pub fn take_ended(&mut self) -> usize {
-        mem::take(&mut self.ended)
     }
 
     /// Forgets the flows that were silent for too long.
@@ -270,7 +276,7 @@ impl Flows {
         if searched.is_some_and(|last| now.saturating_duration_since(last) < SEARCH_INTERVAL) {
             return false;
         }
-        let may_go = |(tuple, flow): &(&Tuple, &Flow)| match flow.state {
+        let may_go = |(tuple, flow): &(&Tuple, &Flow<G>)| match flow.state {
             State::Asking(_) => false,
             State::Allowed(progress) => {
                 flow.opened_by == opened_by && (tuple.protocol != Protocol::Tcp || !progress.is_established())
@@ -279,7 +285,7 @@ impl Flows {
         let mut idle: Vec<(Instant, Tuple)> =
             self.flows.iter().filter(may_go).map(|(tuple, flow)| (flow.used, *tuple)).collect();
         idle.sort_unstable_by_key(|(used, _)| *used);
-        idle.truncate(FLOWS / 16);
+        idle.truncate((self.most / 16).max(1));
         for (_, tuple) in &idle {
             self.remove(tuple);
         }
@@ -289,7 +295,7 @@ impl Flows {
         !idle.is_empty()
     }
 
-    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Flow) -> bool) {
+    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Flow<G>) -> bool) {
         let over: Vec<Tuple> =
             self.flows.iter().filter(|(tuple, flow)| is_over(tuple, flow)).map(|(tuple, _)| *tuple).collect();
         for tuple in over {
@@ -299,8 +305,6 @@ impl Flows {
 
     fn remove(&mut self, tuple: &Tuple) -> Option<State> {
         let flow = self.flows.remove(tuple)?;
-        let is_counted = matches!(flow.state, State::Allowed(Progress { is_over: true, .. }));
-        self.ended += usize::from(!is_counted);
         if let Some(usage) = self.usage.get_mut(&flow.opened_by) {
             usage.flows -= 1;
             if let State::Asking(held) = &flow.state {

@@ -1,6 +1,5 @@
 //! How far a flow is, and how long it may be silent.
 
-use std::mem;
 use std::time::Duration;
 
 use crate::flow::Protocol;
@@ -30,16 +29,15 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Takes note of a packet. Returns whether it ends the connection.
-    pub(super) fn advance(&mut self, is_opener: bool, signal: Signal) -> bool {
+    /// Takes note of a packet.
+    pub(super) fn advance(&mut self, is_opener: bool, signal: Signal) {
         self.is_answered |= !is_opener;
         match signal {
             Signal::Finish if is_opener => self.opener_finished = true,
             Signal::Finish => self.other_finished = true,
             Signal::Open | Signal::Reset | Signal::Other => {}
         }
-        let is_over = signal == Signal::Reset || (self.opener_finished && self.other_finished);
-        is_over && !mem::replace(&mut self.is_over, true)
+        self.is_over |= signal == Signal::Reset || (self.opener_finished && self.other_finished);
     }
 
     /// Whether the two ends of a TCP connection talk to each other.

@@ -61,12 +61,6 @@ impl<'a> Query<'a> {
         Some(Self { message, header, question })
     }
 
-    /// The whole message.
-    #[must_use]
-    pub fn message(&self) -> &'a [u8] {
-        self.message
-    }
-
     /// The ID, which the reply repeats.
     #[must_use]
     pub fn id(&self) -> u16 {

@@ -1,6 +1,7 @@
 //! Reassembles packets; see the parent module for the rules.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -64,11 +65,23 @@ pub struct Reassembler {
 /// A reassembled packet. [`Reassembler::recycle`] takes it back.
 pub struct Whole(Box<Partial>);
 
+impl fmt::Debug for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Whole").field("length", &self.packet().len()).finish()
+    }
+}
+
 impl Whole {
     /// The packet: the header of its first fragment, then the whole payload.
     #[must_use]
     pub fn packet(&self) -> &[u8] {
         self.0.packet()
+    }
+}
+
+impl fmt::Debug for Reassembler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reassembler").field("under_way", &self.under_way.len()).finish_non_exhaustive()
     }
 }
 

@@ -10,6 +10,12 @@ pub struct Client {
     capabilities: Capabilities,
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
 impl Client {
     /// A client that is about to send its SYN to the peer of `key`.
     ///

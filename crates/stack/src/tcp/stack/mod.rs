@@ -17,6 +17,7 @@
 pub(super) mod client;
 mod device;
 
+use std::fmt;
 use std::net::IpAddr;
 
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
@@ -55,6 +56,12 @@ pub struct TcpStack {
     reset_by_container: bool,
     /// Bytes that have been read, modulo 2³².
     read: u32,
+}
+
+impl fmt::Debug for TcpStack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpStack").field("state", &self.state()).finish_non_exhaustive()
+    }
 }
 
 /// Longest delay of an acknowledgment when nothing else is sent. It is longer than a scheduling hiccup, and far below

@@ -15,13 +15,13 @@ use tokio::net::UdpSocket;
 use crate::dialer::error_queue::{self, is_full, retried, socket_address};
 use crate::dialer::{Datagrams, Received};
 
-pub(super) struct Socket {
+pub(crate) struct Socket {
     io: UdpSocket,
     port: u16,
 }
 
 /// What came in.
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     /// Datagrams of one client, now in the buffer.
     Datagrams { length: usize, size: usize, client: SocketAddr, local: Local },
     /// What [`Received`] has besides.
@@ -30,13 +30,13 @@ pub(super) enum Arrival {
 
 /// The host's end of what a client sends: what its answers have to come from.
 #[derive(Clone, Copy)]
-pub(super) enum Local {
+pub(crate) enum Local {
     V4(libc::in_pktinfo),
     V6(libc::in6_pktinfo),
 }
 
 impl Local {
-    pub(super) fn address(&self) -> IpAddr {
+    pub(crate) fn address(&self) -> IpAddr {
         match self {
             Self::V4(info) => Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
             Self::V6(info) => Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
@@ -69,7 +69,7 @@ impl Local {
 }
 
 impl Socket {
-    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
         let address = socket.local_addr()?;
         if address.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?;
@@ -84,16 +84,16 @@ impl Socket {
     }
 
     /// The host's port.
-    pub(super) fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub(super) async fn readable(&self) -> io::Result<()> {
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         self.io.ready(Interest::READABLE | Interest::ERROR).await.map(drop)
     }
 
     /// Takes the next datagrams or error without waiting.
-    pub(super) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
+    pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
         match self.io.try_io(Interest::READABLE, || self.receive(buffer)) {
             Ok(arrival) => Ok(arrival),
             // Nothing, or the pending error of an ICMP message: the error queue says whom it concerns.
@@ -105,7 +105,7 @@ impl Socket {
     }
 
     /// Sends datagrams to a client. One by one if the kernel does not take them as a burst.
-    pub(super) fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
+    pub(crate) fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
         let client = SockaddrStorage::from(client);
         if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1) {
             let control = [local.control(), ControlMessage::UdpGsoSegments(&size)];

@@ -5,33 +5,29 @@
 //! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here. A datagram that
 //! exceeds the MTU counts as one frame; it comes back as the fragments that are left of it.
 
+mod descriptor;
+#[cfg(test)]
+pub(crate) mod memory;
 mod passing;
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nix::errno::Errno;
-use nix::sys::socket::{self, MsgFlags, Shutdown};
 use nsnet_proto::{Carriage, vnet};
-use nsnet_stack::frame::{Device, MAX_PACKET, Plan};
+use nsnet_stack::frame::{Device, Plan};
 use nsnet_stack::udp::packet::ChecksumMode;
 use nsnet_stack::udp::{self, Datagrams};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
+
+use descriptor::Descriptor;
 
 use crate::commons::Commons;
 use crate::statistics::Counters;
-use crate::sys;
 use nsnet_stack::fragments::{self, Fragments};
-
-/// Room for the largest frame.
-pub(crate) const MAX_FRAME: usize = vnet::HEADER_LEN + MAX_PACKET;
 
 /// What the link is and what its far end can do.
 #[derive(Debug, Clone, Copy)]
@@ -40,7 +36,7 @@ pub(crate) struct LinkProperties {
     pub(crate) device: Device,
     /// Whether frames on the file descriptor start with a virtio-net header.
     pub(crate) framing: Framing,
-    /// Whether the device knows `RWF_NOWAIT`; see [`sys::read_nowait`].
+    /// Whether the device knows `RWF_NOWAIT`; see [`sys::read_nowait`](crate::sys::read_nowait).
     pub(crate) nowait: bool,
 }
 
@@ -61,14 +57,19 @@ pub(crate) struct Port {
 }
 
 pub(crate) struct Link {
-    io: AsyncFd<OwnedFd>,
+    io: Io,
     properties: LinkProperties,
     counters: Arc<Counters>,
-    /// Notified when a write has found the device gone.
-    gone: Notify,
     commons: Rc<Commons>,
     /// Identification of the next datagram that goes in fragments.
     identification: Cell<u32>,
+}
+
+/// What frames travel through.
+enum Io {
+    Descriptor(Descriptor),
+    #[cfg(test)]
+    Memory(memory::FarEnd),
 }
 
 /// What became of a frame.
@@ -96,8 +97,22 @@ impl Link {
     /// Takes a port over. Must be called within the runtime of the engine thread that `commons` belongs to.
     pub(crate) fn new(port: Port, counters: Arc<Counters>, commons: Rc<Commons>) -> io::Result<Self> {
         let Port { fd, properties } = port;
-        let (gone, identification) = (Notify::new(), Cell::new(random()));
-        Ok(Self { io: sys::watch(fd)?, properties, counters, gone, commons, identification })
+        let io = Io::Descriptor(Descriptor::new(fd, properties.carriage, properties.nowait)?);
+        Ok(Self { io, properties, counters, commons, identification: Cell::new(random()) })
+    }
+
+    /// A link in memory, and its far end.
+    #[cfg(test)]
+    pub(crate) fn in_memory(
+        device: Device,
+        counters: Arc<Counters>,
+        commons: Rc<Commons>,
+    ) -> (Self, memory::FarEnd) {
+        let far = memory::FarEnd::default();
+        let properties =
+            LinkProperties { carriage: Carriage::Shuttled, device, framing: Framing::Header, nowait: false };
+        let io = Io::Memory(far.clone());
+        (Self { io, properties, counters, commons, identification: Cell::new(1) }, far)
     }
 
     /// What the container's device takes.
@@ -105,48 +120,40 @@ impl Link {
         self.properties.device
     }
 
-    /// Waits until there is something to read or the far end is gone. A device that was deleted reports an error
-    /// and nothing else.
+    /// Waits until there is something to read or the far end is gone.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        tokio::select! {
-            ready = self.io.ready(Interest::READABLE | Interest::ERROR) => ready.map(drop),
-            () = self.gone.notified() => Ok(()),
+        match &self.io {
+            Io::Descriptor(descriptor) => descriptor.readable().await,
+            #[cfg(test)]
+            Io::Memory(far) => {
+                far.readable().await;
+                Ok(())
+            }
         }
     }
 
     /// Waits until a frame can be sent.
     pub(crate) async fn writable(&self) -> io::Result<()> {
-        self.io.writable().await.map(drop)
+        match &self.io {
+            Io::Descriptor(descriptor) => descriptor.writable().await,
+            #[cfg(test)]
+            Io::Memory(far) => {
+                far.writable().await;
+                Ok(())
+            }
+        }
     }
 
     /// Reads one frame into `buffer` without waiting.
     ///
     /// `Ok(None)` means that the far end is gone.
     pub(crate) fn try_receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<&'b [u8]>> {
-        let mut read = |fd: &OwnedFd| {
-            let received = match self.properties.carriage {
-                Carriage::HandedOver if self.properties.nowait => sys::read_nowait(fd, buffer),
-                Carriage::HandedOver => nix::unistd::read(fd, buffer),
-                Carriage::Shuttled => socket::recv(fd.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT),
-            };
-            Ok(received?)
+        let length = match &self.io {
+            Io::Descriptor(descriptor) => descriptor.try_read(buffer),
+            #[cfg(test)]
+            Io::Memory(far) => far.try_read(buffer),
         };
-        // One interest at a time: `try_io` knows no combinations.
-        let result = match self.io.try_io(Interest::READABLE, &mut read) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.io.try_io(Interest::ERROR, &mut read)
-            }
-            result => result,
-        };
-        match result {
-            Ok(0) => Ok(None),
-            Ok(length) => Ok(Some(&buffer[..length])),
-            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                // The device was deleted, or the shuttle went away with frames unread.
-                Some(Errno::EBADFD | Errno::EFAULT | Errno::ECONNRESET) => Ok(None),
-                _ => Err(error),
-            },
-        }
+        Ok(length?.map(|length| &buffer[..length]))
     }
 
     /// Splits a received frame into what its header says and the packet.
@@ -250,14 +257,12 @@ impl Link {
         }
     }
 
-    /// Ends the link towards a shuttle so that it still reads what was sent: a socketpair end that closes with
-    /// unread frames would throw its own away (unix(7), ECONNRESET at the peer).
+    /// Ends the link so that its far end still gets what was sent.
     pub(crate) fn finish(&self) {
-        if self.properties.carriage == Carriage::Shuttled {
-            let fd = self.io.get_ref().as_raw_fd();
-            // Fails only if the far end is gone already.
-            let _ = socket::shutdown(fd, Shutdown::Both);
-            while socket::recv(fd, &mut [0; 1], MsgFlags::MSG_DONTWAIT).is_ok_and(|length| length > 0) {}
+        match &self.io {
+            Io::Descriptor(descriptor) => descriptor.finish(),
+            #[cfg(test)]
+            Io::Memory(_) => {}
         }
     }
 
@@ -285,20 +290,12 @@ impl Link {
     }
 
     fn is_taken(&self, frame: &[u8]) -> bool {
-        self.settle(self.try_write(frame), frame.len() - self.header_len())
-    }
-
-    fn try_write(&self, frame: &[u8]) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, |fd| {
-            match self.properties.carriage {
-                Carriage::HandedOver if self.properties.nowait => sys::write_nowait(fd, frame)?,
-                Carriage::HandedOver => nix::unistd::write(fd, frame)?,
-                Carriage::Shuttled => {
-                    socket::send(fd.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?
-                }
-            };
-            Ok(())
-        })
+        let written = match &self.io {
+            Io::Descriptor(descriptor) => descriptor.try_write(frame),
+            #[cfg(test)]
+            Io::Memory(far) => far.try_write_parts(&[io::IoSlice::new(frame)]),
+        };
+        self.settle(&written, frame.len() - self.header_len())
     }
 }
 

@@ -5,7 +5,13 @@
 //! ([`crate::udp`]).
 //!
 //! An address costs nothing to forge, and a client of a name server has one question: when a port has
-//! [`MAX_CLIENTS`], the oldest that has not written again after an answer makes room for the next.
+//! [as many as it may have](crate::NetworkBuilder::max_published_udp_clients), the oldest that has not written again after an answer makes room for the next.
+
+mod appearance;
+mod client;
+mod decide;
+mod port;
+mod socket;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,20 +20,22 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::appearance::{Way, ways};
-use super::client::{Client, Standing};
-use super::datagrams::Local;
-use super::tcp::caller;
-use super::udp::Port;
-use crate::dialer::{Datagrams, DialError, Envelope, Inbound, Protocol};
-use crate::gateway::Gateway;
-use crate::statistics::Counted;
-use crate::udp::Held;
 use nsnet_stack::flow::FlowKey;
-use nsnet_stack::udp::Run;
+use nsnet_stack::udp::{Datagrams, Envelope, Run};
 
-/// Most clients of one port.
-pub(super) const MAX_CLIENTS: usize = 4096;
+pub(crate) use appearance::{Caller, Way, ways};
+pub(crate) use client::Client;
+pub(crate) use port::PublishedPort;
+pub(crate) use socket::{Arrival, Local, Socket};
+
+use client::Permission;
+use decide::Undecided;
+
+use crate::context::Context;
+use crate::dialer::{Inbound, Protocol};
+use crate::local::Reach;
+use crate::statistics::Counted;
+use crate::udp::{ByteBudget, HeldDatagrams};
 
 /// Clients about which the Dialer is asked that are passed over when one has to make room.
 const PASSED_OVER: usize = 8;
@@ -38,17 +46,18 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// Ports from which those who have none are given one.
 const FIRST_PORT: u16 = 32_768;
 
-#[derive(Default)]
+/// The clients of published UDP ports that one container has.
 pub(crate) struct Clients {
+    pub(crate) context: Rc<Context>,
     /// By the port that they have written to. Its address is nobody else's as long as a client refers to it.
-    by_client: RefCell<HashMap<(*const Port, SocketAddr), Rc<Client>>>,
+    by_client: RefCell<HashMap<(*const PublishedPort, SocketAddr), Rc<Client>>>,
     by_key: RefCell<HashMap<FlowKey, Rc<Client>>>,
     /// Whether an errand waits for the next to be forgotten.
     is_watched: Cell<bool>,
-    /// Bytes of datagrams that wait for the Dialer.
-    held: Rc<Cell<usize>>,
-    /// Bytes of datagrams that may have to be sent again.
-    kept: Rc<Cell<usize>>,
+    /// For datagrams that wait for the Dialer, or for a full link.
+    held: ByteBudget,
+    /// For datagrams that may have to be sent again.
+    kept: ByteBudget,
     handed_out: Cell<u16>,
     /// What leaves at the end of the batch that it was read in.
     waiting: RefCell<Option<Waiting>>,
@@ -73,34 +82,61 @@ impl Waiting {
 }
 
 impl Clients {
+    pub(crate) fn new(context: Rc<Context>) -> Rc<Self> {
+        Rc::new(Self {
+            context,
+            by_client: RefCell::default(),
+            by_key: RefCell::default(),
+            is_watched: Cell::new(false),
+            held: ByteBudget::default(),
+            kept: ByteBudget::default(),
+            handed_out: Cell::new(0),
+            waiting: RefCell::default(),
+        })
+    }
+
+    /// Where a client comes from, as far as the container may know. An address about which the kernel cannot be asked
+    /// is taken for the host's, and so is a forged one that reaches more than one machine.
+    pub(crate) fn caller(&self, peer: Option<SocketAddr>) -> Caller {
+        let Some(peer) = peer else { return Caller::Local(self.next_port()) };
+        match self.context.reach(peer.ip()) {
+            Ok(Reach::HostOwn | Reach::Broadcast | Reach::Multicast) | Err(_) => Caller::Host(peer),
+            Ok(Reach::Remote | Reach::Unreachable) => Caller::Remote(peer),
+        }
+    }
+
+    /// For datagrams of clients that wait for a full link.
+    pub(crate) fn budget(&self) -> &ByteBudget {
+        &self.held
+    }
+
     /// A port for a client that has none, another one each time.
-    pub(super) fn next_port(&self) -> u16 {
+    fn next_port(&self) -> u16 {
         let offset = self.handed_out.get();
         self.handed_out.set((offset + 1) % FIRST_PORT);
         FIRST_PORT + offset
     }
 
     /// Notes datagrams of a client. Returns it if they may go into the container now.
-    pub(super) fn hear(
-        &self,
-        gateway: &Rc<Gateway>,
-        port: &Rc<Port>,
+    pub(crate) fn hear(
+        self: &Rc<Self>,
+        port: &Rc<PublishedPort>,
         address: SocketAddr,
         local: Local,
         datagrams: Datagrams<'_>,
     ) -> Option<Rc<Client>> {
         let client = match self.get(port, address) {
             Some(client) => client,
-            None => self.admit(gateway, port, address, local)?,
+            None => self.admit(port, address, local)?,
         };
-        client.used.set(gateway.clock.now());
+        client.used.set(self.context.clock.now());
         client.local.set(local);
         if client.is_answered.get() {
             client.is_confirmed.set(true);
         }
-        match &mut *client.standing.borrow_mut() {
-            Standing::Allowed(_) => {}
-            Standing::Asking(held) => {
+        match &mut *client.permission.borrow_mut() {
+            Permission::Allowed(_) => {}
+            Permission::Asking(held) => {
                 let envelope = Envelope::new(client.key().container);
                 datagrams.iter().for_each(|datagram| held.push(&envelope, datagram));
                 return None;
@@ -109,13 +145,13 @@ impl Clients {
         Some(client)
     }
 
-    pub(super) fn get(&self, port: &Rc<Port>, address: SocketAddr) -> Option<Rc<Client>> {
+    pub(crate) fn get(&self, port: &Rc<PublishedPort>, address: SocketAddr) -> Option<Rc<Client>> {
         self.by_client.borrow().get(&(Rc::as_ptr(port), address)).cloned()
     }
 
     /// Sends datagrams of the container to the client they are for. Returns whether there is one. What it sends may
     /// wait for [`flush`](Self::flush).
-    pub(crate) fn answer(&self, gateway: &Gateway, key: FlowKey, datagrams: Datagrams<'_>) -> bool {
+    pub(crate) fn answer(&self, key: FlowKey, datagrams: Datagrams<'_>) -> bool {
         if let Some(waiting) =
             self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.client.key() == key)
             && waiting.run.extend(datagrams)
@@ -127,9 +163,9 @@ impl Clients {
         let client = self.by_key.borrow().get(&key).cloned();
         let is_served = |client: &Rc<Client>| client.has_port() && !client.is_asked_about();
         let Some(client) = client.filter(is_served) else { return false };
-        client.used.set(gateway.clock.now());
+        client.used.set(self.context.clock.now());
         if !client.is_answered.replace(true) {
-            client.standing.replace(Standing::Allowed(None));
+            client.permission.replace(Permission::Allowed(None));
         }
         let waiting = Waiting { client, run: Run::new(datagrams), bytes: datagrams.bytes().into() };
         if datagrams.count() > 1 {
@@ -149,24 +185,24 @@ impl Clients {
 
     /// The container refuses what has come for this tuple. A client that it has never answered is tried by the other
     /// address family, with what it has written first; then it is forgotten, so that it begins anew.
-    pub(crate) fn refuse(&self, gateway: &Gateway, key: FlowKey) {
+    pub(crate) fn refuse(&self, key: FlowKey) {
         let client = self.by_key.borrow().get(&key).cloned();
         let is_refused = |client: &Rc<Client>| !client.is_asked_about() && !client.is_answered.get();
         let Some(client) = client.filter(is_refused) else { return };
         self.forget(&client);
         let Some(port) = client.port.upgrade() else { return };
-        port.refused(key.container.ip(), gateway.clock.now());
+        port.refused(key.container.ip(), self.context.clock.now());
         let next = client.way.get() + 1;
-        let way = ways(&gateway.addressing, caller(gateway, Some(client.address)), port.target).nth(next);
+        let way = ways(&self.context.addressing, self.caller(Some(client.address)), port.target).nth(next);
         let Some(key) = way.and_then(|way| self.free_key(&way)) else {
             tracing::debug!(client = %client.address, "a client of a published port is refused inside");
-            return gateway.counters.published.refused();
+            return self.context.counters.published.refused();
         };
         client.key.set(key);
         client.way.set(next);
         self.insert(&port, &client);
-        if let Standing::Allowed(Some(kept)) = client.standing.replace(Standing::Allowed(None)) {
-            client.send(gateway, &kept);
+        if let Permission::Allowed(Some(kept)) = client.permission.replace(Permission::Allowed(None)) {
+            client.send(&self.context.link, &kept);
         }
     }
 
@@ -179,18 +215,20 @@ impl Clients {
 
     /// Makes a client known, and puts it to the Dialer.
     fn admit(
-        &self,
-        gateway: &Rc<Gateway>,
-        port: &Rc<Port>,
+        self: &Rc<Self>,
+        port: &Rc<PublishedPort>,
         address: SocketAddr,
         local: Local,
     ) -> Option<Rc<Client>> {
-        if port.clients.get() >= MAX_CLIENTS && !self.make_room(port) {
-            gateway.counters.published.overflowed();
+        let context = &self.context;
+        let most = context.limits.published_udp_clients;
+        if port.clients.get() >= most && !self.make_room(port) {
+            context.counters.published.overflowed();
             return None;
         }
-        let now = gateway.clock.now();
-        let ways = || ways(&gateway.addressing, caller(gateway, Some(address)), port.target).enumerate();
+        let now = context.clock.now();
+        let caller = self.caller(Some(address));
+        let ways = || ways(&context.addressing, caller, port.target).enumerate();
         let is_promising = |(_, way): &(usize, Way)| !port.has_refused(way.container().ip(), now);
         let (number, way) = ways().find(is_promising).or_else(|| ways().next())?;
         let key = self.free_key(&way)?;
@@ -201,20 +239,20 @@ impl Clients {
             address,
             local: Cell::new(local),
             port: Rc::downgrade(port),
-            standing: RefCell::new(Standing::Asking(Held::new(&self.held))),
+            permission: RefCell::new(Permission::Asking(HeldDatagrams::new(&self.held))),
             used: Cell::new(now),
             is_answered: Cell::new(false),
             is_confirmed: Cell::new(false),
-            _counted: Counted::published(&gateway.counters),
+            _counted: Counted::published(&context.counters),
         });
         self.insert(port, &client);
         let mut passing = port.passing.borrow_mut();
-        if passing.len() >= 2 * MAX_CLIENTS {
+        if passing.len() >= most.saturating_mul(2) {
             passing.retain(|client| client.upgrade().is_some_and(|client| !client.is_confirmed.get()));
         }
         passing.push_back(Rc::downgrade(&client));
         if !self.is_watched.replace(true) {
-            gateway.spawn(watch(Rc::clone(gateway)));
+            context.tasks.spawn(watch(Rc::clone(self)));
         }
         let inbound = Inbound {
             protocol: Protocol::Udp,
@@ -222,11 +260,12 @@ impl Clients {
             listener: Some(SocketAddr::new(local.address(), port.socket.port())),
             container: key.container,
         };
-        gateway.spawn(decide(Undecided { gateway: Rc::clone(gateway), client: Rc::clone(&client) }, inbound));
+        let undecided = Undecided { clients: Rc::clone(self), client: Rc::clone(&client) };
+        context.tasks.spawn(undecided.decide(inbound));
         Some(client)
     }
 
-    fn insert(&self, port: &Rc<Port>, client: &Rc<Client>) {
+    fn insert(&self, port: &Rc<PublishedPort>, client: &Rc<Client>) {
         self.by_client.borrow_mut().insert((Rc::as_ptr(port), client.address), Rc::clone(client));
         self.by_key.borrow_mut().insert(client.key(), Rc::clone(client));
     }
@@ -238,7 +277,7 @@ impl Clients {
 
     /// Forgets the oldest client of a port that has not written again after an answer: it has had its one answer, as
     /// those of a DNS server have, or has forged its address. Returns whether there was one.
-    fn make_room(&self, port: &Port) -> bool {
+    fn make_room(&self, port: &PublishedPort) -> bool {
         let mut passed_over = 0;
         while passed_over < PASSED_OVER {
             let Some(oldest) = port.passing.borrow_mut().pop_front() else { return false };
@@ -264,9 +303,8 @@ impl Clients {
     }
 
     /// A copy of what a client has written first, as long as there is room.
-    fn keep(&self, held: &Held) -> Option<Held> {
-        let mut kept = Held::new(&self.kept);
-        held.letters().iter().for_each(|letter| kept.push(&letter.envelope, &letter.payload));
+    fn keep(&self, held: &HeldDatagrams) -> Option<HeldDatagrams> {
+        let kept = held.copy(&self.kept);
         (!kept.letters().is_empty()).then_some(kept)
     }
 
@@ -296,44 +334,14 @@ fn remove<K: Eq + Hash>(clients: &mut HashMap<K, Rc<Client>>, key: &K, client: &
 }
 
 /// Forgets silent clients, until there is none left.
-async fn watch(gateway: Rc<Gateway>) {
-    let idle = gateway.limits.udp_idle_timeout;
-    while let Some(deadline) = gateway.clients.expire(gateway.clock.now(), idle) {
-        let deadline = deadline.max(gateway.clock.now() + PERIOD);
+async fn watch(clients: Rc<Clients>) {
+    let Context { clock, limits, .. } = &*clients.context;
+    while let Some(deadline) = clients.expire(clock.now(), limits.udp_idle_timeout) {
+        let deadline = deadline.max(clock.now() + PERIOD);
         tokio::time::sleep_until(deadline.into()).await;
     }
-    gateway.clients.is_watched.set(false);
+    clients.is_watched.set(false);
 }
 
-/// A client that is forgotten unless it is allowed, also when the Dialer panics.
-struct Undecided {
-    gateway: Rc<Gateway>,
-    client: Rc<Client>,
-}
-
-impl Drop for Undecided {
-    fn drop(&mut self) {
-        if self.client.is_asked_about() {
-            self.gateway.clients.forget(&self.client);
-        }
-    }
-}
-
-/// Asks the Dialer about a client and acts on its answer.
-async fn decide(undecided: Undecided, inbound: Inbound) {
-    let Undecided { gateway, client } = &undecided;
-    let asking = tokio::time::timeout(gateway.limits.dial_timeout, gateway.dialer.accept(&inbound));
-    if let Err(error) = asking.await.unwrap_or(Err(DialError::TimedOut)) {
-        tracing::debug!(%inbound, %error, "refused");
-        return gateway.counters.published.refused();
-    }
-    if !client.has_port() {
-        // Withdrawn meanwhile.
-        return;
-    }
-    let Standing::Asking(held) = client.standing.replace(Standing::Allowed(None)) else { return };
-    if gateway.addressing.subnets().count() > 1 {
-        client.standing.replace(Standing::Allowed(gateway.clients.keep(&held)));
-    }
-    client.send(gateway, &held);
-}
+#[cfg(test)]
+mod tests;

@@ -21,14 +21,14 @@ pub(crate) struct Inbox {
 
 /// Who sent datagrams, and how far they have travelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Origin {
-    pub(super) source: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) source: SocketAddr,
     /// What was left of their hop limit, if the socket says so.
-    pub(super) hop_limit: Option<u8>,
+    pub(crate) hop_limit: Option<u8>,
 }
 
 impl Origin {
-    pub(super) fn seen_inside(self, addressing: &Addressing) -> Self {
+    pub(crate) fn seen_inside(self, addressing: &Addressing) -> Self {
         Self { source: addressing.as_seen_inside(self.source), ..self }
     }
 }
@@ -38,13 +38,13 @@ const BATCH: usize = 64;
 
 /// A datagram that did not arrive.
 #[derive(Debug)]
-pub(super) struct Undelivered<'a> {
-    pub(super) destination: SocketAddr,
-    pub(super) sender: Option<IpAddr>,
-    pub(super) hop_limit: Option<u8>,
-    pub(super) error: IcmpError,
+pub(crate) struct Undelivered<'a> {
+    pub(crate) destination: SocketAddr,
+    pub(crate) sender: Option<IpAddr>,
+    pub(crate) hop_limit: Option<u8>,
+    pub(crate) error: IcmpError,
     /// Its start, as far as it is known.
-    pub(super) datagram: &'a [u8],
+    pub(crate) datagram: &'a [u8],
 }
 
 impl Inbox {
@@ -54,13 +54,19 @@ impl Inbox {
         Self { buffer, runs: Vec::new(), filled: 0, receipts: 0 }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.runs.clear();
         self.filled = 0;
         self.receipts = 0;
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    /// Whether nothing was received since it was last cleared, no error either.
+    pub(crate) fn is_untouched(&self) -> bool {
+        // The last attempt found nothing.
+        self.receipts <= 1
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
         self.receipts == BATCH || self.buffer.len() - self.filled < LARGEST
     }
 
@@ -68,7 +74,7 @@ impl Inbox {
     ///
     /// # Errors
     /// See [`DatagramSocket::try_receive`].
-    pub(super) fn receive(&mut self, socket: &dyn DatagramSocket) -> io::Result<Option<Undelivered<'_>>> {
+    pub(crate) fn receive(&mut self, socket: &dyn DatagramSocket) -> io::Result<Option<Undelivered<'_>>> {
         let space = &mut self.buffer[self.filled..];
         self.receipts += 1;
         match socket.try_receive(space)? {
@@ -92,7 +98,7 @@ impl Inbox {
     }
 
     /// What was received, with its senders.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (Origin, Datagrams<'_>)> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (Origin, Datagrams<'_>)> {
         let mut start = 0;
         self.runs.iter().map(move |(origin, run)| {
             let bytes = &self.buffer[start..start + run.length()];

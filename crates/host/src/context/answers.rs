@@ -1,18 +1,16 @@
-//! What the gateway itself has to say to the container.
+//! What the gateway itself says to the container.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::Gateway;
+use super::Context;
 use crate::dialer::{Datagrams, DialError, IcmpError};
 use crate::link::Sent;
-use crate::local::Reach;
-use nsnet_stack::discard::Discard;
 use nsnet_stack::flow::FlowKey;
 use nsnet_stack::icmp;
-use nsnet_stack::packet::{Packet, Transport};
+use nsnet_stack::icmp::echo::{self, Headers, Message};
 
-impl Gateway {
+impl Context {
     /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
     pub(crate) fn send(&self, packet: &[u8]) {
         let (Sent::Done | Sent::Held(_)) = self.link.send(packet);
@@ -37,6 +35,29 @@ impl Gateway {
         }
     }
 
+    /// Sends the container an echo reply, in fragments if it exceeds the MTU. The identifier stands in the place of the
+    /// destination's port; a reply that no IP packet can carry is lost.
+    pub(crate) fn send_echo_reply(
+        &self,
+        source: IpAddr,
+        destination: SocketAddr,
+        hop_limit: u8,
+        datagram: &[u8],
+    ) -> Sent {
+        if !echo::is_possible(source, datagram.len()) {
+            return Sent::Done;
+        }
+        let headers = Headers {
+            message: Message::Reply,
+            source,
+            destination: destination.ip(),
+            hop_limit,
+            identifier: destination.port(),
+        };
+        let length = echo::length(source, datagram.len());
+        self.link.send_cut(source, length, |buffer| echo::write(buffer, headers, datagram))
+    }
+
     /// Says in the log what keeps the host from connecting; not more often than once a second, for it is the
     /// container that decides how often.
     pub(crate) fn warn_of(&self, error: &DialError, destination: SocketAddr) {
@@ -54,22 +75,6 @@ impl Gateway {
         if let Some(reason) = error.unreachable() {
             self.report(key, reason.into(), packet);
         }
-    }
-
-    /// Turns away a packet that must not or cannot go on, and tells the container why, unless it was to go to everybody.
-    pub(super) fn refuse(
-        &self,
-        packet: &Packet<'_>,
-        error: IcmpError,
-        discard: Discard,
-    ) -> Result<(), Discard> {
-        let is_error = matches!(packet.transport, Transport::Error(_));
-        let is_broadcast = self.addressing.is_broadcast(packet.ends.destination.ip());
-        // RFC 1122, 3.2.2; RFC 4443, 2.4 e.
-        if !is_error && !is_broadcast {
-            self.report(packet.flow(), error, packet.bytes);
-        }
-        Err(discard)
     }
 
     /// Tells the container of its own accord that what it sent does not arrive; `quoted` is the packet, or its start.
@@ -117,15 +122,6 @@ impl Gateway {
             self.counters.icmp.sent();
             self.send(&icmp::error(sender, key.container.ip(), hop_limit, error, quoted));
         }
-    }
-
-    /// Whether an address is that of another machine, and means the same in the container: not one of the container's own
-    /// network, of which nobody is upstream, nor one of the host's, which are none of the container's business.
-    fn is_remote(&self, address: IpAddr) -> bool {
-        let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        !is_link_local
-            && !self.addressing.is_on_link(address)
-            && matches!(self.commons.routes().lookup(address), Ok(Reach::Remote | Reach::Unreachable))
     }
 
     fn gateway_address(&self, container: IpAddr) -> Option<IpAddr> {

@@ -11,9 +11,9 @@ use crate::sys::Pages;
 const POOL: usize = 64;
 
 /// A socket with the memory of its rings, which outlives it: fields are dropped in this order.
-pub(super) struct RingSocket {
-    pub(super) socket: tcp::Socket<'static>,
-    pub(super) pages: Pages,
+pub(crate) struct RingSocket {
+    pub(crate) socket: tcp::Socket<'static>,
+    pub(crate) pages: Pages,
 }
 
 impl RingSocket {
@@ -36,12 +36,12 @@ impl Sockets {
     ///
     /// # Errors
     /// `ENOMEM` if the process has no more address space or mappings (`vm.max_map_count`).
-    pub(super) fn take(&self) -> nix::Result<RingSocket> {
+    pub(crate) fn take(&self) -> nix::Result<RingSocket> {
         self.pool.borrow_mut().pop().map_or_else(RingSocket::new, Ok)
     }
 
     /// Takes back a socket in whatever state.
-    pub(super) fn give_back(&self, socket: RingSocket) {
+    pub(crate) fn give_back(&self, socket: RingSocket) {
         let mut pool = self.pool.borrow_mut();
         if pool.len() < POOL {
             pool.push(socket);

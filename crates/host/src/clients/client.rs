@@ -5,27 +5,26 @@ use std::net::SocketAddr;
 use std::rc::Weak;
 use std::time::{Duration, Instant};
 
-use super::datagrams::Local;
-use super::udp::Port;
+use super::port::PublishedPort;
+use super::socket::Local;
 use crate::dialer::Datagrams;
-use crate::gateway::Gateway;
-use crate::link::Sent;
+use crate::link::{Link, Sent};
 use crate::statistics::Counted;
-use crate::udp::{Held, Letter};
+use crate::udp::{HeldDatagrams, Letter};
 use nsnet_stack::flow::FlowKey;
 
 /// How long a client is remembered to which the container has never answered, as by a stateful firewall
 /// (`nf_conntrack_udp_timeout`): they cost nothing to forge.
 const UNANSWERED: Duration = Duration::from_secs(30);
 
-pub(super) struct Client {
+pub(crate) struct Client {
     pub(super) key: Cell<FlowKey>,
     /// The way by which it has that, the best one being 0.
     pub(super) way: Cell<usize>,
     pub(super) address: SocketAddr,
     pub(super) local: Cell<Local>,
-    pub(super) port: Weak<Port>,
-    pub(super) standing: RefCell<Standing>,
+    pub(super) port: Weak<PublishedPort>,
+    pub(super) permission: RefCell<Permission>,
     pub(super) used: Cell<Instant>,
     pub(super) is_answered: Cell<bool>,
     /// Whether it has written again after an answer, and so is more than a passer-by.
@@ -33,15 +32,15 @@ pub(super) struct Client {
     pub(super) _counted: Counted,
 }
 
-pub(super) enum Standing {
+pub(super) enum Permission {
     /// The Dialer is deciding.
-    Asking(Held),
+    Asking(HeldDatagrams),
     /// With what it has written first, as long as the container may refuse it.
-    Allowed(Option<Held>),
+    Allowed(Option<HeldDatagrams>),
 }
 
 impl Client {
-    pub(super) fn key(&self) -> FlowKey {
+    pub(crate) fn key(&self) -> FlowKey {
         self.key.get()
     }
 
@@ -51,15 +50,15 @@ impl Client {
     }
 
     pub(super) fn is_asked_about(&self) -> bool {
-        matches!(*self.standing.borrow(), Standing::Asking(_))
+        matches!(*self.permission.borrow(), Permission::Asking(_))
     }
 
     /// Sends the container what was held back. With a full link it is lost.
-    pub(super) fn send(&self, gateway: &Gateway, held: &Held) {
+    pub(super) fn send(&self, link: &Link, held: &HeldDatagrams) {
         let key = self.key();
         for Letter { payload, .. } in held.letters() {
             let (Sent::Done | Sent::Held(_)) =
-                gateway.link.send_datagrams(key.peer, key.container, Datagrams::one(payload));
+                link.send_datagrams(key.peer, key.container, Datagrams::one(payload));
         }
     }
 

@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     fn both() -> Addressing {
-        Addressing { v4: Some(Subnet::IPV4), v6: Some(Subnet::IPV6), host: Default::default() }
+        Addressing::new(Some(Default::default()), Some(Default::default()), Default::default())
     }
 
     /// "container < client" for every way.

@@ -3,13 +3,20 @@
 //! Only one of them runs at a time, so that buffers which are filled and emptied between two awaits need not exist
 //! for each. Nothing in here is borrowed across an await.
 
+mod inbox;
+mod sockets;
+
 use std::cell::{RefCell, RefMut};
 
-use crate::link::MAX_FRAME;
+pub(crate) use inbox::{Inbox, Origin, Undelivered};
+pub(crate) use sockets::{RingSocket, Sockets};
+
 use crate::local::LocalRoutes;
-use crate::tcp::Sockets;
-use crate::udp::Inbox;
+use nsnet_proto::vnet;
 use nsnet_stack::frame::MAX_PACKET;
+
+/// Room for the largest frame.
+pub(crate) const MAX_FRAME: usize = vnet::HEADER_LEN + MAX_PACKET;
 
 pub(crate) struct Commons {
     received: RefCell<Box<[u8]>>,

@@ -1,0 +1,51 @@
+//! A published UDP port, as its clients know it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::rc::Weak;
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+use super::socket::Socket;
+
+/// How long a container that has refused datagrams in one address family gets those of new clients in the other first:
+/// it may tell of few such errors in a second (`icmp_ratelimit`, icmp(7)).
+const REFUSED: Duration = Duration::from_secs(10);
+
+pub(crate) struct PublishedPort {
+    pub(crate) socket: Socket,
+    /// The port in the container.
+    pub(super) target: u16,
+    /// How many clients it has, in all containers together.
+    pub(super) clients: Cell<usize>,
+    /// Those of them that may have to make room for others, the oldest first; and some that are gone.
+    pub(super) passing: RefCell<VecDeque<Weak<Client>>>,
+    refused: Cell<Option<Refused>>,
+}
+
+/// Where and when the container has last refused datagrams.
+#[derive(Clone, Copy)]
+struct Refused {
+    is_ipv4: bool,
+    at: Instant,
+}
+
+impl PublishedPort {
+    pub(crate) fn new(socket: Socket, target: u16) -> Self {
+        let (clients, passing, refused) = Default::default();
+        Self { socket, target, clients, passing, refused }
+    }
+
+    /// Notes that nobody listens at this address of the container.
+    pub(super) fn refused(&self, container: IpAddr, at: Instant) {
+        self.refused.set(Some(Refused { is_ipv4: container.is_ipv4(), at }));
+    }
+
+    /// Whether it has just turned out that nobody listens at this address of the container.
+    pub(super) fn has_refused(&self, container: IpAddr, now: Instant) -> bool {
+        self.refused.get().is_some_and(|Refused { is_ipv4, at }| {
+            is_ipv4 == container.is_ipv4() && now.saturating_duration_since(at) < REFUSED
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! Keeps a panic in an embedder's code from ending more than the call.
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+
+/// A future has panicked. The panic hook has said so.
+#[derive(Debug)]
+pub(crate) struct Panicked;
+
+/// Ends a future that panics instead of its whole task.
+pub(crate) async fn contained<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        // It is not polled again after a panic.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Err(Panicked).into(),
+        }
+    })
+    .await
+}

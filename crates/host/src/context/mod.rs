@@ -1,0 +1,94 @@
+//! What the protocols of one container work with: the link, the time, whom to ask, where addresses lead.
+//!
+//! It knows no protocol. A table is made of a context and nothing else, so a test makes one with a link in memory, a
+//! clock that the test moves, and a Dialer of its own ([`testing`]).
+
+mod answers;
+mod question;
+mod routing;
+mod tasks;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nsnet_stack::icmp::Limit;
+use tokio::sync::Notify;
+
+pub(crate) use question::Questions;
+pub(crate) use tasks::Tasks;
+
+use crate::addressing::Addressing;
+use crate::clock::Clock;
+use crate::commons::Commons;
+use crate::link::Link;
+use crate::statistics::Counters;
+
+/// What bounds a container's use of the host.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) tcp_flows: usize,
+    /// Bytes of memory in the rings of TCP connections, beyond what each may always use.
+    pub(crate) ring_memory: usize,
+    pub(crate) udp_mappings: usize,
+    pub(crate) echo_mappings: usize,
+    pub(crate) udp_peers: usize,
+    pub(crate) udp_idle_timeout: Duration,
+    pub(crate) dial_timeout: Duration,
+    /// Places for DNS messages, each of up to 1 KiB.
+    pub(crate) dns_queries: usize,
+    pub(crate) dns_connections: usize,
+    /// Of each published port.
+    pub(crate) published_udp_clients: usize,
+    /// That one address may have opened.
+    pub(crate) flows_between_containers: usize,
+}
+
+/// What is the same for every container of a network.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) questions: Questions,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// What the protocols of one container, or of one queue of it, work with.
+pub(crate) struct Context {
+    pub(crate) link: Link,
+    pub(crate) addressing: Addressing,
+    pub(crate) questions: Questions,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) commons: Rc<Commons>,
+    pub(crate) tasks: Tasks,
+    /// Notified when a flow has delivered its last bytes or has ended.
+    pub(crate) progress: Notify,
+    /// Bounds the ICMP errors that the gateway originates.
+    errors: RefCell<Limit>,
+    /// When the log last said what keeps the host from connecting.
+    warned: Cell<Option<Instant>>,
+}
+
+impl Context {
+    pub(crate) fn new(link: Link, addressing: Addressing, parts: Parts, commons: Rc<Commons>) -> Rc<Self> {
+        let Parts { questions, limits, clock, counters } = parts;
+        Rc::new(Self {
+            link,
+            addressing,
+            questions,
+            limits,
+            clock,
+            counters,
+            commons,
+            tasks: Tasks::default(),
+            progress: Notify::new(),
+            errors: RefCell::default(),
+            warned: Cell::new(None),
+        })
+    }
+}

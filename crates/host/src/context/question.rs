@@ -1,0 +1,44 @@
+//! Asks the Dialer.
+//!
+//! Every question has a deadline, and a Dialer that panics has answered with an error: the container sees that nothing
+//! comes of its flow, and does not ask again with every packet.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contained::{Panicked, contained};
+use crate::dialer::{DialError, Dialer};
+
+/// The Dialer, and how long it may take.
+#[derive(Clone)]
+pub(crate) struct Questions {
+    dialer: Arc<dyn Dialer>,
+    timeout: Duration,
+}
+
+impl Questions {
+    pub(crate) fn new(dialer: Arc<dyn Dialer>, timeout: Duration) -> Self {
+        Self { dialer, timeout }
+    }
+
+    /// The answer to a question, which may be several in a row. Too late is [`DialError::TimedOut`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the question up.
+    pub(crate) async fn ask<'d, T, A>(
+        &'d self,
+        question: impl FnOnce(&'d dyn Dialer) -> A,
+    ) -> Result<T, DialError>
+    where
+        A: Future<Output = Result<T, DialError>>,
+    {
+        let answer = contained(async { question(&*self.dialer).await });
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(Panicked)) => Err(io::Error::other("the Dialer panicked").into()),
+            Err(_) => Err(DialError::TimedOut),
+        }
+    }
+}

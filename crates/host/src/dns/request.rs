@@ -1,0 +1,21 @@
+//! A query on its way through the name server.
+
+use bytes::Bytes;
+
+use super::Transport;
+use nsnet_stack::dns::Query;
+
+/// A query: the message, which can be kept or sent on without a copy, what it says, and what it has come by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) message: &'a Bytes,
+    pub(super) query: Query<'a>,
+    pub(super) transport: Transport,
+}
+
+impl<'a> Request<'a> {
+    /// `None` if the message is no query.
+    pub(super) fn parse(message: &'a Bytes, transport: Transport) -> Option<Self> {
+        Query::parse(message).map(|query| Self { message, query, transport })
+    }
+}

@@ -1,0 +1,26 @@
+//! How networks and containers are told to end.
+
+use std::future;
+
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinError;
+
+/// Waits for a request to close; an attachment that is merely dropped makes none.
+pub(crate) async fn requested(close: oneshot::Receiver<()>) {
+    if close.await.is_err() {
+        future::pending().await
+    }
+}
+
+/// Waits until the network is to end in good order.
+pub(crate) async fn finishing(mut shutdown: watch::Receiver<bool>) {
+    // Fails when the sender is dropped, and then the end has come anyway.
+    let _ = shutdown.wait_for(|is_finishing| *is_finishing).await;
+}
+
+/// Says in the log that a task has failed.
+pub(crate) fn report_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a container's gateway or a published port failed");
+    }
+}

@@ -1,0 +1,222 @@
+//! What bounds the share of this process that one container may use.
+
+use std::time::Duration;
+
+use super::{BuildError, NetworkBuilder};
+use crate::context::Limits;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tcp_flows: 16_384,
+            ring_memory: 256 << 20,
+            udp_mappings: 4_096,
+            echo_mappings: 512,
+            udp_peers: 16_384,
+            udp_idle_timeout: Duration::from_secs(180),
+            dial_timeout: Duration::from_secs(60),
+            dns_queries: 4_096,
+            dns_connections: 256,
+            published_udp_clients: 4_096,
+            flows_between_containers: 16_384,
+        }
+    }
+}
+
+/// The longest timeout: ten years. What is meant as "never" must not overflow the clock.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Limits of each container, unless they say otherwise. None of them, except [`ring_memory`](Self::ring_memory), may be 0:
+/// [`build`](Self::build) refuses it. A [`Dialer`](crate::Dialer) refuses flows altogether.
+impl NetworkBuilder {
+    /// Most TCP connections of one container at a time, including those being dialled and those of published ports.
+    /// Default: 16 384.
+    ///
+    /// At the limit, a SYN of the container is dropped, and a client of a published port is reset. With several
+    /// [`queues`](Self::queues) each has an even share, rounded up; connections of published ports are all on the first.
+    ///
+    /// Each connection needs a file descriptor of this process, and 2 MiB of its address space (not of memory). Lower the
+    /// limit, or raise `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself.
+    #[must_use]
+    pub fn max_tcp_flows(mut self, flows: usize) -> Self {
+        self.limits.tcp_flows = flows;
+        self
+    }
+
+    /// Most memory for the bytes that wait in the TCP connections of one container, in bytes. Default: 256 MiB.
+    ///
+    /// Each connection may always use 64 KiB in each direction; these come on top. 0 is allowed and leaves just that.
+    /// At the limit, connections slow down: no more is read from the world, and segments of the container are lost until
+    /// there is room. With several [`queues`](Self::queues) each has an even share.
+    #[must_use]
+    pub fn ring_memory(mut self, bytes: usize) -> Self {
+        self.limits.ring_memory = bytes;
+        self
+    }
+
+    /// Most UDP mappings of one container at a time: source addresses and ports that have an upstream socket, each a
+    /// file descriptor of this process. Default: 4 096.
+    ///
+    /// At the limit, datagrams from further ports are dropped until a mapping has been idle for the
+    /// [timeout](Self::udp_idle_timeout).
+    #[must_use]
+    pub fn max_udp_mappings(mut self, mappings: usize) -> Self {
+        self.limits.udp_mappings = mappings;
+        self
+    }
+
+    /// Most destinations of all UDP mappings of one container together, and as many again of its echo mappings.
+    /// Default: 16 384.
+    ///
+    /// At the limit, destinations that have been idle make room. Without any, datagrams to further ones are dropped.
+    #[must_use]
+    pub fn max_udp_peers(mut self, peers: usize) -> Self {
+        self.limits.udp_peers = peers;
+        self
+    }
+
+    /// How long a UDP mapping lives after the container's last datagram. Default: 180 s (RFC 4787, 4.3 asks for at
+    /// least 120 s). More than ten years count as ten years.
+    #[must_use]
+    pub fn udp_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.udp_idle_timeout = timeout;
+        self
+    }
+
+    /// Most echo mappings of one container at a time: addresses and identifiers that have an upstream ping socket, each
+    /// a file descriptor of this process. A running ping has one, however many hosts it is for. Default: 512.
+    ///
+    /// At the limit, requests of further pings are dropped.
+    #[must_use]
+    pub fn max_echo_mappings(mut self, mappings: usize) -> Self {
+        self.limits.echo_mappings = mappings;
+        self
+    }
+
+    /// Most DNS queries of one container under way at a time, in units of up to 1 KiB of query or answer. Default: 4 096.
+    ///
+    /// At the limit, further queries are answered SERVFAIL at once. A limit below 64 refuses the longest messages
+    /// (64 KiB).
+    #[must_use]
+    pub fn max_dns_queries(mut self, queries: usize) -> Self {
+        self.limits.dns_queries = queries;
+        self
+    }
+
+    /// Most TCP connections of one container to the DNS address at a time. Each may hold a message of 64 KiB in each
+    /// direction. Default: 256.
+    ///
+    /// At the limit, further connections are refused. They count against [`max_tcp_flows`](Self::max_tcp_flows) as well.
+    #[must_use]
+    pub fn max_dns_connections(mut self, connections: usize) -> Self {
+        self.limits.dns_connections = connections;
+        self
+    }
+
+    /// Most clients of one published UDP port at a time. Default: 4 096.
+    ///
+    /// At the limit, the oldest client that has not come back after an answer makes room. Without any, datagrams of
+    /// further clients are dropped.
+    #[must_use]
+    pub fn max_published_udp_clients(mut self, clients: usize) -> Self {
+        self.limits.published_udp_clients = clients;
+        self
+    }
+
+    /// Most flows that one container address may have open towards [other containers](Self::containers_reach_each_other),
+    /// of all protocols together. Default: 16 384.
+    ///
+    /// At the limit, flows that have been silent for longest make room, established TCP connections excepted. Without any,
+    /// packets that would open further flows are dropped.
+    #[must_use]
+    pub fn max_flows_between_containers(mut self, flows: usize) -> Self {
+        self.limits.flows_between_containers = flows;
+        self
+    }
+
+    /// How long the Dialer may take for one flow, deciding and connecting together. Default: 60 s, below the 127 s after
+    /// which Linux gives a connection up. More than ten years count as ten years.
+    ///
+    /// After that time the future is dropped, and the container sees silence. A connection of a published port must be
+    /// open inside within the same time, or the client is reset.
+    #[must_use]
+    pub fn dial_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.dial_timeout = timeout;
+        self
+    }
+}
+
+/// Limits that work.
+///
+/// # Errors
+/// [`BuildError::ZeroLimit`].
+pub(super) fn checked(limits: Limits) -> Result<Limits, BuildError> {
+    let Limits { udp_idle_timeout, dial_timeout, .. } = limits;
+    let zero = [
+        ("max_tcp_flows", limits.tcp_flows == 0),
+        ("max_udp_mappings", limits.udp_mappings == 0),
+        ("max_udp_peers", limits.udp_peers == 0),
+        ("udp_idle_timeout", udp_idle_timeout.is_zero()),
+        ("max_echo_mappings", limits.echo_mappings == 0),
+        ("max_dns_queries", limits.dns_queries == 0),
+        ("max_dns_connections", limits.dns_connections == 0),
+        ("max_published_udp_clients", limits.published_udp_clients == 0),
+        ("max_flows_between_containers", limits.flows_between_containers == 0),
+        ("dial_timeout", dial_timeout.is_zero()),
+    ];
+    match zero.into_iter().find(|(_, is_zero)| *is_zero) {
+        Some((name, _)) => Err(BuildError::ZeroLimit(name)),
+        None => Ok(Limits {
+            udp_idle_timeout: udp_idle_timeout.min(LONGEST),
+            dial_timeout: dial_timeout.min(LONGEST),
+            ..limits
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Network;
+
+    #[test]
+    fn no_limit_is_zero_except_that_of_memory() {
+        let zero: [(&str, NetworkBuilder); 10] = [
+            ("max_tcp_flows", Network::builder().max_tcp_flows(0)),
+            ("max_udp_mappings", Network::builder().max_udp_mappings(0)),
+            ("max_udp_peers", Network::builder().max_udp_peers(0)),
+            ("udp_idle_timeout", Network::builder().udp_idle_timeout(Duration::ZERO)),
+            ("max_echo_mappings", Network::builder().max_echo_mappings(0)),
+            ("max_dns_queries", Network::builder().max_dns_queries(0)),
+            ("max_dns_connections", Network::builder().max_dns_connections(0)),
+            ("max_published_udp_clients", Network::builder().max_published_udp_clients(0)),
+            ("max_flows_between_containers", Network::builder().max_flows_between_containers(0)),
+            ("dial_timeout", Network::builder().dial_timeout(Duration::ZERO)),
+        ];
+        for (name, builder) in zero {
+            let error = builder.build().unwrap_err();
+            assert!(matches!(error, BuildError::ZeroLimit(named) if named == name), "{error}");
+        }
+        Network::builder().ring_memory(0).build().unwrap();
+    }
+
+    #[test]
+    fn the_greatest_limits_mean_none() {
+        let limits = checked(Limits {
+            tcp_flows: usize::MAX,
+            ring_memory: usize::MAX,
+            udp_mappings: usize::MAX,
+            echo_mappings: usize::MAX,
+            udp_peers: usize::MAX,
+            udp_idle_timeout: Duration::MAX,
+            dial_timeout: Duration::MAX,
+            dns_queries: usize::MAX,
+            dns_connections: usize::MAX,
+            published_udp_clients: usize::MAX,
+            flows_between_containers: usize::MAX,
+        })
+        .unwrap();
+        assert_eq!((limits.udp_idle_timeout, limits.dial_timeout), (LONGEST, LONGEST));
+        let _places = crate::dns::Places::new(limits.dns_queries, limits.dns_connections);
+    }
+}

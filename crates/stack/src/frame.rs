@@ -1,5 +1,11 @@
-//! The virtio-net header of what goes to the container: which checksums are left to its device, and what the device
-//! cuts.
+//! The virtio-net header of frames for the container.
+//!
+//! With it, a frame leaves two things to the container's kernel (virtio 1.2, 5.1.6):
+//!
+//! - The checksum. The field then holds the sum over the pseudo-header only.
+//! - Segmentation. One frame then stands for many TCP segments, UDP datagrams or IP fragments.
+//!
+//! [`Device`] knows which of them the container's device accepts, and decides how each packet goes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,15 +20,30 @@ use crate::udp::packet::{self, ChecksumMode};
 use crate::udp::{Datagrams, MAX_DATAGRAMS};
 use crate::wire::{ip_header_len, pseudo_header_sum};
 
-/// Largest IP packet in bytes: what the length field of IPv4 can say.
+/// Largest IP packet of a frame in bytes: the length field of IPv4 has 16 bits.
 pub const MAX_PACKET: usize = u16::MAX as usize;
 
-/// What the container's device takes.
+/// The packets that the container's device takes.
+///
+/// # Examples
+/// ```
+/// use nsnet_proto::Offload;
+/// use nsnet_stack::frame::{Device, Plan};
+/// use nsnet_stack::udp::Datagrams;
+///
+/// let (source, datagram) = ("10.99.0.2:53".parse().unwrap(), [7; 2000]);
+/// let offloading = Device { mtu: 1500, offload: Offload::ALL };
+/// let Plan::Frame { header, .. } = offloading.plan(source, Datagrams::one(&datagram)) else { panic!() };
+/// assert_eq!(header.segmentation.unwrap().size, 1480); // the payload of each fragment
+///
+/// let plain = Device { mtu: 1500, offload: Offload::NONE };
+/// assert_eq!(plain.plan(source, Datagrams::one(&datagram)), Plan::Fragments);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
-    /// Largest packet in bytes, unless the device cuts a larger one.
+    /// MTU in bytes. The device takes a larger packet only if it cuts it.
     pub mtu: u16,
-    /// What the device does for this end.
+    /// What the device does on behalf of this process.
     pub offload: Offload,
 }
 
@@ -38,12 +59,12 @@ pub enum Plan {
     },
     /// In fragments, each of them a frame.
     Fragments,
-    /// Not at all: no IP packet can carry that much.
+    /// Not at all: no IP packet can carry as much.
     Nothing,
 }
 
 impl Plan {
-    /// Whether the device may cut the packet into fragments, which its IPv4 header must then permit.
+    /// Whether the device may fragment the packet. If so, its IPv4 header must permit that ([`fragments::permit`]).
     #[must_use]
     pub fn may_be_cut(&self) -> bool {
         let Self::Frame { header, .. } = self else { return false };
@@ -52,7 +73,7 @@ impl Plan {
 }
 
 impl Device {
-    /// What TCP may assume of packets to or from this address.
+    /// What TCP may assume about packets of the family of `address`.
     #[must_use]
     pub fn tcp_capabilities(&self, address: IpAddr) -> Capabilities {
         let segmentation = match address {
@@ -66,8 +87,8 @@ impl Device {
         }
     }
 
-    /// The header of a TCP packet of `length` bytes, which the device cuts into segments of `segment_size` bytes of
-    /// payload. With a partial checksum, [`write_tcp_sum`] goes with it.
+    /// The header of a TCP packet of `length` bytes, which the device cuts into segments with `segment_size` bytes of
+    /// payload each. If its checksum is partial, [`write_tcp_sum`] must write the sum.
     #[must_use]
     pub fn segment_header(&self, key: FlowKey, length: usize, segment_size: u16) -> Header {
         let peer = key.peer.ip();
@@ -89,7 +110,7 @@ impl Device {
         Header { checksum: Checksum::Partial { start, offset: TCP_CHECKSUM }, segmentation }
     }
 
-    /// Whether these datagrams can go in one frame.
+    /// Whether datagrams from `source` can go in one frame, which the device cuts.
     #[must_use]
     pub fn takes_at_once(&self, source: SocketAddr, datagrams: Datagrams<'_>) -> bool {
         self.offload.uso
@@ -98,8 +119,8 @@ impl Device {
             && packet::length(source, datagrams.size()) <= self.mtu.into()
     }
 
-    /// How datagrams go that the device [takes at once](Self::takes_at_once), or a single one. One above the MTU goes
-    /// whole where the device can cut it.
+    /// Decides how datagrams from `source` go: a single one, or those that the device [takes at
+    /// once](Self::takes_at_once). A single one above the MTU goes in one frame if the device can fragment it.
     #[must_use]
     pub fn plan(&self, source: SocketAddr, datagrams: Datagrams<'_>) -> Plan {
         let payload = datagrams.bytes().len();
@@ -128,8 +149,12 @@ impl Device {
         Plan::Frame { header: Header { checksum, segmentation }, checksum: ChecksumMode::PseudoHeader }
     }
 
-    /// Prepares a UDP packet above the MTU, as it has come from another container, for a device that completes
-    /// checksums and cuts. `ip_header_len` is the length of what stands before the UDP header.
+    /// Prepares a UDP packet above the MTU, which has come from another container, for a device that completes
+    /// checksums and fragments. Returns the header of its frame. `ip_header_len` is the length in bytes of what
+    /// precedes the UDP header.
+    ///
+    /// # Panics
+    /// If the packet is shorter than an IP header, or than `ip_header_len` and a UDP header.
     pub fn prepare_uncut(
         &self,
         packet: &mut [u8],
@@ -152,7 +177,11 @@ impl Device {
     }
 }
 
-/// Leaves in the checksum field of a TCP packet of this flow what the device expects to complete.
+/// Writes the sum over the pseudo-header into the checksum field of a TCP packet from the flow's peer to its container.
+/// The device completes it.
+///
+/// # Panics
+/// If the packet is shorter than an IP header without options and a TCP header.
 pub fn write_tcp_sum(packet: &mut [u8], key: FlowKey) {
     let (source, destination) = (key.peer.ip(), key.container.ip());
     let start = ip_header_len(source);

@@ -1,27 +1,32 @@
-//! The pure part of nsnet: bytes and the time come in as parameters, bytes go out as values.
+//! The pure part of nsnet: bytes and the time come in as parameters, packets and decisions go out as values.
 //!
-//! Nothing in here opens a socket, reads a clock or waits. Its tests need no kernel, and everything a container sends
-//! can be tried on it in memory. `nsnet-host` is the shell around it, and re-exports what embedders see.
+//! Nothing in this crate opens a socket, reads a clock or waits. Its tests need no kernel, and anything that a
+//! container may send can be tried on it in memory. `nsnet-host` puts sockets and a runtime around it, and re-exports
+//! the types that embedders see.
 //!
 //! A module uses only modules above it in this list:
 //!
 //! | module | what it knows |
 //! |---|---|
 //! | [`discard`] | why a packet goes no further |
-//! | [`wire`] | numbers, lengths and sums of the IP wire format |
+//! | [`wire`] | lengths, checksums and protocol numbers of IP |
 //! | [`flow`] | the two ends of a packet, the key of a flow |
-//! | [`ip`] | IP headers, IPv6 extension headers |
+//! | [`ip`] | IP headers and IPv6 extension headers |
 //! | [`udp`] | datagrams that travel together, and their packets |
 //! | [`icmp`] | errors and echo messages, read and written |
-//! | [`tcp`] | segments, the smoltcp adapter, the memory of its rings, TIME-WAIT |
-//! | [`packet`] | the checked view of a packet of the container |
-//! | [`fragments`] | packets put together and cut |
-//! | [`frame`] | the virtio-net header of what goes to the container |
+//! | [`tcp`] | segments, connections over smoltcp, the memory of their rings, TIME-WAIT |
+//! | [`packet`] | the checked view of a packet from the container |
+//! | [`fragments`] | packets reassembled and fragmented |
+//! | [`frame`] | the virtio-net header of frames for the container |
 //! | [`between`] | packets from one container to another |
 //! | [`dns`] | names and queries |
+//!
+//! # Hostile input
+//! A container may send any bytes. The `parse` functions and everything that takes a parsed value return errors for
+//! them and do not panic. Functions that write into a caller's buffer, or index into a packet that must be whole, say
+//! under "Panics" what the caller owes them.
 
 #![forbid(unsafe_code)]
-#![expect(missing_docs, reason = "fields that were private to one crate")]
 
 pub mod discard;
 pub mod wire;

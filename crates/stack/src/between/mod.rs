@@ -1,5 +1,7 @@
-//! Packets on their way from one container to another: the checked view, the flows that are allowed, and what a device
-//! without offloads leaves to this end.
+//! Packets from one container to another.
+//!
+//! [`Passage`] is the checked view of such a packet. [`Flows`] knows which flows the Dialer has allowed. [`cut`],
+//! [`write_segment`] and [`complete`] do the work that a receiving device without offloads leaves to this process.
 
 mod flows;
 mod passage;

@@ -1,4 +1,4 @@
-//! What a device without offloads leaves to this end: completes checksums and cuts super-frames. Pure.
+//! The work that a device without offloads leaves to this process: completing checksums and cutting super-frames.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -9,10 +9,15 @@ use smoltcp::wire::{IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPack
 use super::passage::{Routed, UDP_CHECKSUM};
 use crate::wire;
 
-/// Most packets that one frame may stand for: enough for segments of 64 bytes, and not thousands of writes for one read.
+/// Most packets that one frame may stand for. That allows segments of 64 bytes, and keeps one read from causing
+/// thousands of writes.
 const MAX_SEGMENTS: usize = 1024;
 
-/// The payload of each segment that a super-frame must be cut into; `None` if there are too many.
+/// Where the payload of each segment of a super-frame lies in it. `None` if there are more than 1024.
+///
+/// # Panics
+/// If the size of the segments is 0.
+#[must_use]
 pub fn cut(routed: &Routed<'_>, segmentation: Segmentation) -> Option<impl Iterator<Item = Range<usize>>> {
     let (start, end, size) =
         (usize::from(segmentation.header_len), routed.bytes.len(), usize::from(segmentation.size));
@@ -20,7 +25,11 @@ pub fn cut(routed: &Routed<'_>, segmentation: Segmentation) -> Option<impl Itera
     (pieces.len() <= MAX_SEGMENTS).then_some(pieces)
 }
 
-/// Writes one segment of a super-frame into `buffer`, which has room for its headers and `payload`.
+/// Writes one segment of a super-frame into `buffer`, complete with checksums. `segmentation` is that of the frame, and
+/// `payload` one of the ranges that [`cut`] returned for it.
+///
+/// # Panics
+/// If `buffer` is not as long as the headers and the payload together.
 pub fn write_segment(
     routed: &Routed<'_>,
     segmentation: Segmentation,
@@ -54,23 +63,26 @@ pub fn write_segment(
     complete(buffer, routed.header.checksum);
 }
 
-/// Replaces the sum over the pseudo-header by the checksum, if that is what a packet has.
+/// Completes a [partial](Checksum::Partial) checksum: replaces the sum over the pseudo-header.
+///
+/// # Panics
+/// If the checksum field lies beyond the packet. That of a [`Passage`](super::Passage) does not.
 pub fn complete(packet: &mut [u8], state: Checksum) {
     let Checksum::Partial { start, offset } = state else { return };
     let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
     let sum = !checksum::data(&packet[start..]);
-    // In UDP 0 means that there is none (RFC 768).
+    // In UDP, 0 means that there is no checksum (RFC 768).
     let sum = if sum == 0 && offset == UDP_CHECKSUM { u16::MAX } else { sum };
     packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Makes the IP header that of a packet as long as `packet`, the `number`th of a super-frame. Returns both ends.
+/// Adapts the IP header to the length of `packet`, the `number`th of a super-frame. Returns source and destination.
 fn write_ip_length(packet: &mut [u8], number: usize) -> (IpAddr, IpAddr) {
     let length = packet.len();
     if packet[0] >> 4 == 4 {
         let mut header = Ipv4Packet::new_unchecked(packet);
         header.set_total_len(u16::try_from(length).unwrap_or(0));
-        // Wraps around, as the field does.
+        // The field wraps around.
         header.set_ident(header.ident().wrapping_add(u16::try_from(number).unwrap_or(0)));
         header.fill_checksum();
         (header.src_addr().into(), header.dst_addr().into())

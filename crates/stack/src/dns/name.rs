@@ -1,36 +1,51 @@
-//! Host names as an embedder writes them and as questions carry them. Pure.
+//! Host names as embedders write them and as questions carry them.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use super::query::{MAX_LABEL, MAX_NAME};
 
-/// A host name in the form of a question: labels behind their lengths, in lower case, the empty one last.
+/// A host name as the wire format has it (RFC 1035, section 3.1): labels behind their lengths, the empty one last.
+/// Letters are in lower case, so names that differ only in case are equal.
+///
+/// # Examples
+/// ```
+/// use nsnet_stack::dns::HostName;
+///
+/// let name = HostName::parse("DB.example.").unwrap();
+/// assert_eq!(name, HostName::of_question(b"\x02db\x07example\0"));
+/// assert_eq!(name.to_string(), "db.example");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostName(Box<[u8]>);
 
-/// What is wrong with a name. Shown behind "the name …".
+/// What is wrong with a name. Displayed as the end of a sentence that begins "the name …".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NameProblem {
+    /// The name, or one of its labels, is empty.
     #[error("is empty, or has an empty label")]
     EmptyLabel,
+    /// A label exceeds 63 bytes (RFC 1035, section 2.3.4).
     #[error("has a label of more than {MAX_LABEL} bytes")]
     LongLabel,
+    /// The name exceeds 253 bytes (RFC 1035, section 2.3.4).
     #[error("has more than 253 bytes")]
     Long,
+    /// A character is neither an ASCII letter, a digit, `-` nor `_`.
     #[error(
         "has a character that is neither a letter, a digit, '-' nor '_'; write others as an A-label (xn--…)"
     )]
     Character,
+    /// A label begins or ends with `-` (RFC 952).
     #[error("has a label that begins or ends with '-'")]
     Hyphen,
 }
 
 impl HostName {
-    /// A name as RFC 1123, section 2.1 allows, with underscores and perhaps a dot at the end.
+    /// Reads a name as RFC 1123, section 2.1 allows it. Underscores and a final dot are allowed too.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with the name.
     pub fn parse(text: &str) -> Result<Self, NameProblem> {
         let mut wire = Vec::with_capacity(text.len() + 2);
         for label in text.strip_suffix('.').unwrap_or(text).split('.') {
@@ -56,13 +71,15 @@ impl HostName {
         Ok(Self(wire.into()))
     }
 
-    /// The name of a question.
+    /// The name of a question, in the wire format.
+    #[must_use]
     pub fn of_question(wire: &[u8]) -> Self {
         // A length is at most 63 and so no letter.
         Self(wire.to_ascii_lowercase().into())
     }
 
-    /// The name at which the names of an address are looked up (RFC 1035, section 3.5; RFC 3596, section 2.5).
+    /// The name whose PTR records hold the names of an address (RFC 1035, section 3.5; RFC 3596, section 2.5).
+    #[must_use]
     pub fn reverse(address: IpAddr) -> Self {
         let mut wire = Vec::with_capacity(74);
         let mut push = |label: &str| {
@@ -87,7 +104,7 @@ impl HostName {
     }
 }
 
-/// With dots between the labels and none at the end; other bytes than those of host names as in RFC 1035, section 5.1,
+/// Labels with dots between them, and none at the end. Bytes that no host name has are escaped (RFC 1035, section 5.1),
 /// so that no two names look alike.
 impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,6 +130,8 @@ impl fmt::Display for HostName {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -142,6 +161,21 @@ mod tests {
         assert_eq!(problem("a\nnameserver"), NameProblem::Character);
         assert_eq!(problem("bücher.example"), NameProblem::Character);
         assert_eq!(problem("-a.example"), NameProblem::Hyphen);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_shown_without_panic(wire in prop::collection::vec(any::<u8>(), 0..300)) {
+            let shown = HostName::of_question(&wire).to_string();
+            prop_assert!(shown.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+
+        #[test]
+        fn any_text_that_is_a_name_is_shown_as_it_was_written(text in "[a-z0-9_.-]{0,40}") {
+            if let Ok(name) = HostName::parse(&text) {
+                prop_assert_eq!(name.to_string(), text.strip_suffix('.').unwrap_or(&text));
+            }
+        }
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Messages for tests.
+//! Messages for tests and benchmarks.
 
 use simple_dns::rdata::OPT;
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE};
 
 const WELL_FORMED: &str = "the test wrote a well-formed message";
 
-/// A query for the records of a type at a name.
+/// A query with ID 0xbeef for the records of a type at a name.
 pub fn query_for(name: &str, record_type: TYPE) -> Vec<u8> {
     let mut packet = Packet::new_query(0xbeef);
     packet.set_flags(PacketFlag::RECURSION_DESIRED);

@@ -1,8 +1,8 @@
-//! Which blocks of a datagram have come.
+//! The blocks of a packet that have arrived.
 
 use std::ops::Range;
 
-/// Blocks of the longest datagram: offsets have 13 bits (RFC 791, 3.1).
+/// Blocks of the longest packet: offsets have 13 bits (RFC 791, 3.1).
 const MAX_BLOCKS: usize = 1 << 13;
 
 const WORD: usize = u64::BITS as usize;
@@ -11,7 +11,7 @@ const WORD: usize = u64::BITS as usize;
 #[derive(Debug, Clone)]
 pub(super) struct Blocks([u64; MAX_BLOCKS / WORD]);
 
-/// How much of a range has come.
+/// How much of a range has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Coverage {
     Nothing,
@@ -22,7 +22,7 @@ pub(super) enum Coverage {
 impl Blocks {
     pub(super) const NONE: Self = Self([0; MAX_BLOCKS / WORD]);
 
-    /// How much of `range`, which is not empty, has come.
+    /// How much of `range`, which is not empty, has arrived.
     pub(super) fn coverage(&self, range: Range<usize>) -> Coverage {
         let (mut any, mut all) = (false, true);
         for (word, mask) in words(range) {
@@ -36,7 +36,7 @@ impl Blocks {
         }
     }
 
-    /// Notes that `range` has come.
+    /// Notes that `range` has arrived.
     pub(super) fn insert(&mut self, range: Range<usize>) {
         for (word, mask) in words(range) {
             self.0[word] |= mask;
@@ -44,7 +44,7 @@ impl Blocks {
     }
 }
 
-/// The words that `range` touches, with its bits in each.
+/// The words that `range` touches, and its bits in each of them.
 fn words(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     (range.start / WORD..range.end.div_ceil(WORD)).map(move |word| {
         let first = range.start.saturating_sub(word * WORD);

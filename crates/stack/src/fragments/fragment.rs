@@ -7,37 +7,40 @@ use smoltcp::wire::{IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv6Packet};
 use super::{BLOCK, FRAGMENT_HEADER_LEN};
 use crate::discard::Discard;
 
-/// Longest IPv4 packet, and longest payload of an IPv6 packet: what their length fields hold.
+/// Longest IPv4 packet, and longest payload of an IPv6 packet, in bytes: the length fields have 16 bits.
 const MAX_LENGTH: usize = u16::MAX as usize;
 
-/// A fragment whose place and length are possible.
+/// A fragment whose offset and length are possible.
 #[derive(Debug, Clone, Copy)]
 pub struct Fragment<'a> {
-    pub key: Key,
+    pub(super) key: Key,
     /// The IP header, without the fragment header.
-    pub header: &'a [u8],
-    /// What follows the header in the whole packet.
-    pub protocol: u8,
-    /// Place of the payload behind the header of the whole packet, in bytes.
-    pub offset: usize,
-    /// Whether others follow.
-    pub more: bool,
+    pub(super) header: &'a [u8],
+    /// The protocol of the whole packet's payload. In IPv6 only the first fragment's counts.
+    pub(super) protocol: u8,
+    /// Offset of this payload in that of the whole packet, in bytes.
+    pub(super) offset: usize,
+    /// Whether other fragments follow.
+    pub(super) more: bool,
     /// Empty only if this is all of its packet.
-    pub payload: &'a [u8],
+    pub(super) payload: &'a [u8],
 }
 
-/// What the fragments of one packet have in common, and no others.
+/// The fields in which the fragments of one packet agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    /// In IPv6 only the first fragment says what the packet holds, so there it is no part of the key.
-    pub protocol: Option<u8>,
-    pub identification: u32,
+pub(super) struct Key {
+    pub(super) source: IpAddr,
+    destination: IpAddr,
+    /// `None` for IPv6, where only the first fragment knows it.
+    protocol: Option<u8>,
+    identification: u32,
 }
 
 impl<'a> Fragment<'a> {
-    /// Reads an IP packet that is a fragment.
+    /// Reads an IP packet that is a fragment. An IPv6 packet must have the fragment header next to the IPv6 header.
+    ///
+    /// # Errors
+    /// [`Discard::Protocol`] if an IPv6 packet has no fragment header there, otherwise [`Discard::Malformed`].
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Discard> {
         let fragment = match bytes.first().map(|first| first >> 4) {
             Some(4) => Self::parse_v4(bytes)?,
@@ -53,18 +56,19 @@ impl<'a> Fragment<'a> {
         Ok(fragment)
     }
 
-    /// The sender.
+    /// The address of the sender.
+    #[must_use]
     pub fn source(&self) -> IpAddr {
         self.key.source
     }
 
-    /// Whether it is all of its packet.
-    pub fn is_whole(&self) -> bool {
+    /// Whether this fragment is all of its packet.
+    pub(super) fn is_whole(&self) -> bool {
         self.offset == 0 && !self.more
     }
 
-    /// Where its payload ends.
-    pub fn end(&self) -> usize {
+    /// Where this payload ends in that of the whole packet, in bytes.
+    pub(super) fn end(&self) -> usize {
         self.offset + self.payload.len()
     }
 
@@ -111,7 +115,7 @@ impl<'a> Fragment<'a> {
             key,
             header: bytes.get(..IPV6_HEADER_LEN).ok_or(Discard::Malformed)?,
             protocol,
-            // The offset counts blocks of 8 in the upper 13 bits: masked it is one of bytes.
+            // The upper 13 bits count blocks of 8 bytes. With the others masked, the field counts bytes.
             offset: usize::from(place & !7),
             more: place & 1 != 0,
             payload,

@@ -1,38 +1,39 @@
-//! IP fragments: packets of the container put together, datagrams for the container taken apart.
+//! IP fragments: packets of the container reassembled, packets for the container fragmented.
 //!
-//! A container's kernel cuts a datagram that exceeds the MTU into fragments itself, whatever is offloaded, and puts
-//! together what it is sent. Both directions are pure: packets and the time in, packets out.
+//! A container's kernel fragments a datagram that exceeds the MTU, whatever is offloaded, and reassembles the fragments
+//! that it receives.
 //!
 //! # From the container
 //! ```text
 //! frame → Packet::parse says "fragment" → Fragment::parse → Reassembler::add → Whole → Packet::parse
 //! ```
-//! What belongs together is told by source, destination and identification, and in IPv4 the protocol (RFC 791, 3.2;
-//! RFC 8200, 4.5). The whole packet has the header of the first fragment; it is read like any other then, its
-//! checksum included, for the sender has computed it before cutting. An IPv6 fragment that is all of its packet is
-//! complete at once and meets no other (RFC 6946). Extension headers before the fragment header are taken out before
-//! it comes here ([`crate::ip::extensions`]), those behind it once the packet is whole.
+//! Fragments of one packet agree in source, destination and identification, and for IPv4 also in the protocol (RFC 791,
+//! 3.2; RFC 8200, 4.5). The reassembled packet has the header of its first fragment. It is then read like any other,
+//! transport checksum included, because the sender computed that before it fragmented. An IPv6 fragment that is a whole
+//! packet completes at once, apart from all others (RFC 6946). IPv6 extension headers in front of the fragment header
+//! are removed before the fragment comes here ([`crate::ip::extensions`]), those behind it once the packet is whole.
 //!
-//! The sender is hostile. A datagram has a buffer and a bit for each block of 8 bytes, so a fragment costs its own
-//! length, in whatever order and however small they come, and at most once per datagram the clearing of its 64 KiB:
+//! The sender is hostile. Each packet has a buffer, and a bit for each block of 8 bytes. So a fragment costs its own
+//! length, however small it is and in whatever order it comes; at most once per packet, 64 KiB are cleared.
 //!
-//! - A fragment that repeats bytes that are there already is ignored; one that overlaps in any other way abandons
-//!   the datagram, and what still comes of it is dropped (RFC 5722, 4).
-//! - So does one that lies beyond the end or moves it.
-//! - A fragment is dropped by itself if it is empty, ends beyond what a packet can hold, or is not the last and no
-//!   multiple of 8 bytes long.
-//! - A datagram that lacks pieces is dropped 30 s after its first fragment came; duplicates do not prolong it.
-//! - At most 60 datagrams are under way, the oldest makes room: with their buffers less than 4 MiB.
+//! - A fragment that repeats bytes which are there already is ignored. One that overlaps in any other way, lies beyond
+//!   the end, or moves the end abandons the packet: all of its fragments are dropped, also those still to come (RFC
+//!   5722, 4).
+//! - A fragment is dropped by itself if it is empty, if it ends beyond the longest packet, or if it is not the last and
+//!   its length is not a multiple of 8 bytes.
+//! - A packet that is incomplete 30 s after its first fragment is dropped. Duplicates do not prolong that.
+//! - At most 60 packets are incomplete at a time, and a new one displaces the oldest. Their buffers take less than 4
+//!   MiB.
 //!
-//! Every fragment becomes part of a whole packet or is counted as dropped. Nobody is told of that (RFC 792, time
-//! exceeded): the only sender is the kernel behind a link that loses nothing on the way.
+//! Every fragment becomes part of a whole packet or is counted as dropped. No ICMP error says so (time exceeded, RFC
+//! 792): the only sender is the kernel behind a link that loses nothing.
 //!
 //! # To the container
-//! With offload a datagram goes in one frame whose header says how it may be cut: the container's kernel hands it to
-//! the socket as it is, and cuts it only to route it on. Without, or if the datagram is longer than a frame (IPv6
-//! has room for 40 bytes more), [`Fragments`] cuts it into pieces of the MTU, all but the last a multiple of 8 bytes
-//! long and with complete checksums. Either way DF is cleared, and identifications count up from a random start: the
-//! container is the only destination, so this is what RFC 7739, 5.2 describes.
+//! With offload, a datagram above the MTU goes in one frame, whose header says how it may be fragmented. The
+//! container's kernel gives it to the socket whole, and fragments it only to route it on. Without offload, or if the
+//! datagram is longer than a frame (IPv6 has room for 40 bytes more), [`Fragments`] cuts the packet, with complete
+//! checksums. In both cases DF is clear. Identifications count up from a random start: the container is the only
+//! destination, so this is the method of RFC 7739, 5.2.
 
 mod blocks;
 mod fragment;
@@ -40,11 +41,11 @@ mod reassembly;
 mod split;
 
 pub use fragment::Fragment;
-pub use reassembly::Reassembler;
+pub use reassembly::{Reassembler, Whole};
 pub use split::{Fragments, permit, size};
 
 /// Length of the IPv6 fragment header (RFC 8200, 4.5).
 const FRAGMENT_HEADER_LEN: usize = 8;
 
-/// Offsets count blocks of this many bytes (RFC 791, 3.1).
+/// Length in bytes of a block, the unit of fragment offsets (RFC 791, 3.1).
 const BLOCK: usize = 8;

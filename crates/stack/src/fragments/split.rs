@@ -1,4 +1,4 @@
-//! Cuts a packet for the container into fragments.
+//! Fragments packets for the container.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,9 @@ use smoltcp::wire::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ip
 
 use super::FRAGMENT_HEADER_LEN;
 
-/// Payload bytes of each fragment but the last, for an MTU of at least 68 bytes (RFC 791, 3.2).
+/// Payload bytes of each fragment but the last, for the family of `address`. The MTU must be at least 68 bytes, as RFC
+/// 791, 3.2 demands of every link.
+#[must_use]
 pub fn size(address: IpAddr, mtu: u16) -> u16 {
     let headers = match address {
         IpAddr::V4(_) => V4_HEADER,
@@ -15,7 +17,11 @@ pub fn size(address: IpAddr, mtu: u16) -> u16 {
     (mtu - headers) / 8 * 8
 }
 
-/// Makes a packet one that somebody else may cut. In IPv6 that is any.
+/// Permits the receiver to fragment an IPv4 packet: clears DF and sets the identification, of which IPv4 takes the
+/// lower 16 bits. An IPv6 packet needs no permission.
+///
+/// # Panics
+/// If the packet is shorter than an IP header.
 pub fn permit(packet: &mut [u8], identification: u32) {
     if packet[0] >> 4 == 4 {
         let mut header = Ipv4Packet::new_unchecked(packet);
@@ -25,16 +31,19 @@ pub fn permit(packet: &mut [u8], identification: u32) {
     }
 }
 
-/// What is left to send of a packet that exceeds the MTU.
+/// The fragments of a packet that are left to send.
+///
+/// For each of them, call [`next_len`](Self::next_len), [`write_next`](Self::write_next) and
+/// [`advance`](Self::advance).
 #[derive(Debug)]
 pub struct Fragments {
-    /// The whole packet, without IP options or extension headers, its checksums complete.
+    /// The whole packet, without IP options or extension headers, with complete checksums.
     packet: Vec<u8>,
     version: Version,
     identification: u32,
     /// Payload bytes of each fragment but the last.
     size: usize,
-    /// Payload bytes that are gone.
+    /// Payload bytes that have been sent.
     offset: usize,
 }
 
@@ -52,7 +61,7 @@ impl Version {
         }
     }
 
-    /// Length of what stands before the payload of a fragment.
+    /// Length in bytes of the headers of a fragment.
     fn headers_len(self) -> usize {
         match self {
             Self::V4 => IPV4_HEADER_LEN,
@@ -62,19 +71,28 @@ impl Version {
 }
 
 impl Fragments {
-    /// Cuts a packet as this stack builds it into fragments of a [`size`]. IPv4 has 16 bits for the identification.
+    /// Fragments a packet that this stack has built, without IP options or extension headers. [`size`] computes `size`.
+    /// IPv4 takes the lower 16 bits of the identification.
+    ///
+    /// # Panics
+    /// If the packet is empty.
+    #[must_use]
     pub fn new(packet: Vec<u8>, size: u16, identification: u32) -> Self {
         let version = if packet[0] >> 4 == 4 { Version::V4 } else { Version::V6 };
         Self { packet, version, identification, size: size.into(), offset: 0 }
     }
 
-    /// Length of the next fragment, until none is left.
+    /// Length in bytes of the next fragment, or `None` if none is left.
+    #[must_use]
     pub fn next_len(&self) -> Option<usize> {
         let payload = self.payload().len().min(self.size);
         (payload > 0).then(|| self.version.headers_len() + payload)
     }
 
-    /// Writes the next fragment into `buffer`, which is as long as [`next_len`](Self::next_len) says.
+    /// Writes the next fragment into `buffer`, which must be [`next_len`](Self::next_len) bytes long.
+    ///
+    /// # Panics
+    /// If `buffer` is shorter than the headers of a fragment, or longer than what is left to send.
     pub fn write_next(&self, buffer: &mut [u8]) {
         let length = u16::try_from(buffer.len()).unwrap_or(0);
         let offset = u16::try_from(self.offset).unwrap_or(0);
@@ -105,12 +123,12 @@ impl Fragments {
         }
     }
 
-    /// Goes on to the fragment behind the next one.
+    /// Moves on to the next fragment.
     pub fn advance(&mut self) {
         self.offset += self.payload().len().min(self.size);
     }
 
-    /// The payload that is left.
+    /// The payload that is left to send.
     fn payload(&self) -> &[u8] {
         &self.packet[self.version.header_len() + self.offset..]
     }
@@ -119,13 +137,13 @@ impl Fragments {
 /// Length of an IPv4 header without options (RFC 791, 3.1).
 const V4_HEADER: u16 = 20;
 
-/// Length of an IPv6 header, which its payload length leaves out (RFC 8200, 3).
+/// Length of an IPv6 header (RFC 8200, 3). Its payload length does not count it.
 const V6_HEADER: u16 = 40;
 
-/// Length of what stands before the payload of an IPv6 fragment.
+/// Length of the headers of an IPv6 fragment.
 const V6_HEADERS: u16 = V6_HEADER + 8;
 
-/// The bits that fit an IPv4 header.
+/// The bits of an identification that fit into an IPv4 header.
 fn low_half(identification: u32) -> u16 {
     let [.., high, low] = identification.to_be_bytes();
     u16::from_be_bytes([high, low])

@@ -1,11 +1,11 @@
-//! How errors are written in an ICMP header, and read.
+//! The types and codes of ICMP errors, written and read.
 
 use smoltcp::wire::{Icmpv4Message, Icmpv6Message};
 
 use super::{IcmpError, Unreachable};
 use crate::ip::extensions;
 
-/// Type, code and parameter (RFC 792; RFC 1812, 5.2.7.1; RFC 1191, 4).
+/// Type, code and parameter of an ICMPv4 error (RFC 792; RFC 1812, 5.2.7.1; RFC 1191, 4).
 pub(super) fn header_v4(error: IcmpError) -> (Icmpv4Message, u8, u32) {
     let code = match error {
         IcmpError::TimeExceeded => return (Icmpv4Message::TimeExceeded, 0, 0),
@@ -22,12 +22,12 @@ pub(super) fn header_v4(error: IcmpError) -> (Icmpv4Message, u8, u32) {
     (Icmpv4Message::DstUnreachable, code, 0)
 }
 
-/// Type, code and parameter (RFC 4443, 3.1 to 3.4), of an error about `quoted`.
+/// Type, code and parameter of an ICMPv6 error about `quoted` (RFC 4443, 3.1 to 3.4).
 pub(super) fn header_v6(error: IcmpError, quoted: &[u8]) -> (Icmpv6Message, u8, u32) {
     let code = match error {
         IcmpError::TimeExceeded => return (Icmpv6Message::TimeExceeded, 0, 0),
         IcmpError::PacketTooBig { mtu } => return (Icmpv6Message::PktTooBig, 0, mtu),
-        // An unrecognised next header, and where it is named.
+        // "Unrecognized next header", and the offset of the field that names it.
         IcmpError::Unreachable(Unreachable::Protocol) => {
             return (Icmpv6Message::ParamProblem, 1, extensions::named_at(quoted));
         }
@@ -39,7 +39,10 @@ pub(super) fn header_v6(error: IcmpError, quoted: &[u8]) -> (Icmpv6Message, u8, 
     (Icmpv6Message::DstUnreachable, code, 0)
 }
 
-/// What type, code and parameter say of a packet, if anything is known by them here.
+/// The meaning of an ICMPv4 error (RFC 792; RFC 1812, 5.2.7.1), or `None` if it has none for a flow.
+///
+/// `parameter` is the second word of the ICMP header: for code 4 of type 3, the MTU in its lower half (RFC 1191, 4).
+#[must_use]
 pub fn meaning_v4(kind: u8, code: u8, parameter: u32) -> Option<IcmpError> {
     let reason = match (kind, code) {
         (11, 0) => return Some(IcmpError::TimeExceeded),
@@ -54,7 +57,10 @@ pub fn meaning_v4(kind: u8, code: u8, parameter: u32) -> Option<IcmpError> {
     Some(reason.into())
 }
 
-/// See [`meaning_v4`].
+/// The meaning of an ICMPv6 error (RFC 4443, 3), or `None` if it has none for a flow.
+///
+/// `parameter` is the second word of the ICMP header: for type 2, the MTU.
+#[must_use]
 pub fn meaning_v6(kind: u8, code: u8, parameter: u32) -> Option<IcmpError> {
     let reason = match (kind, code) {
         (3, 0) => return Some(IcmpError::TimeExceeded),

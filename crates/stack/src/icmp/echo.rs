@@ -1,11 +1,11 @@
-//! Echo messages (ping): the container's requests read, replies for it and quotes of its requests written. Pure.
+//! Echo messages (ping): requests of the container read, replies to them written.
 //!
 //! ```text
 //! type  code  checksum  identifier │ sequence number  data          RFC 792; RFC 4443, 4.1 and 4.2
 //!  1     1       2          2      │       2           …
 //! ```
-//! What stands behind the identifier is called the datagram here, because it travels like one: the identifier is to
-//! it what a port is to UDP's.
+//! Everything behind the identifier is called the datagram here, because it travels like one: the identifier is to an
+//! echo message what the port is to a UDP datagram.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,21 +15,24 @@ use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpProtocol, IpRepr};
 use crate::discard::Discard;
 use crate::wire;
 
-/// Bytes before the datagram.
+/// Length in bytes of the ICMP header up to the identifier; the datagram follows.
 pub const HEADER: usize = 6;
 
-/// The least that a datagram holds: the sequence number.
+/// Length in bytes of the sequence number, which every datagram begins with.
 const SEQUENCE: usize = 2;
 
 /// Whether a message is a request or a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message {
+    /// "Echo" (RFC 792), "echo request" (RFC 4443).
     Request,
+    /// "Echo reply".
     Reply,
 }
 
 impl Message {
-    /// The type in the header.
+    /// The type field of the ICMP header, for the family of `address`.
+    #[must_use]
     pub fn number(self, address: IpAddr) -> u8 {
         match (self, address) {
             (Self::Request, IpAddr::V4(_)) => 8,
@@ -40,14 +43,14 @@ impl Message {
     }
 }
 
-/// Whether an ICMP message from `source` is an echo request, a sound one or not.
-pub fn is_request(source: IpAddr, message: &[u8]) -> bool {
+/// Whether an ICMP message from `source` has type and code of an echo request. The rest of it may be malformed.
+pub(crate) fn is_request(source: IpAddr, message: &[u8]) -> bool {
     message.starts_with(&[Message::Request.number(source), 0])
 }
 
-/// Reads an echo request from `source` to `destination`: its identifier and its datagram. The checksum must be right if
-/// `verify` says so.
-pub fn parse_request(
+/// Reads an echo request from `source` to `destination`: its identifier and its datagram. The checksum is checked only
+/// if `verify` is set.
+pub(crate) fn parse_request(
     source: IpAddr,
     destination: IpAddr,
     message: &[u8],
@@ -67,12 +70,15 @@ pub fn parse_request(
     Ok((u16::from_be_bytes([high, low]), datagram))
 }
 
-/// Length in bytes of the packet around a datagram.
+/// Length in bytes of the packet that carries a datagram of `datagram` bytes, for the family of `address`.
+#[must_use]
 pub fn length(address: IpAddr, datagram: usize) -> usize {
     wire::ip_header_len(address) + HEADER + datagram
 }
 
-/// Whether an IP packet can carry a datagram: the length fields have 16 bits.
+/// Whether a packet can carry a datagram of `datagram` bytes: it must hold a sequence number, and the length fields of
+/// IP have 16 bits.
+#[must_use]
 pub fn is_possible(address: IpAddr, datagram: usize) -> bool {
     let counted = match address {
         IpAddr::V4(_) => length(address, datagram),
@@ -81,17 +87,25 @@ pub fn is_possible(address: IpAddr, datagram: usize) -> bool {
     datagram >= SEQUENCE && u16::try_from(counted).is_ok()
 }
 
-/// What the headers of a message say.
+/// The fields of the IP and ICMP headers of an echo message.
 #[derive(Debug, Clone, Copy)]
 pub struct Headers {
+    /// Whether this is a request or a reply.
     pub message: Message,
+    /// The sender's address.
     pub source: IpAddr,
+    /// The receiver's address.
     pub destination: IpAddr,
+    /// TTL (RFC 791) or hop limit (RFC 8200).
     pub hop_limit: u8,
+    /// Tells the messages of one sender from those of another on the same host.
     pub identifier: u16,
 }
 
-/// Writes the packet into `buffer`, which is exactly [`length`] bytes long. Address families must agree.
+/// Writes the packet into `buffer`.
+///
+/// # Panics
+/// If `buffer` is not exactly [`length`] bytes long, or if one address is IPv4 and the other IPv6.
 pub fn write(buffer: &mut [u8], headers: Headers, datagram: &[u8]) {
     let Headers { message, source, destination, hop_limit, identifier } = headers;
     let protocol = match source {
@@ -115,8 +129,14 @@ pub fn write(buffer: &mut [u8], headers: Headers, datagram: &[u8]) {
     }
 }
 
-/// The start of a request that the container at `source` sent earlier, its identifier in the place of the port, for an
-/// error that comes back later: whoever discards it for the number of routers that it may pass finds one.
+/// Rebuilds the start of an echo request that the container sent earlier, for an error to quote. The port of `source`
+/// is the identifier.
+///
+/// The hop limit is 1: the original is not known, and a router that reports "time exceeded" finds 1.
+///
+/// # Panics
+/// If one address is IPv4 and the other IPv6.
+#[must_use]
 pub fn quote(source: SocketAddr, destination: IpAddr, datagram: &[u8]) -> Vec<u8> {
     let datagram = &datagram[..datagram.len().min(super::MAX_V6)];
     let mut quoted = vec![0; length(source.ip(), datagram.len())];

@@ -1,4 +1,4 @@
-//! ICMP errors of the container, and which packets they are about. Pure.
+//! ICMP errors of the container, and the packets that they are about.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,21 +11,26 @@ use crate::icmp::IcmpError;
 use crate::ip::extensions;
 use crate::wire::protocol;
 
-/// What an error of the container says of a packet that had come for it.
+/// An ICMP error that the container sent about a packet that had come for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Embedded {
+    /// The error.
     pub error: IcmpError,
-    /// TCP or UDP.
+    /// The protocol of the packet: [`protocol::TCP`] or [`protocol::UDP`].
     pub protocol: u8,
-    /// Who had sent the packet.
+    /// The sender of the packet.
     pub peer: SocketAddr,
-    /// Where it had come to.
+    /// The destination of the packet, in the container.
     pub container: SocketAddr,
 }
 
 impl Embedded {
-    /// Reads an ICMP message of the container, whose checksum must be right if `verify` says so. An error that is sound
-    /// but says nothing of a TCP or UDP flow is [`Discard::IcmpError`], what is no error [`Discard::Protocol`].
+    /// Reads an ICMP message that the container sent from `source` to `destination`. The checksum is checked only if
+    /// `verify` is set.
+    ///
+    /// # Errors
+    /// [`Discard::Protocol`] if the message is not an error, [`Discard::IcmpError`] if it is one that concerns no TCP
+    /// or UDP flow, [`Discard::Malformed`] if it is unsound or quotes a packet that was not for the container.
     pub fn parse(source: IpAddr, destination: IpAddr, message: &[u8], verify: bool) -> Result<Self, Discard> {
         let (header, quoted) = message.split_first_chunk::<HEADER>().ok_or(Discard::Malformed)?;
         let [kind, code, _, _, parameter @ ..] = *header;
@@ -45,7 +50,7 @@ impl Embedded {
             return Err(Discard::Protocol);
         }
         let quoted = Quoted::parse(quoted).filter(|_| is_intact).ok_or(Discard::Malformed)?;
-        // A host speaks of what came to itself.
+        // A host reports only on packets that came for itself.
         if quoted.destination != source {
             return Err(Discard::Malformed);
         }
@@ -55,19 +60,21 @@ impl Embedded {
     }
 }
 
-/// What an error quotes of the packet that it is about.
+/// The part of a packet that an error about it quotes.
 #[derive(Debug, Clone, Copy)]
-pub struct Quoted {
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    pub protocol: u8,
-    /// What follows the IP header: as much as every error has (RFC 792).
+pub(crate) struct Quoted {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// The transport protocol.
+    pub(crate) protocol: u8,
+    /// The first bytes behind the IP header: as many as every error quotes (RFC 792).
     start: [u8; 8],
 }
 
 impl Quoted {
-    /// Reads the start of a packet; none of a fragment but the first says whose it is.
-    pub fn parse(quoted: &[u8]) -> Option<Self> {
+    /// Reads the start of a packet. `None` for any fragment but the first, because only the first has a transport
+    /// header.
+    pub(crate) fn parse(quoted: &[u8]) -> Option<Self> {
         let (source, destination, protocol, transport) = match quoted.first()? >> 4 {
             4 => parse_v4(quoted)?,
             6 => parse_v6(quoted)?,
@@ -77,7 +84,7 @@ impl Quoted {
     }
 
     /// Both ends of a TCP segment or UDP datagram.
-    pub fn ends(&self) -> Endpoints {
+    pub(crate) fn ends(&self) -> Endpoints {
         Endpoints {
             source: SocketAddr::new(self.source, self.word(0)),
             destination: SocketAddr::new(self.destination, self.word(2)),
@@ -85,7 +92,7 @@ impl Quoted {
     }
 
     /// Type and identifier of an echo message.
-    pub fn echo(&self) -> (u8, u16) {
+    pub(crate) fn echo(&self) -> (u8, u16) {
         (self.start[0], self.word(4))
     }
 
@@ -94,7 +101,7 @@ impl Quoted {
     }
 }
 
-/// Source, destination, protocol, and what follows the header.
+/// Source, destination, protocol, and the bytes behind the header.
 type Parts<'a> = (IpAddr, IpAddr, u8, &'a [u8]);
 
 fn parse_v4(quoted: &[u8]) -> Option<Parts<'_>> {
@@ -158,6 +165,23 @@ mod tests {
             for address in ["10.0.2.100", "fd00::100"] {
                 let address = address.parse().unwrap();
                 let _ = Embedded::parse(address, address, &bytes, false);
+            }
+        }
+
+        #[test]
+        fn any_quote_is_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), first in 0x40..0x70u8) {
+            let mut bytes = bytes;
+            if let Some(byte) = bytes.first_mut() {
+                *byte = first;
+            }
+            if bytes.len() > 6 {
+                // A first fragment in IPv4, an extension header now and then in IPv6.
+                bytes[6] = if first >> 4 == 4 { 0x20 } else { bytes[6] % 64 };
+            }
+            if let Some(quoted) = Quoted::parse(&bytes) {
+                prop_assert_eq!(quoted.ends().source.ip(), quoted.source);
+                prop_assert_eq!(quoted.ends().destination.ip(), quoted.destination);
+                prop_assert_eq!(quoted.echo().0.to_be_bytes()[0], quoted.ends().source.port().to_be_bytes()[0]);
             }
         }
     }

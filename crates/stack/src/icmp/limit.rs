@@ -1,23 +1,32 @@
-//! How many errors the gateway sends (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f). Pure.
+//! The rate limit for ICMP errors (RFC 1812, 4.3.2.8; RFC 4443, 2.4 f).
 
 use std::time::{Duration, Instant};
 
-/// A token for every error: as many as come at once when a program with a thousand connections finds its network gone,
-/// where Linux keeps fifty (`icmp_msgs_burst`). A container's errors are no burden to others.
+/// Most errors at once: as many as follow when a program with a thousand connections loses its network. Linux allows
+/// fifty (`icmp_msgs_burst`), but there its errors burden other hosts; here they go to one container.
 const BURST: u32 = 1000;
 
-/// Time that makes a token, as in Linux (`icmp_msgs_per_sec`).
+/// Time after which another error is allowed: a thousand a second, as in Linux (`icmp_msgs_per_sec`).
 const INTERVAL: Duration = Duration::from_millis(1);
 
-/// A bucket of tokens; full at first.
+/// A token bucket: 1000 errors at once, 1000 a second. It begins full.
+///
+/// # Examples
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// let (mut limit, start) = (nsnet_stack::icmp::Limit::default(), Instant::now());
+/// assert_eq!((0..2000).filter(|_| limit.admit(start)).count(), 1000);
+/// assert!(limit.admit(start + Duration::from_millis(1)));
+/// ```
 #[derive(Debug, Default)]
 pub struct Limit {
-    /// When the bucket was, or will be, empty; `None` if it has always been full.
+    /// When the bucket was, or will be, empty. `None` if no token was taken yet.
     empty_at: Option<Instant>,
 }
 
 impl Limit {
-    /// Takes a token, if there is one.
+    /// Takes a token. Returns whether there was one.
     pub fn admit(&mut self, now: Instant) -> bool {
         let full = now.checked_sub(BURST * INTERVAL);
         let before = match (self.empty_at, full) {

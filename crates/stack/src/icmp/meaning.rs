@@ -1,6 +1,6 @@
-//! What ICMP errors say.
+//! The meaning of ICMP errors, independent of the IP version.
 
-/// What an ICMP destination-unreachable message says (RFC 792; RFC 4443, 3.1).
+/// The reason that a destination-unreachable message gives (RFC 792; RFC 4443, 3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unreachable {
@@ -8,25 +8,25 @@ pub enum Unreachable {
     Network,
     /// The host does not answer.
     Host,
-    /// Nobody listens on the port.
+    /// No socket has the port.
     Port,
     /// The host does not speak the transport protocol.
     Protocol,
-    /// Forbidden by administration.
+    /// Communication is administratively prohibited.
     Prohibited,
 }
 
-/// What a router or the destination says of a packet that did not arrive (RFC 792; RFC 4443).
+/// An error that a router or the destination reports about a packet (RFC 792; RFC 4443).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum IcmpError {
     /// Destination unreachable.
     Unreachable(Unreachable),
-    /// The hop limit was used up on the way.
+    /// The hop limit was used up before the packet arrived.
     TimeExceeded,
-    /// Larger than the next link takes, and not to be fragmented.
+    /// The packet is larger than the next link takes, and must not be fragmented.
     PacketTooBig {
-        /// MTU of that link in bytes.
+        /// MTU of that link in bytes; 0 if the router did not say (RFC 1191, 5).
         mtu: u32,
     },
 }
@@ -38,7 +38,7 @@ impl From<Unreachable> for IcmpError {
 }
 
 impl IcmpError {
-    /// Whether the destination itself says so, rather than a router on the way.
+    /// Whether the destination itself reports this, rather than a router on the way.
     #[must_use]
     pub fn is_of_destination(self) -> bool {
         self == Self::Unreachable(Unreachable::Port)

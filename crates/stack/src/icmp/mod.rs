@@ -1,15 +1,15 @@
-//! ICMP errors towards the container: what a router would say about a packet that goes nowhere.
+//! ICMP: errors for the container, errors of the container, and echo messages.
 //!
-//! The message carries the start of the offending packet as it came, so that the container's kernel finds the
-//! socket it belongs to (RFC 792; RFC 1812, 4.3.2.3; RFC 4443, 3.1). Errors are answers, one per packet and
-//! no longer than it plus headers, so nothing can be amplified with them.
+//! An error quotes the start of the offending packet, so that the container's kernel finds the socket that it concerns
+//! (RFC 792; RFC 1812, 4.3.2.3; RFC 4443, 3.1). Each packet causes at most one error, whose length is bounded (576
+//! bytes for IPv4, 1280 for IPv6), so errors amplify nothing.
 //!
-//! What the gateway says of its own accord is limited ([`limit`]); what others say about the container's packets passes
-//! as it is. The container's own errors are read ([`embedded`]), counted and dropped: the sockets that they could concern
-//! are the host's, whose kernel answers for itself.
+//! - Errors towards the container are built by [`error`]. Those that the gateway sends of its own accord pass a
+//!   [`Limit`]; those that other hosts sent about the container's packets are passed on without one.
+//! - Errors of the container are read by [`Embedded`], for the flows that they concern, and go no further.
+//! - Echo messages are in [`echo`]. They travel like datagrams ([`crate::udp`]).
 //!
-//! Echo messages are in [`echo`]; they travel like datagrams ([`crate::udp`]). What else the container sends as ICMP is
-//! counted and dropped.
+//! Other ICMP messages of the container are counted and dropped.
 
 mod codes;
 pub mod echo;
@@ -24,7 +24,8 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{Icmpv4Packet, Icmpv6Packet, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, UDP_HEADER_LEN};
 
 pub use codes::{meaning_v4, meaning_v6};
-pub use embedded::{Embedded, Quoted};
+pub use embedded::Embedded;
+pub(crate) use embedded::Quoted;
 pub use limit::Limit;
 pub use meaning::{IcmpError, Unreachable};
 
@@ -40,11 +41,29 @@ const MAX_V4: usize = 576;
 /// Longest ICMPv6 error, IP header included: the minimum MTU (RFC 4443, 2.4 c).
 const MAX_V6: usize = 1280;
 
-/// Routers that an error may pass which begins its way here (<https://www.iana.org/assignments/ip-parameters>).
+/// The hop limit of packets that originate here (<https://www.iana.org/assignments/ip-parameters>).
 pub const HOP_LIMIT: u8 = 64;
 
-/// An ICMP error from `sender` to `receiver` about `quoted`, an IP packet that came from the container. Address families
-/// must agree.
+/// Builds the packet of an ICMP error from `sender` to `receiver` about `quoted`, an IP packet of the container.
+///
+/// The quote is shortened to the longest that RFC 1812 and RFC 4443 allow.
+///
+/// # Panics
+/// If one address is IPv4 and the other IPv6.
+///
+/// # Examples
+/// ```
+/// use std::net::SocketAddr;
+///
+/// use nsnet_stack::icmp::{self, Unreachable};
+///
+/// let [peer, container]: [SocketAddr; 2] = ["10.99.0.2:9", "10.0.2.100:4000"].map(|end| end.parse().unwrap());
+/// let quoted = icmp::quote_datagram(container, peer, b"anybody?");
+/// let packet = icmp::error(peer.ip(), container.ip(), 64, Unreachable::Port.into(), &quoted);
+/// assert_eq!(packet[20..22], [3, 3]); // destination unreachable, port unreachable
+/// assert_eq!(packet[28..], quoted);
+/// ```
+#[must_use]
 pub fn error(sender: IpAddr, receiver: IpAddr, hop_limit: u8, error: IcmpError, quoted: &[u8]) -> Vec<u8> {
     let (protocol, limit) = match sender {
         IpAddr::V4(_) => (IpProtocol::Icmp, MAX_V4),
@@ -79,9 +98,14 @@ pub fn error(sender: IpAddr, receiver: IpAddr, hop_limit: u8, error: IcmpError, 
     packet
 }
 
-/// The start of a datagram that the container sent earlier, for an error that comes back later: the headers
-/// are what its kernel looks at. How many routers it could still have passed is not known; whoever discards it for their
-/// number finds one.
+/// Rebuilds the start of a UDP datagram that the container sent earlier, for an error to quote. The container's kernel
+/// looks at the headers only.
+///
+/// The hop limit is 1: the original is not known, and a router that reports "time exceeded" finds 1.
+///
+/// # Panics
+/// If one address is IPv4 and the other IPv6.
+#[must_use]
 pub fn quote_datagram(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let payload = &payload[..payload.len().min(MAX_V6)];
     let mut quoted = vec![0; wire::ip_header_len(source.ip()) + UDP_HEADER_LEN + payload.len()];
@@ -96,7 +120,7 @@ pub fn quote_datagram(source: SocketAddr, destination: SocketAddr, payload: &[u8
     quoted
 }
 
-/// Where the header has what only some errors say.
+/// The second word of the ICMP header, whose meaning depends on the type.
 const PARAMETER: Range<usize> = 4..HEADER;
 
 #[cfg(test)]

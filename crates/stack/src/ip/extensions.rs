@@ -1,48 +1,50 @@
-//! IPv6 extension headers (RFC 8200, 4): read, checked, and taken out. Pure.
+//! IPv6 extension headers (RFC 8200, 4): read, checked and removed.
 //!
-//! Hop-by-hop options, destination options and routing headers are read; the fragment header is for
-//! [`crate::fragments`], and what else may follow is for whoever knows it, or nobody. A packet goes on without them, for
-//! neither smoltcp nor the socket of an unprivileged process can carry them:
+//! Neither smoltcp nor the socket of an unprivileged process can carry extension headers, so a packet goes on without
+//! them. This module reads hop-by-hop options, destination options and routing headers. The fragment header belongs to
+//! [`crate::fragments`]; any other number names the transport protocol.
 //!
-//! - An option that may be skipped (RFC 8200, 4.2) is. A packet with any other that is not padding is discarded.
-//! - A routing header that has done its work is skipped. One with segments left is not obeyed, whatever its type: type 0
-//!   must not be (RFC 5095), and the others want an address visited that no socket can name.
-//! - Hop-by-hop options stand first or nowhere (RFC 8200, 4.1).
-//! - No more than [`MAX_HEADERS`] (RFC 8504, 5.3).
+//! - Options that may be skipped (RFC 8200, 4.2) are skipped. Any other option but padding discards the packet.
+//! - A routing header without segments left is skipped. One with segments left discards the packet, whatever its type:
+//!   type 0 must not be obeyed (RFC 5095), and the others name an address that no socket can visit.
+//! - Hop-by-hop options come first or not at all (RFC 8200, 4.1).
+//! - A packet has at most 8 extension headers (RFC 8504, 5.3).
 //!
-//! Nobody is told of what is discarded here but by its count.
+//! A packet that is discarded here is counted. Its sender gets no ICMP error.
 
 use smoltcp::wire::IPV6_HEADER_LEN;
 
 use crate::discard::Discard;
 
-/// Headers in one packet: each that there is, once, destination options twice (RFC 8200, 4.1), and as many again.
+/// Most extension headers in one packet. RFC 8200, 4.1 recommends each kind once, but destination options twice.
+/// For the three kinds read here that makes four; twice as many are allowed.
 const MAX_HEADERS: usize = 8;
 
-/// Where the IPv6 header names what follows it.
+/// Offset of the next-header field in the IPv6 header.
 const NEXT_HEADER: usize = 6;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// What an IPv6 packet has behind its extension headers.
+/// What follows the extension headers of an IPv6 packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chain {
-    /// Offset of the byte that says what it is.
-    pub named_at: usize,
-    pub protocol: u8,
-    /// Its offset: where the extension headers end.
-    pub end: usize,
+pub(crate) struct Chain {
+    /// Offset of the byte that names `protocol`.
+    pub(crate) named_at: usize,
+    /// The first next header that is not read here.
+    pub(crate) protocol: u8,
+    /// Offset of the first byte behind the extension headers.
+    pub(crate) end: usize,
 }
 
-/// Whether a next header is one of those that are read here.
-pub fn is_extension(next_header: u8) -> bool {
+/// Whether this module reads the extension header with this number.
+pub(crate) fn is_extension(next_header: u8) -> bool {
     matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS)
 }
 
-/// Reads the extension headers of a packet, of which the end may be missing.
-pub fn read(packet: &[u8]) -> Result<Chain, Discard> {
+/// Reads the extension headers of a packet, whose end may be missing.
+pub(crate) fn read(packet: &[u8]) -> Result<Chain, Discard> {
     let (mut named_at, mut at) = (NEXT_HEADER, IPV6_HEADER_LEN);
     for _ in 0..=MAX_HEADERS {
         let protocol = *packet.get(named_at).ok_or(Discard::Malformed)?;
@@ -66,13 +68,18 @@ pub fn read(packet: &[u8]) -> Result<Chain, Discard> {
     Err(Discard::Protocol)
 }
 
-/// Where the packet names a protocol that is not known, for the one who sent it (RFC 4443, 3.4).
-pub fn named_at(packet: &[u8]) -> u32 {
+/// Offset at which a packet names its transport protocol: the pointer of the ICMP error that says that this protocol is
+/// unknown (RFC 4443, 3.4).
+pub(crate) fn named_at(packet: &[u8]) -> u32 {
     let at = read(packet).map_or(NEXT_HEADER, |chain| chain.named_at);
     u32::try_from(at).unwrap_or(0)
 }
 
-/// The packet without extension headers, as if it had come so.
+/// Removes the extension headers of an IPv6 packet. The result is the packet that would have come without them.
+///
+/// # Errors
+/// [`Discard::Malformed`] if headers or packet are cut short or out of order. [`Discard::Protocol`] if a header demands
+/// what this module does not do, or if there are too many.
 pub fn strip(packet: &[u8]) -> Result<Vec<u8>, Discard> {
     let (header, _) = packet.split_first_chunk::<IPV6_HEADER_LEN>().ok_or(Discard::Malformed)?;
     let length = IPV6_HEADER_LEN + usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -86,12 +93,12 @@ pub fn strip(packet: &[u8]) -> Result<Vec<u8>, Discard> {
     Ok(stripped)
 }
 
-/// Segments left, behind next header, length and type (RFC 8200, 4.4).
+/// The field "segments left" stands behind next header, length and type (RFC 8200, 4.4).
 fn check_routing(header: &[u8]) -> Result<(), Discard> {
     if header.get(3) == Some(&0) { Ok(()) } else { Err(Discard::Protocol) }
 }
 
-/// The upper two bits of an option's type say what to do with one that is not known (RFC 8200, 4.2).
+/// The upper two bits of an option's type say what to do if the option is unknown (RFC 8200, 4.2).
 fn check_options(mut options: &[u8]) -> Result<(), Discard> {
     const PAD1: u8 = 0;
     loop {

@@ -1,10 +1,25 @@
-//! The one place that peeks at IP headers: what a router reads and writes without checking the rest.
+//! The few fields of an IP header that a router reads and writes without checking the rest of the packet.
+//!
+//! Functions that return an `Option` accept any bytes. The others take a packet whose header is known to be whole: they
+//! index into it.
 
 use std::net::IpAddr;
 
 use crate::wire::protocol;
 
-/// Where a packet is going, if it is long enough to say so. Nothing else is looked at.
+/// The destination address, or `None` if the bytes end before it or are not IP.
+///
+/// # Examples
+/// ```
+/// use nsnet_stack::ip::header;
+///
+/// let mut packet = [0; 20];
+/// packet[0] = 0x45; // IPv4, a header of five words
+/// packet[16..].copy_from_slice(&[10, 0, 2, 101]);
+/// assert_eq!(header::destination(&packet), Some([10, 0, 2, 101].into()));
+/// assert_eq!(header::destination(&packet[..19]), None);
+/// ```
+#[must_use]
 pub fn destination(bytes: &[u8]) -> Option<IpAddr> {
     let octets = |at: usize| bytes.get(at..);
     match bytes.first()? >> 4 {
@@ -14,9 +29,10 @@ pub fn destination(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// What follows the IP header, if the packet is long enough to say so. IPv6 extension headers are not skipped.
+/// The number in the protocol field (IPv4) or next-header field (IPv6), or `None` if the bytes end before it or are not
+/// IP. IPv6 extension headers are not skipped.
 #[must_use]
-pub fn protocol(packet: &[u8]) -> Option<u8> {
+pub(crate) fn protocol(packet: &[u8]) -> Option<u8> {
     let at = match packet.first()? >> 4 {
         4 => PROTOCOL,
         6 => NEXT_HEADER,
@@ -25,12 +41,12 @@ pub fn protocol(packet: &[u8]) -> Option<u8> {
     packet.get(at).copied()
 }
 
-/// Whether a packet is TCP and no fragment.
+/// Whether a packet is TCP and not a fragment. Bytes that are not IP are not TCP.
 #[must_use]
 pub fn is_whole_segment(packet: &[u8]) -> bool {
     /// "More fragments" and the offset.
     const FRAGMENT: u16 = 0x3fff;
-    let is_whole = !is_v4_start(packet)
+    let is_whole = packet.first().is_none_or(|first| first >> 4 != 4)
         || packet
             .get(FLAGS..)
             .and_then(|flags| flags.first_chunk())
@@ -38,12 +54,19 @@ pub fn is_whole_segment(packet: &[u8]) -> bool {
     is_whole && protocol(packet) == Some(protocol::TCP)
 }
 
-/// How many hops a packet may still take (RFC 791, 3.1; RFC 8200, 3), this one included.
+/// The TTL (RFC 791, 3.1) or hop limit (RFC 8200, 3): how many hops the packet may still take, this one included.
+///
+/// # Panics
+/// If the packet is shorter than an IP header.
+#[must_use]
 pub fn hop_limit(packet: &[u8]) -> u8 {
     packet[if is_v4(packet) { TTL } else { HOP_LIMIT }]
 }
 
-/// Takes one from a limit that is not 0 yet, and keeps the checksum of an IPv4 header right (RFC 1624, equation 3).
+/// Subtracts one from the hop limit, and updates the checksum of an IPv4 header (RFC 1624, equation 3).
+///
+/// # Panics
+/// If the packet is shorter than an IP header. The hop limit must not be 0.
 pub fn count_hop(packet: &mut [u8]) {
     if !is_v4(packet) {
         packet[HOP_LIMIT] -= 1;
@@ -59,8 +82,11 @@ pub fn count_hop(packet: &mut [u8]) {
     packet[CHECKSUM..CHECKSUM + 2].copy_from_slice(&[high, low]);
 }
 
-/// Whether an IPv4 packet says by which hosts it wants to go, loosely or strictly (RFC 791, 3.1). Options that cannot be
-/// read count as such.
+/// Whether an IPv4 packet has a loose or strict source route (RFC 791, 3.1). Options that cannot be read count as one.
+///
+/// # Panics
+/// If the packet is empty.
+#[must_use]
 pub fn is_source_routed(packet: &[u8]) -> bool {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
@@ -88,29 +114,52 @@ fn is_v4(packet: &[u8]) -> bool {
     packet[0] >> 4 == 4
 }
 
-fn is_v4_start(packet: &[u8]) -> bool {
-    packet.first().is_some_and(|first| first >> 4 == 4)
-}
-
-/// Places in an IPv4 header (RFC 791, 3.1).
+/// Offsets in an IPv4 header (RFC 791, 3.1).
 const FLAGS: usize = 6;
 const TTL: usize = 8;
 const PROTOCOL: usize = 9;
 const CHECKSUM: usize = 10;
 const OPTIONS: usize = 20;
 
-/// Places in an IPv6 header (RFC 8200, 3).
+/// Offsets in an IPv6 header (RFC 8200, 3).
 const NEXT_HEADER: usize = 6;
 const HOP_LIMIT: usize = 7;
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use proptest::prelude::*;
     use smoltcp::wire::{IPV4_HEADER_LEN, Ipv4Packet};
 
     use super::*;
+    use crate::udp::packet::{self as udp, ChecksumMode};
+
+    /// A datagram from 10.0.2.100 or fd00::100.
+    fn datagram(destination: &str) -> Vec<u8> {
+        let destination: SocketAddr = destination.parse().unwrap();
+        let source = if destination.is_ipv4() { "10.0.2.100:4000" } else { "[fd00::100]:4000" };
+        let source = source.parse().unwrap();
+        let mut packet = vec![0; udp::length(source, 3)];
+        udp::write(&mut packet, source, destination, b"abc", ChecksumMode::Full);
+        packet
+    }
 
     proptest! {
+        #[test]
+        fn any_bytes_are_peeked_at_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..60), version in 3..8u8) {
+            let mut bytes = bytes;
+            if let Some(first) = bytes.first_mut() {
+                *first = version << 4 | 5;
+            }
+            let is_ip = |header: [usize; 2]| {
+                version == 4 && bytes.len() >= header[0] || version == 6 && bytes.len() >= header[1]
+            };
+            prop_assert_eq!(destination(&bytes).is_some(), is_ip([20, 40]));
+            prop_assert_eq!(protocol(&bytes).is_some(), is_ip([10, 7]));
+            prop_assert!(!is_whole_segment(&bytes) || protocol(&bytes) == Some(protocol::TCP));
+        }
+
         #[test]
         fn any_options_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 20..80)) {
             let _ = is_source_routed(&bytes);
@@ -127,6 +176,30 @@ mod tests {
             count_hop(&mut header);
             prop_assert_eq!(hop_limit(&header), ttl - 1);
             prop_assert!(Ipv4Packet::new_unchecked(&header[..]).verify_checksum());
+        }
+    }
+
+    #[test]
+    fn a_whole_header_says_where_its_packet_goes_and_what_it_holds() {
+        for address in ["10.99.0.2:53", "[fd99::2]:53"] {
+            let packet = datagram(address);
+            assert_eq!(destination(&packet), Some(address.parse::<SocketAddr>().unwrap().ip()));
+            assert_eq!((protocol(&packet), hop_limit(&packet)), (Some(protocol::UDP), 64));
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_no_whole_segment() {
+        let [mut v4, mut v6] = ["10.99.0.2:53", "[fd99::2]:53"].map(datagram);
+        assert!(!is_whole_segment(&v4) && !is_whole_segment(&v6), "UDP");
+        (v4[PROTOCOL], v6[NEXT_HEADER]) = (protocol::TCP, protocol::TCP);
+        assert!(is_whole_segment(&v4) && is_whole_segment(&v6));
+        v6[NEXT_HEADER] = protocol::IPV6_FRAGMENT;
+        assert!(!is_whole_segment(&v6));
+        // Don't fragment; more fragments; an offset.
+        for (flags, is_whole) in [([0x40, 0], true), ([0x20, 0], false), ([0, 1], false)] {
+            v4[FLAGS..FLAGS + 2].copy_from_slice(&flags);
+            assert_eq!(is_whole_segment(&v4), is_whole, "{flags:?}");
         }
     }
 

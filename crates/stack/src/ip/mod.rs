@@ -1,4 +1,6 @@
-//! A checked view of an IP header. Of the payload nothing is known yet.
+//! IP headers: a checked view of a packet, peeks at single fields, and IPv6 extension headers.
+//!
+//! The view reads the IP header and nothing behind it; [`crate::packet`] reads the rest.
 
 pub mod extensions;
 pub mod header;
@@ -9,23 +11,28 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
 
 use crate::discard::Discard;
 
-/// An IP packet that is whole; of its payload nothing is known.
+/// An IP packet with a sound header, not a fragment. Its payload is unchecked.
 #[derive(Debug, Clone, Copy)]
-pub struct Ip<'a> {
-    pub bytes: &'a [u8],
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    pub hop_limit: u8,
-    pub dont_fragment: bool,
-    pub protocol: u8,
-    pub payload: &'a [u8],
+pub(crate) struct Ip<'a> {
+    /// The packet, cut to the length that its header gives.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// How many hops the packet may still take, this one included.
+    pub(crate) hop_limit: u8,
+    /// Always set for IPv6, which no router fragments.
+    pub(crate) dont_fragment: bool,
+    /// The protocol (IPv4) or first next header (IPv6).
+    pub(crate) protocol: u8,
+    /// What follows the IPv4 header with its options, or the fixed IPv6 header.
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Ip<'a> {
-    // Into `Packet::parse`, which every packet passes. The compiler would not, for packets between containers need it too,
-    // and a quarter more instructions for every packet is what that costs.
+    // Always inlined into `Packet::parse`, which every packet passes. The compiler would not do it by itself because
+    // packets between containers call this too; then every packet would cost a quarter more instructions.
     #[inline(always)]
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Discard> {
+    pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Discard> {
         match bytes.first().map(|first| first >> 4) {
             Some(4) => Self::parse_v4(bytes),
             Some(6) => Self::parse_v6(bytes),
@@ -72,8 +79,10 @@ impl<'a> Ip<'a> {
     }
 }
 
-/// Whether an address may stand in a packet on the wire between two hosts. IPv4-mapped addresses may not
-/// (RFC 4291, 2.5.5.2): to a socket they would mean the IPv4 address, past every rule for it.
+/// Whether an address may appear in a packet between two hosts.
+///
+/// IPv4-mapped addresses may not (RFC 4291, 2.5.5.2): a socket takes one for the IPv4 address, which would evade every
+/// rule for that address.
 #[inline]
 pub(crate) fn is_unicast(address: IpAddr) -> bool {
     match address {
@@ -86,6 +95,42 @@ pub(crate) fn is_unicast(address: IpAddr) -> bool {
                 && !address.is_multicast()
                 && !address.is_loopback()
                 && address.to_ipv4_mapped().is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..120), first in any::<u8>()) {
+            let mut bytes = bytes;
+            let length = u16::try_from(bytes.len()).unwrap();
+            if first % 2 == 0 && bytes.len() >= 20 {
+                let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
+                packet.set_version(4);
+                packet.set_header_len(first % 64);
+                packet.set_total_len(length);
+                packet.clear_flags();
+                packet.set_frag_offset(0);
+                let header = packet.header_len();
+                if header >= 20 && u16::from(header) <= length {
+                    packet.fill_checksum();
+                }
+            } else if bytes.len() >= 40 {
+                let mut packet = Ipv6Packet::new_unchecked(&mut bytes[..]);
+                packet.set_version(6);
+                packet.set_payload_len(u16::from(first % 100));
+            }
+            if let Ok(ip) = Ip::parse(&bytes) {
+                prop_assert!(ip.bytes.len() <= bytes.len());
+                prop_assert!(ip.bytes.ends_with(ip.payload));
+                prop_assert!(ip.bytes.len() - ip.payload.len() >= 20);
+            }
         }
     }
 }

@@ -14,6 +14,34 @@ fn built(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> Vec<u8>
     bytes
 }
 
+/// A packet from the container with any payload, which may begin as an ICMP message of a `kind`.
+fn carrying(is_v4: bool, protocol: u8, hop_limit: u8, kind: Option<u8>, mut payload: Vec<u8>) -> Vec<u8> {
+    if let (Some(kind), [first, code, ..]) = (kind, &mut payload[..]) {
+        (*first, *code) = (kind, 0);
+    }
+    let (source, destination) = if is_v4 {
+        (container(), "10.99.0.2:53".parse().unwrap())
+    } else {
+        ("[fd00::100]:1".parse().unwrap(), "[fd99::2]:53".parse().unwrap())
+    };
+    let mut bytes = built(source, destination, &payload);
+    // Without the UDP header that stands between.
+    let header = bytes.len() - payload.len() - 8;
+    bytes.drain(header..header + 8);
+    let length = u16::try_from(bytes.len()).unwrap();
+    if is_v4 {
+        let mut packet = Ipv4Packet::new_unchecked(&mut bytes[..]);
+        packet.set_total_len(length);
+        packet.set_hop_limit(hop_limit);
+        packet.set_next_header(protocol.into());
+        packet.fill_checksum();
+    } else {
+        bytes[4..6].copy_from_slice(&(length - 40).to_be_bytes());
+        (bytes[6], bytes[7]) = (protocol, hop_limit);
+    }
+    bytes
+}
+
 proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), first in any::<u8>()) {
@@ -24,6 +52,36 @@ proptest! {
         }
         let unverified = vnet::Header { checksum: vnet::Checksum::Verified, segmentation: None };
         let _ = Packet::parse(&unverified, &bytes);
+    }
+
+    /// With sound IP headers, so that transport headers are reached.
+    #[test]
+    fn any_payload_is_read_without_panic(
+        payload in prop::collection::vec(any::<u8>(), 0..120),
+        protocol in prop::sample::select(vec![0, 1, 6, 17, 43, 44, 58, 59, 60, 132]),
+        kind in prop::option::of(prop::sample::select(vec![0u8, 1, 3, 8, 11, 128])),
+        hop_limit in any::<u8>(), is_v4 in any::<bool>(), size in prop::option::of(1..=u16::MAX),
+    ) {
+        let bytes = carrying(is_v4, protocol, hop_limit, kind, payload);
+        let segmentation =
+            size.map(|size| vnet::Segmentation { kind: vnet::SegmentKind::Udp, size, header_len: 0 });
+        let header = vnet::Header { checksum: vnet::Checksum::Verified, segmentation };
+        if let Ok(packet) = Packet::parse(&header, &bytes) {
+            prop_assert_eq!(packet.bytes, &bytes[..]);
+            prop_assert_eq!(packet.ip_header_len, if is_v4 { 20 } else { 40 });
+            prop_assert_eq!(packet.hop_limit, hop_limit);
+            prop_assert!(packet.envelope().hop_limit >= 1);
+            match packet.transport {
+                Transport::Tcp(segment) => prop_assert!(segment.payload <= bytes.len()),
+                Transport::Udp(datagrams) => prop_assert!((1..=MAX_SEGMENTS).contains(&datagrams.count())),
+                Transport::Echo(datagram) => prop_assert!(datagram.bytes().len() >= 2),
+                Transport::Error(message) => {
+                    let Endpoints { source, destination } = packet.ends;
+                    prop_assert!(Embedded::parse(source.ip(), destination.ip(), message, false).is_ok());
+                }
+                Transport::Unknown => prop_assert_eq!(packet.ends.source.port(), 0),
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Segments without data that this end sends for connections it has no stack for.
+//! Segments without payload, for connections that have no stack.
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
@@ -6,7 +6,12 @@ use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNu
 use super::Segment;
 use crate::flow::FlowKey;
 
-/// The answer to a segment for which there is no connection (RFC 9293, 3.10.7.1): RST, as a whole packet.
+/// The packet of the RST that answers a segment without a connection (RFC 9293, 3.10.7.1). `segment` came from the
+/// container of `key`; the answer goes to it.
+///
+/// # Panics
+/// If one end of `key` is IPv4 and the other IPv6.
+#[must_use]
 pub fn reset_for(key: FlowKey, segment: &Segment) -> Vec<u8> {
     match segment.acknowledgment {
         Some(acknowledgment) => packet(key, TcpControl::Rst, acknowledgment, None),
@@ -14,12 +19,17 @@ pub fn reset_for(key: FlowKey, segment: &Segment) -> Vec<u8> {
     }
 }
 
-/// An acknowledgment, as a whole packet.
+/// The packet of an acknowledgment from the peer of `key` to its container. `expected` is the sequence number that it
+/// acknowledges.
+///
+/// # Panics
+/// If one end of `key` is IPv4 and the other IPv6.
+#[must_use]
 pub fn acknowledgment(key: FlowKey, sequence: TcpSeqNumber, expected: TcpSeqNumber) -> Vec<u8> {
     packet(key, TcpControl::None, sequence, Some(expected))
 }
 
-/// A packet towards the container, from the flow's destination to its source.
+/// A packet from the flow's peer to its container.
 fn packet(
     key: FlowKey,
     control: TcpControl,

@@ -1,4 +1,12 @@
-//! TCP towards the container: segments, the smoltcp adapter, the memory of its rings, TIME-WAIT.
+//! TCP towards the container.
+//!
+//! | item | what it does |
+//! |---|---|
+//! | [`Segment`] | reads the header fields that decide where a segment goes |
+//! | [`TcpStack`] | runs one connection, over smoltcp |
+//! | [`Rings`], [`Budget`] | account for the memory of a connection's rings |
+//! | [`Resting`] | remembers connections in TIME-WAIT |
+//! | [`reset_for`], [`acknowledgment`] | answer segments of connections that have no stack |
 
 mod bare;
 mod resting;
@@ -13,4 +21,5 @@ pub use segment::{Control, Segment};
 #[cfg(any(test, feature = "_testing"))]
 #[doc(hidden)]
 pub use stack::client::Client;
-pub use stack::{Capabilities, Standing, TcpStack, Transmit, header_length};
+pub(crate) use stack::header_length;
+pub use stack::{Capabilities, Standing, TcpStack, Transmit};

@@ -1,8 +1,8 @@
-//! Tuples in TIME-WAIT (RFC 9293, 3.6.1). Pure.
+//! Connections in TIME-WAIT (RFC 9293, 3.6.1).
 //!
-//! The stack of a closed connection is dropped at once; what stays is enough to acknowledge a FIN that the
-//! container sends again. A fresh SYN ends the rest early (4.2 of RFC 6191 in spirit: the peer is one hop away
-//! over a link that neither delays nor duplicates).
+//! The stack of a closed connection is dropped at once. What remains is enough to acknowledge a FIN that the container
+//! repeats. A new SYN ends the rest early: the container is one hop away, over a link that neither delays nor
+//! duplicates, so no old segment can be taken for one of the new connection (cf. RFC 6191).
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,36 +12,41 @@ use smoltcp::wire::TcpSeqNumber;
 use super::Segment;
 use crate::flow::FlowKey;
 
-/// As long as Linux keeps its own (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
+/// How long a connection rests: as long as in Linux (`TCP_TIMEWAIT_LEN`, include/net/tcp.h).
 const TIME_WAIT: Duration = Duration::from_secs(60);
 
-/// At most this many; the oldest go first. Without one, a repeated FIN is answered with RST, to a socket whose
-/// owner has closed it already.
+/// Most connections at rest; a new one displaces the oldest. The repeated FIN of a displaced one is answered with RST,
+/// which finds a socket that its owner has closed already.
 const MAX_RESTING: usize = 4096;
 
 /// The sequence numbers of a connection's last acknowledgment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastAck {
+    /// The sequence number behind this end's FIN.
     pub sequence: TcpSeqNumber,
+    /// The sequence number behind the container's FIN: what is acknowledged.
     pub expected: TcpSeqNumber,
 }
 
 impl LastAck {
-    /// From the segment that moved the connection into TIME-WAIT: it acknowledged this end's FIN and carried,
-    /// or came after, the container's.
+    /// The answer to the segment that moved a connection into TIME-WAIT: it acknowledged this end's FIN, and the
+    /// container's FIN was in it or before it. `None` if it acknowledged nothing.
+    #[must_use]
     pub fn answering(segment: &Segment) -> Option<Self> {
         Some(Self { sequence: segment.acknowledgment?, expected: segment.sequence + segment.length })
     }
 }
 
+/// The connections of a container in TIME-WAIT, for 60 s each and at most 4096.
 #[derive(Debug, Default)]
 pub struct Resting {
     acks: HashMap<FlowKey, (Instant, LastAck)>,
-    /// In order of expiry. An entry whose time differs from the map's has been replaced or removed.
+    /// In the order in which they expire. One whose time differs from the map's has been replaced or removed.
     order: VecDeque<(Instant, FlowKey)>,
 }
 
 impl Resting {
+    /// Lets a connection rest from now on.
     pub fn insert(&mut self, now: Instant, key: FlowKey, ack: LastAck) {
         self.expire(now);
         while self.order.len() >= MAX_RESTING {
@@ -52,16 +57,19 @@ impl Resting {
         self.order.push_back((until, key));
     }
 
+    /// The last acknowledgment of a connection that rests.
     pub fn get(&mut self, now: Instant, key: &FlowKey) -> Option<LastAck> {
         self.expire(now);
         self.acks.get(key).map(|(_, ack)| *ack)
     }
 
-    /// Whether there is something to get or, if its time is over, was until now.
+    /// Whether a connection rests. One whose time is over counts until it is [looked up](Self::get).
+    #[must_use]
     pub fn contains(&self, key: &FlowKey) -> bool {
         self.acks.contains_key(key)
     }
 
+    /// Ends the rest of a connection.
     pub fn remove(&mut self, key: &FlowKey) {
         self.acks.remove(key);
     }

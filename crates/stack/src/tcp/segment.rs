@@ -1,33 +1,38 @@
-//! The header of a TCP segment, as far as it decides where the segment goes.
+//! The fields of a TCP header that decide where a segment goes.
 
 use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
 
-/// The parts of a TCP header that decide where a segment goes.
+/// The fields of a TCP header that decide where a segment goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
+    /// What the flags say.
     pub control: Control,
+    /// The sequence number of its first byte, or of SYN or FIN.
     pub sequence: TcpSeqNumber,
-    /// The acknowledgment number if the ACK flag is set.
+    /// The acknowledgment number, if the ACK flag is set.
     pub acknowledgment: Option<TcpSeqNumber>,
-    /// Sequence numbers the segment occupies, SYN and FIN included.
+    /// How many sequence numbers the segment occupies, SYN and FIN included.
     pub length: usize,
-    /// Bytes of payload.
+    /// Length of the payload in bytes.
     pub payload: usize,
-    /// The MSS option of a SYN.
+    /// The MSS option of a SYN, in bytes (RFC 9293, 3.7.1).
     pub max_segment_size: Option<u16>,
 }
 
+/// What the flags of a segment say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
-    /// SYN without ACK and RST: somebody wants a connection.
+    /// SYN alone: a request for a connection.
     Open,
+    /// RST, whatever else is set.
     Reset,
+    /// Anything else.
     Other,
 }
 
 impl Segment {
     /// Reads a segment whose header is whole. `None` if it is a SYN whose options cannot be read to their end: smoltcp
-    /// would refuse it, so nothing may be dialled for it.
+    /// would ignore it, so it must not cause a dial.
     #[inline]
     pub(crate) fn of(packet: &TcpPacket<&[u8]>) -> Option<Self> {
         if packet.syn() && !are_options_sound(packet.options()) {

@@ -1,15 +1,16 @@
-//! Datagrams that travel together, and what their IP headers say.
+//! Datagrams that travel together, and the fields of their IP headers.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-/// Datagrams of one size, back to back in one buffer; the last may be shorter. Usually there is one.
+/// Datagrams of one size, back to back in one buffer; the last may be shorter. Usually there is only one.
 ///
-/// They are what the container sent in one go, with `UDP_SEGMENT` (udp(7)) or just in a row, and can leave in one go.
+/// The container sent them in one call, with `UDP_SEGMENT` (udp(7)), or in close succession. They can leave in one
+/// call.
 ///
-/// The bytes are borrowed: the buffer belongs to the engine's thread and is used for the next datagrams as soon as the
-/// call returns. Use [`to_bytes`](Self::to_bytes) to keep them.
+/// The bytes are borrowed: the engine's thread reuses the buffer as soon as the call returns. Use
+/// [`to_bytes`](Self::to_bytes) to keep them.
 ///
 /// # Examples
 /// ```
@@ -33,7 +34,8 @@ impl<'a> Datagrams<'a> {
         Self { bytes: datagram, size: datagram.len() }
     }
 
-    /// Datagrams of `size` bytes each, and perhaps a shorter one behind them. With a size of 0, a single one.
+    /// Datagrams of `size` bytes each; the last is shorter if the length of `bytes` is not a multiple of `size`. A size
+    /// of 0 means a single datagram.
     #[must_use]
     #[inline]
     pub fn of_size(size: usize, bytes: &'a [u8]) -> Self {
@@ -50,28 +52,28 @@ impl<'a> Datagrams<'a> {
         })
     }
 
-    /// How many there are, at least one.
+    /// How many datagrams there are: at least one.
     #[must_use]
     #[inline]
     pub fn count(self) -> usize {
         if self.size == 0 { 1 } else { self.bytes.len().div_ceil(self.size) }
     }
 
-    /// Bytes of every datagram but the last.
+    /// Length in bytes of every datagram but the last.
     #[must_use]
     #[inline]
     pub fn size(self) -> usize {
         self.size
     }
 
-    /// The bytes of all.
+    /// The bytes of all datagrams.
     #[must_use]
     #[inline]
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
     }
 
-    /// A copy of the bytes of all, to keep.
+    /// A copy of the bytes of all datagrams, to keep.
     ///
     /// # Examples
     /// ```
@@ -86,7 +88,7 @@ impl<'a> Datagrams<'a> {
     }
 }
 
-/// Where datagrams go, and what their IP headers say on the way.
+/// Where datagrams go, and the fields of their IP headers that the sender chose.
 ///
 /// # Examples
 /// ```
@@ -94,30 +96,49 @@ impl<'a> Datagrams<'a> {
 ///
 /// let mut envelope = Envelope::new("203.0.113.7:33434".parse().unwrap());
 /// assert_eq!((envelope.hop_limit, envelope.dont_fragment), (64, false));
-/// envelope.hop_limit = 1; // as far as the first router, which will say so
+/// envelope.hop_limit = 1; // the first router answers with an ICMP error
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Envelope {
-    /// The peer.
+    /// The address and port of the peer.
     pub destination: SocketAddr,
-    /// Routers they may pass (TTL, RFC 791; hop limit, RFC 8200), at least 1.
+    /// TTL (RFC 791) or hop limit (RFC 8200): how many hops the datagrams may take, at least 1.
     pub hop_limit: u8,
-    /// Whether a router that has no room for them shall say so rather than cut them (IPv4 only: no router cuts an
-    /// IPv6 packet).
+    /// Whether routers must not fragment them (DF, RFC 791). IPv4 only: routers never fragment IPv6 packets.
     pub dont_fragment: bool,
 }
 
 impl Envelope {
-    /// For datagrams as most programs send them: 64 hops, to be cut where need be.
+    /// What most programs send: a hop limit of 64, and fragmentation allowed.
     #[must_use]
     pub fn new(destination: SocketAddr) -> Self {
         Self { destination, hop_limit: 64, dont_fragment: false }
     }
 
-    /// The same for another destination.
+    /// The same fields for another destination.
     #[must_use]
     pub fn to(self, destination: SocketAddr) -> Self {
         Self { destination, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_parts_are_the_whole(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 0..400usize) {
+            let datagrams = Datagrams::of_size(size, &bytes);
+            let parts: Vec<&[u8]> = datagrams.iter().collect();
+            prop_assert_eq!(parts.concat(), &bytes[..]);
+            prop_assert_eq!(parts.len(), datagrams.count());
+            let (last, others) = parts.split_last().unwrap();
+            prop_assert!(others.iter().all(|part| part.len() == datagrams.size()));
+            prop_assert!(last.len() <= datagrams.size());
+        }
     }
 }

@@ -1,14 +1,26 @@
-//! Which datagrams travel together: one peer, one size, back to back. Pure.
+//! Which datagrams may travel together: those of one size, back to back, but for a shorter last one.
 
 use super::Datagrams;
 
-/// The kernel takes no more in one call (`UDP_MAX_SEGMENTS`, include/linux/udp.h, before Linux 6.9).
+/// Most datagrams that the kernel takes in one call (`UDP_MAX_SEGMENTS`, include/linux/udp.h, before Linux 6.9).
 pub const MAX_DATAGRAMS: usize = 64;
 
-/// What fits in a packet of 65 535 bytes with the headers of IPv6 and UDP.
+/// Most bytes of payload: a packet of 65 535 bytes less the headers of IPv6 and UDP.
 const MAX_BYTES: usize = 65_487;
 
-/// The shape of [`Datagrams`] to which more may be added.
+/// The shape of [`Datagrams`] to which more may be added: their size and their total length, without the bytes.
+///
+/// All of them have one peer and one [`Envelope`](super::Envelope); the caller sees to that.
+///
+/// # Examples
+/// ```
+/// use nsnet_stack::udp::{Datagrams, Run};
+///
+/// let mut run = Run::new(Datagrams::one(b"four"));
+/// assert!(run.extend(Datagrams::one(b"five")));
+/// assert!(!run.extend(Datagrams::one(b"longer")));
+/// assert_eq!(run.datagrams(b"fourfive").count(), 2);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
     size: usize,
@@ -16,11 +28,16 @@ pub struct Run {
 }
 
 impl Run {
+    /// Begins a run with these datagrams.
+    #[must_use]
     pub fn new(datagrams: Datagrams<'_>) -> Self {
         Self { size: datagrams.size(), length: datagrams.bytes().len() }
     }
 
-    /// Adds datagrams if they can travel with those before: of the same size, all but the last.
+    /// Adds datagrams if they can travel with those before. Returns whether they can.
+    ///
+    /// They must have the same size, and at most the last one of the run may be shorter. A run has at most
+    /// [`MAX_DATAGRAMS`] and fits one IP packet.
     pub fn extend(&mut self, datagrams: Datagrams<'_>) -> bool {
         let length = self.length + datagrams.bytes().len();
         let last_is_whole = self.size > 0 && self.length.is_multiple_of(self.size);
@@ -33,11 +50,14 @@ impl Run {
         last_is_whole && follows && fits
     }
 
-    /// The datagrams, of which `bytes` are the bytes.
+    /// The datagrams of this run, whose bytes the caller has collected in `bytes`.
+    #[must_use]
     pub fn datagrams<'a>(&self, bytes: &'a [u8]) -> Datagrams<'a> {
         Datagrams::of_size(self.size, bytes)
     }
 
+    /// Length of all datagrams in bytes.
+    #[must_use]
     pub fn length(&self) -> usize {
         self.length
     }

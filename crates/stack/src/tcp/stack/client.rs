@@ -1,7 +1,8 @@
-//! The container's end of a connection, in memory: an ordinary smoltcp client, for tests and micro-benchmarks.
+//! The container's end of a connection: an ordinary smoltcp client in memory, for tests and micro-benchmarks.
 
 use super::*;
 
+/// A smoltcp client.
 pub struct Client {
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -16,7 +17,11 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client that is about to send its SYN.
+    /// A client that is about to send its SYN to the peer of `key`.
+    ///
+    /// # Panics
+    /// If `socket` is not closed or a port is 0.
+    #[must_use]
     pub fn connect(
         key: FlowKey,
         socket: tcp::Socket<'static>,
@@ -38,14 +43,15 @@ impl Client {
 
     /// Takes in one packet.
     pub fn handle_packet(&mut self, now: Instant, packet: &[u8], out: &mut impl Transmit) {
-        let mut port = Port { capabilities: self.capabilities, received: Some(packet), out: Some(out) };
-        self.interface.poll_ingress_single(now, &mut port, &mut self.sockets);
+        let mut device =
+            CallDevice { capabilities: self.capabilities, received: Some(packet), out: Some(out) };
+        self.interface.poll_ingress_single(now, &mut device, &mut self.sockets);
     }
 
     /// Sends one packet if one is due. Returns whether one was.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut impl Transmit) -> bool {
-        let mut port = Port { capabilities: self.capabilities, received: None, out: Some(out) };
-        self.interface.poll_egress(now, &mut port, &mut self.sockets) == PollResult::SocketStateChanged
+        let mut device = CallDevice { capabilities: self.capabilities, received: None, out: Some(out) };
+        self.interface.poll_egress(now, &mut device, &mut self.sockets) == PollResult::SocketStateChanged
     }
 
     /// When [`poll_transmit`](Self::poll_transmit) has something to do next.
@@ -53,6 +59,7 @@ impl Client {
         self.interface.poll_at(now, &self.sockets)
     }
 
+    /// The socket of the connection.
     pub fn socket(&mut self) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(self.handle)
     }

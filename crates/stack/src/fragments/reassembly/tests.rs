@@ -221,14 +221,15 @@ mod hostile {
         #[test]
         fn whatever_comes_memory_is_bounded_and_every_fragment_accounted_for(
             fragments in prop::collection::vec(
-                (0..200u16, 0..8192u16, any::<bool>(), 0..2000usize, any::<bool>()),
+                (0..200u16, 0..8192u16, any::<bool>(), 0..2000usize, any::<bool>(), 0..500u64),
                 0..400,
             ),
         ) {
             let mut reassembler = Reassembler::default();
-            let now = start();
+            let mut now = start();
             let (mut taken, mut used) = (0, 0);
-            for (identification, block, more, length, is_v4) in fragments {
+            for (identification, block, more, length, is_v4, pause) in fragments {
+                now += Duration::from_millis(pause);
                 let payload = vec![0; length];
                 let bytes = if is_v4 {
                     v4(identification, block * 8, more, &payload)
@@ -242,6 +243,11 @@ mod hostile {
                     reassembler.recycle(whole);
                 }
                 prop_assert!(reassembler.memory() <= 4 << 20);
+                prop_assert!(reassembler.under_way.len() <= MAX_DATAGRAMS);
+                let deadlines = reassembler.under_way.iter().map(|partial| partial.deadline);
+                prop_assert!(deadlines.clone().is_sorted());
+                prop_assert!(deadlines.clone().all(|deadline| now < deadline && deadline <= now + TIMEOUT));
+                prop_assert_eq!(reassembler.deadline(), deadlines.min());
             }
             let waiting: u64 = reassembler.under_way.iter().map(|partial| partial.fragments).sum();
             prop_assert_eq!(used + waiting + reassembler.take_dropped(), taken);

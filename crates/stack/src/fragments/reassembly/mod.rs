@@ -1,4 +1,4 @@
-//! Puts fragments together; see the module above for the rules.
+//! Reassembles packets; see the parent module for the rules.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,30 +11,58 @@ use super::BLOCK;
 use super::blocks::{Blocks, Coverage};
 use super::fragment::{Fragment, Key};
 
-/// Datagrams under way. Few enough to look through, and below 4 MiB with a spare buffer.
+/// Most packets that are incomplete at a time. They are few enough to search, and take less than 4 MiB with a spare
+/// buffer.
 const MAX_DATAGRAMS: usize = 60;
 
-/// How long a datagram may lack pieces: what Linux takes (`IP_FRAG_TIME`), between the 15 s of RFC 791, 3.2 and the
-/// 60 s of RFC 8200, 4.5.
+/// How long a packet may be incomplete: as in Linux (`IP_FRAG_TIME`), between the 15 s of RFC 791, 3.2 and the 60 s of
+/// RFC 8200, 4.5.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest IP header (RFC 791, 3.1); the payload starts behind that much in a buffer.
+/// Length of the longest IP header (RFC 791, 3.1). In a buffer the payload begins behind as much room.
 const HEADER_ROOM: usize = 60;
 
-/// The longest buffer.
+/// Length of the longest buffer.
 const MAX_BUFFER: usize = HEADER_ROOM + u16::MAX as usize;
 
-/// The fragments of one container.
+/// Reassembles the packets of one container from their fragments.
+///
+/// Its memory and the time that a fragment takes are bounded, whatever fragments come: see [the module](super).
+///
+/// # Examples
+/// ```
+/// use std::time::Instant;
+///
+/// use nsnet_stack::fragments::{self, Fragment, Fragments, Reassembler};
+/// use nsnet_stack::udp::packet::{self, ChecksumMode};
+///
+/// let (source, destination) = ("10.0.2.100:4000".parse().unwrap(), "10.99.0.2:53".parse().unwrap());
+/// let mut sent = vec![0; packet::length(source, 2000)];
+/// packet::write(&mut sent, source, destination, &[7; 2000], ChecksumMode::Full);
+///
+/// let (mut reassembler, now) = (Reassembler::default(), Instant::now());
+/// let mut cut = Fragments::new(sent.clone(), fragments::size(source.ip(), 1500), 1);
+/// let mut whole = None;
+/// while let Some(length) = cut.next_len() {
+///     let mut bytes = vec![0; length];
+///     cut.write_next(&mut bytes);
+///     cut.advance();
+///     whole = reassembler.add(now, &Fragment::parse(&bytes).unwrap());
+/// }
+/// let whole = whole.expect("the last fragment completes the packet");
+/// assert_eq!(whole.packet()[20..], sent[20..]);
+/// reassembler.recycle(whole);
+/// ```
 #[derive(Default)]
 pub struct Reassembler {
     /// In the order of their deadlines.
     under_way: VecDeque<Box<Partial>>,
-    /// What the next datagram is put together in.
+    /// The buffer of the next packet.
     spare: Vec<u8>,
     dropped: u64,
 }
 
-/// A packet put together.
+/// A reassembled packet. [`Reassembler::recycle`] takes it back.
 pub struct Whole(Box<Partial>);
 
 impl fmt::Debug for Whole {
@@ -44,6 +72,8 @@ impl fmt::Debug for Whole {
 }
 
 impl Whole {
+    /// The packet: the header of its first fragment, then the whole payload.
+    #[must_use]
     pub fn packet(&self) -> &[u8] {
         self.0.packet()
     }
@@ -56,11 +86,11 @@ impl fmt::Debug for Reassembler {
 }
 
 impl Reassembler {
-    /// Takes in a fragment, and returns the packet that it completes.
+    /// Takes in a fragment. Returns the packet that it completes, if it completes one.
     pub fn add(&mut self, now: Instant, fragment: &Fragment<'_>) -> Option<Whole> {
         self.expire(now);
         let at = if fragment.is_whole() { None } else { self.position(fragment.key) };
-        // One that is whole leaves at once, and needs no room.
+        // A fragment that is all of its packet leaves at once, and needs no room.
         if at.is_none() && !fragment.is_whole() && self.under_way.len() == MAX_DATAGRAMS {
             self.drop_oldest();
         }
@@ -74,34 +104,35 @@ impl Reassembler {
         }
     }
 
-    /// Takes back a packet that has been read, so that the next needs no memory of its own.
+    /// Takes back a packet that has been read, so that the next one uses its memory.
     pub fn recycle(&mut self, whole: Whole) {
         self.spare = whole.0.buffer;
     }
 
-    /// Drops what lacks pieces for too long.
+    /// Drops the packets that have been incomplete for too long.
     pub fn expire(&mut self, now: Instant) {
         while self.deadline().is_some_and(|deadline| deadline <= now) {
             self.drop_oldest();
         }
     }
 
-    /// When there will be something to [`expire`](Self::expire), unless it is completed before.
+    /// When the next packet [expires](Self::expire), unless it is complete by then. `None` if none is incomplete.
+    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.under_way.front().map(|partial| partial.deadline)
     }
 
-    /// How many fragments have been dropped since this was last called.
+    /// How many fragments have been dropped since the last call.
     pub fn take_dropped(&mut self) -> u64 {
         mem::take(&mut self.dropped)
     }
 
-    /// Where the datagram is that a fragment belongs to. Mostly the newest.
+    /// The index of the packet that has this key. It is mostly the newest.
     fn position(&self, key: Key) -> Option<usize> {
         self.under_way.iter().rposition(|partial| partial.key == key)
     }
 
-    /// Makes room for a new datagram and says where.
+    /// Begins a new packet and returns its index.
     fn begin(&mut self, now: Instant, key: Key) -> usize {
         let buffer = mem::take(&mut self.spare);
         self.under_way.push_back(Box::new(Partial::new(key, now + TIMEOUT, buffer)));
@@ -116,24 +147,24 @@ impl Reassembler {
     }
 }
 
-/// A datagram under way.
+/// A packet that is incomplete.
 struct Partial {
     key: Key,
     deadline: Instant,
-    /// A fragment has contradicted another.
+    /// Whether a fragment has contradicted another.
     abandoned: bool,
     /// Fragments taken in, duplicates included.
     fragments: u64,
     blocks: Blocks,
-    /// Payload bytes that have come.
+    /// Payload bytes that have arrived.
     arrived: usize,
-    /// Where the payload ends of what has come.
+    /// The farthest end of a fragment.
     reached: usize,
-    /// Length of the whole payload, once the last fragment has come.
+    /// Length of the whole payload, once the last fragment has arrived.
     total: Option<usize>,
     /// Length of the first fragment's IP header.
     header_len: usize,
-    /// The header, so that it ends at [`HEADER_ROOM`], then the payload as far as it reaches.
+    /// The header, which ends at [`HEADER_ROOM`], then the payload as far as it reaches.
     buffer: Vec<u8>,
 }
 
@@ -181,8 +212,8 @@ impl Partial {
         if self.write_header() { Outcome::Complete } else { self.abandon() }
     }
 
-    /// Whether the fragment cannot be of the same datagram as those before it: it lies beyond the end, or says that
-    /// the end is elsewhere.
+    /// Whether the fragment cannot belong to the same packet as those before it: it lies beyond the end, or moves the
+    /// end.
     fn contradicts(&self, fragment: &Fragment<'_>) -> bool {
         let end = fragment.end();
         match (self.total, fragment.more) {
@@ -193,7 +224,7 @@ impl Partial {
         }
     }
 
-    /// Whether the fragment holds what has come already.
+    /// Whether the fragment holds the same bytes as those that have arrived.
     fn repeats(&self, fragment: &Fragment<'_>) -> bool {
         let at = HEADER_ROOM + fragment.offset;
         self.buffer.get(at..at + fragment.payload.len()).is_some_and(|bytes| bytes == fragment.payload)
@@ -231,8 +262,8 @@ impl Partial {
         self.buffer.resize(length, 0);
     }
 
-    /// Makes the first fragment's header that of the whole packet. Fails if that is longer than a packet can be,
-    /// for the first header may be longer than the others.
+    /// Turns the first fragment's header into that of the whole packet. Returns whether the packet is short enough to
+    /// have one: the first header may be longer than those of the other fragments.
     fn write_header(&mut self) -> bool {
         let is_v4 = self.key.source.is_ipv4();
         let length = if is_v4 { self.header_len + self.arrived } else { self.arrived };
@@ -255,7 +286,7 @@ impl Partial {
         &self.buffer[HEADER_ROOM - self.header_len..]
     }
 
-    /// Drops all there is and all that comes until the deadline.
+    /// Drops all fragments of the packet, and those that come until its deadline.
     fn abandon(&mut self) -> Outcome {
         self.abandoned = true;
         self.buffer = Vec::new();
@@ -264,5 +295,4 @@ impl Partial {
 }
 
 #[cfg(test)]
-#[path = "reassembly_tests.rs"]
 mod tests;

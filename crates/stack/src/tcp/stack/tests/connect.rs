@@ -1,9 +1,9 @@
-//! A stack that connects to a server in memory, another stack that listens.
+//! Handshakes that a stack begins. Another stack that listens is the server.
 
 use smoltcp::wire::{Ipv6Packet, TcpPacket, TcpSeqNumber};
 
-use super::*;
 use crate::tcp::bare;
+use crate::tcp::stack::*;
 
 const KEY: [&str; 2] = ["[fd00::100]:80", "[fd99::2]:5000"];
 

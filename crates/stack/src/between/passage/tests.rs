@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::between::software;
 use crate::icmp;
 use crate::icmp::{IcmpError, Unreachable};
 use crate::udp::packet as datagram;
@@ -58,6 +59,53 @@ proptest! {
         bytes.truncate(rest.len());
         let _ = parse(&header, &bytes);
         let _ = parse(&header, &rest);
+    }
+
+    /// A device without offloads leaves a frame to this process: whatever passes can be completed and cut.
+    #[test]
+    fn whatever_passes_is_cut_without_panic(
+        family in 0..2usize, payload in prop::collection::vec(any::<u8>(), 0..300),
+        is_tcp in any::<bool>(), size in prop::option::of(1..=400u16), header_len in any::<u16>(),
+    ) {
+        let ends = ends().nth(family).unwrap();
+        let mut bytes = built(ends, &payload);
+        let start = bytes.len() - payload.len() - UDP_HEADER_LEN;
+        let (kind, offset) = match (is_tcp, ends.source.is_ipv4()) {
+            (false, _) => (SegmentKind::Udp, UDP_CHECKSUM),
+            (true, true) => (SegmentKind::TcpV4, TCP_CHECKSUM),
+            (true, false) => (SegmentKind::TcpV6, TCP_CHECKSUM),
+        };
+        if is_tcp && ends.source.is_ipv4() {
+            bytes[9] = protocol::TCP;
+            smoltcp::wire::Ipv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
+        } else if is_tcp {
+            bytes[6] = protocol::TCP;
+        }
+        if let Some(data_offset) = bytes.get_mut(start + 12).filter(|_| is_tcp) {
+            *data_offset = (5 << 4) | (*data_offset % 48);
+        }
+        let header = vnet::Header {
+            checksum: Checksum::Partial { start: u16::try_from(start).unwrap(), offset },
+            segmentation: size.map(|size| Segmentation { kind, size, header_len }),
+        };
+        for form in [Form::Whole, Form::Reassembled] {
+            let Ok(passage) = Passage::parse(&header, &bytes, form) else { continue };
+            let (tuple, end, _) = passage.flow();
+            prop_assert_eq!(Tuple::of_ports(if is_tcp { Protocol::Tcp } else { Protocol::Udp }, ends), (tuple, end));
+            let Some(segmentation) = passage.packet.header.segmentation else {
+                software::complete(&mut bytes.clone(), passage.packet.header.checksum);
+                continue;
+            };
+            let mut joined = Vec::new();
+            for range in software::cut(&passage.packet, segmentation).unwrap() {
+                let headers = usize::from(segmentation.header_len);
+                let mut buffer = vec![0; headers + range.len()];
+                software::write_segment(&passage.packet, segmentation, range, &mut buffer);
+                prop_assert!(Packet::parse(&vnet::Header::default(), &buffer).is_ok());
+                joined.extend_from_slice(&buffer[headers..]);
+            }
+            prop_assert_eq!(&joined[..], &bytes[segmentation.header_len.into()..]);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
-//! A checked view of a packet on its way from one container to another. Pure.
+//! A checked view of a packet on its way from one container to another.
 //!
-//! What is checked is what a router looks at, and what the other container's kernel will not check by itself: that
-//! the frame's header promises nothing but what the packet can keep. Transport checksums are left to that kernel.
+//! The view checks what a router looks at, and what the receiving kernel does not check by itself: that the header of
+//! the frame promises nothing that the packet cannot keep. The receiving kernel verifies transport checksums.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,54 +10,65 @@ use smoltcp::wire::UDP_HEADER_LEN;
 
 use super::flows::{End, Signal, Tuple};
 use crate::discard::Discard;
-use crate::flow::Endpoints;
-use crate::flow::Protocol;
+use crate::flow::{Endpoints, Protocol};
 use crate::icmp::Quoted;
 use crate::ip::{Ip, header};
 use crate::packet::{Packet, Transport};
 use crate::tcp::{Control, Segment};
 use crate::wire::protocol;
 
-/// How a packet has come.
+/// How a packet arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// In one piece.
     Whole,
-    /// In fragments, which were put together. Too long for the next link, it is cut again.
+    /// In fragments, which were reassembled. If it is too long for the next link, it is fragmented again.
     Reassembled,
 }
 
-/// A packet that may be passed on if its flow may be.
+/// A packet that may be passed on if its flow is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct Passage<'a> {
+    /// The packet, and how to pass it on.
     pub packet: Routed<'a>,
-    /// Both ends. Echo messages have the identifier for the port of who asks, and 0 for the other.
+    /// Both ends. For an echo message, the requester's port is the identifier and the other port is 0.
     pub ends: Endpoints,
+    /// What the packet carries.
     pub content: Content,
 }
 
-/// A packet and how to send it on.
+/// A packet, and how to pass it on.
 #[derive(Debug, Clone, Copy)]
 pub struct Routed<'a> {
+    /// The IP packet, cut to the length that its header gives.
     pub bytes: &'a [u8],
-    /// Says nothing that is not true.
+    /// The virtio-net header of its frame, checked against the packet.
     pub header: vnet::Header,
-    /// Length of what stands before the transport header.
+    /// Length in bytes of what precedes the transport header.
     pub ip_header_len: usize,
 }
 
-/// What a packet is to the flows.
+/// What a packet carries, as far as it matters for its flow.
 #[derive(Debug, Clone, Copy)]
 pub enum Content {
+    /// A TCP segment, or several in one frame.
     Tcp(Segment),
+    /// A UDP datagram, or several in one frame.
     Udp,
+    /// An echo request.
     EchoRequest,
+    /// An echo reply.
     EchoReply,
     /// An ICMP error about a packet of this flow.
     Error(Tuple),
 }
 
 impl<'a> Passage<'a> {
+    /// Reads the packet of a frame, whose virtio-net header is `header`.
+    ///
+    /// # Errors
+    /// Why the packet goes no further. [`Discard::Extended`] and [`Discard::Fragment`] are handled as for
+    /// [`Packet::parse`]; [`Discard::Unsolicited`] is an ICMP error that quotes none of the receiver's packets.
     pub fn parse(header: &vnet::Header, bytes: &'a [u8], form: Form) -> Result<Self, Discard> {
         match header::protocol(bytes) {
             Some(protocol::TCP | protocol::UDP) => Self::parse_ports(header, bytes, form),
@@ -70,7 +81,7 @@ impl<'a> Passage<'a> {
         let looked_at = match form {
             // The receiver verifies the checksum, if there is one.
             Form::Whole => vnet::Header { checksum: Checksum::Verified, ..*header },
-            // It may be computed anew.
+            // It may be computed anew when the packet is fragmented again, so it must be right.
             Form::Reassembled => *header,
         };
         let packet = Packet::parse(&looked_at, bytes)?;
@@ -127,7 +138,9 @@ impl<'a> Passage<'a> {
         Ok(Self { packet: Routed { bytes: ip.bytes, header, ip_header_len }, ends, content })
     }
 
-    /// The flow it belongs to or is about, the end that it comes from, and what it means for the flow.
+    /// The flow that the packet belongs to or reports on, the end that sent it, and what it means for the flow. An ICMP
+    /// error counts as sent by [`End::Second`].
+    #[must_use]
     pub fn flow(&self) -> (Tuple, End, Signal) {
         let (source, destination) = (self.ends.source, self.ends.destination);
         match self.content {
@@ -162,7 +175,7 @@ impl<'a> Passage<'a> {
     }
 }
 
-/// The flow of a packet of which only the start may be there, sent by `sender` to `receiver`.
+/// The flow of a quoted packet, if it went from `sender` to `receiver`.
 fn quoted_flow(quoted: &[u8], sender: IpAddr, receiver: IpAddr) -> Option<Tuple> {
     let quoted = Quoted::parse(quoted)?;
     let Quoted { source, destination, .. } = quoted;
@@ -187,7 +200,8 @@ fn quoted_flow(quoted: &[u8], sender: IpAddr, receiver: IpAddr) -> Option<Tuple>
     }
 }
 
-/// What the frame's header may say of the checksum. A verified one is there, and the receiver looks for itself.
+/// The state of the checksum that the frame passed on may claim. A verified checksum is present, and the receiver
+/// verifies it again.
 fn sound_checksum(header: &vnet::Header, start: usize, offset: u16) -> Result<Checksum, Discard> {
     match header.checksum {
         Checksum::Partial { start: claimed, offset: at } if usize::from(claimed) == start && at == offset => {
@@ -198,7 +212,7 @@ fn sound_checksum(header: &vnet::Header, start: usize, offset: u16) -> Result<Ch
     }
 }
 
-/// How a super-frame must be cut, with the length of its headers as it is.
+/// How a super-frame must be cut, with the true length of its headers.
 fn sound_segmentation(wanted: Segmentation, packet: &Packet<'_>) -> Result<Segmentation, Discard> {
     let transport_len = match wanted.kind {
         SegmentKind::TcpV4 | SegmentKind::TcpV6 => {
@@ -237,5 +251,4 @@ const V4: Kinds = Kinds { echo_request: 8, echo_reply: 0, errors: &[3, 11, 12] }
 const V6: Kinds = Kinds { echo_request: 128, echo_reply: 129, errors: &[1, 2, 3, 4] };
 
 #[cfg(test)]
-#[path = "passage_tests.rs"]
 mod tests;

@@ -68,26 +68,27 @@ impl Layers {
     }
 
     fn findings(&self, name: &str) -> Vec<Finding> {
-        let mut findings = self.unknown.clone();
-        for ((importing, imported), places) in &self.imports {
-            if importing < imported {
-                let (importing, imported) = (&self.modules[*importing], &self.modules[*imported]);
-                let places: Vec<&str> = places.iter().map(String::as_str).collect();
-                let places = places.join(", ");
-                findings.push(format!(
-                    "{name}: `{importing}` imports `{imported}`, declared below it, at {places}"
-                ));
-            }
-        }
+        let upward: Vec<Finding> = self.upward_imports(name).collect();
         let graph = Graph::new(self.modules.len(), self.imports.keys().copied());
         let cycles = graph.cycles();
+        let mut findings = self.unknown.clone();
+        if !upward.is_empty() && cycles.is_empty() {
+            findings.push(format!("{name}: an order that holds is {}", self.names(&graph.order())));
+        }
+        findings.extend(upward);
         for cycle in &cycles {
             findings.push(format!("{name}: a cycle of imports joins {}", self.names(cycle)));
         }
-        if cycles.is_empty() && !findings.is_empty() {
-            findings.push(format!("{name}: an order that holds is {}", self.names(&graph.order())));
-        }
         findings
+    }
+
+    fn upward_imports(&self, name: &str) -> impl Iterator<Item = Finding> {
+        let upward = self.imports.iter().filter(|((importing, imported), _)| importing < imported);
+        upward.map(move |((importing, imported), places)| {
+            let (importing, imported) = (&self.modules[*importing], &self.modules[*imported]);
+            let places: Vec<&str> = places.iter().map(String::as_str).collect();
+            format!("{name}: `{importing}` imports `{imported}`, declared below it, at {}", places.join(", "))
+        })
     }
 
     fn names(&self, indices: &[usize]) -> String {
@@ -131,8 +132,8 @@ mod tests {
         assert_eq!(
             findings(&files),
             [
-                "it: `high` imports `low`, declared below it, at src/high.rs:1, src/high.rs:3",
                 "it: an order that holds is low, high",
+                "it: `high` imports `low`, declared below it, at src/high.rs:1, src/high.rs:3",
             ]
         );
     }
@@ -162,7 +163,7 @@ mod tests {
             ("src/b.rs", ""),
         ];
         assert_eq!(
-            findings(&files)[0],
+            findings(&files)[1],
             "it: `a` imports `b`, declared below it, at src/a/inner/innermost.rs:2, src/a/inner/other.rs:1"
         );
     }

@@ -8,8 +8,8 @@ use nix::sys::socket::{
     self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, getsockopt, sockopt,
 };
 
-use crate::message::{self, DecodeError, MAX_QUEUES, Message, VERSION};
-use crate::sys;
+use crate::codec::{self, DecodeError, Message};
+use crate::{MAX_QUEUES, VERSION, sys};
 
 /// Longest message of the handshake in bytes; a longer one is refused as truncated.
 pub const MAX_MESSAGE: usize = 4096;
@@ -50,7 +50,7 @@ impl Channel {
     /// # Errors
     /// [`ChannelError::Closed`] if the peer is gone, [`ChannelError::Io`] otherwise.
     pub fn send<M: Message>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
-        let bytes = message::encode(message).map_err(|_| ChannelError::Oversized)?;
+        let bytes = codec::encode(message).map_err(|_| ChannelError::Oversized)?;
         if bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::Oversized);
         }
@@ -103,7 +103,7 @@ impl Channel {
         if len == 0 {
             return Err(ChannelError::Closed);
         }
-        Ok((message::decode(&bytes[..len])?, fds))
+        Ok((codec::decode(&bytes[..len])?, fds))
     }
 }
 
@@ -196,7 +196,7 @@ mod tests {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     use super::*;
-    use crate::message::{Carriage, Offload, Ready, Report};
+    use crate::{Carriage, Offload, Ready, Report};
 
     const READY: Report =
         Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 });
@@ -270,7 +270,7 @@ mod tests {
         let file = File::open(path).unwrap();
         for count in [MAX_FDS + 1, MAX_FDS + 2, 50, SCM_MAX_FD] {
             let (host, container) = Channel::pair().unwrap();
-            raw_send(&container, &message::encode(&READY).unwrap(), &vec![file.as_raw_fd(); count]);
+            raw_send(&container, &codec::encode(&READY).unwrap(), &vec![file.as_raw_fd(); count]);
             assert!(matches!(host.receive::<Report>(), Err(ChannelError::TooManyFds)), "{count} fds");
         }
         assert_eq!(open_fds_to(path), 1);
@@ -317,7 +317,7 @@ mod tests {
         ];
         for (sent, room) in attempts {
             let (host, container) = Channel::pair().unwrap();
-            raw_send(&container, &message::encode(&READY).unwrap(), &vec![file.as_raw_fd(); sent]);
+            raw_send(&container, &codec::encode(&READY).unwrap(), &vec![file.as_raw_fd(); sent]);
             let before = open_fds();
             let error = with_room_for(room, || host.receive::<Report>()).unwrap_err();
             assert_eq!(open_fds(), before, "{sent} fds, room for {room}");

@@ -26,16 +26,28 @@
 //!
 //! Both ends treat what they read as hostile: a message of another version, garbage, a truncated message or
 //! a file descriptor too many is a [`ChannelError`] and leaks nothing.
+//!
+//! # Features
+//!
+//! `channel` (default): the [`Channel`] and the encoding of its messages. Without it this crate makes no system call
+//! and depends on neither `nix` nor `libc`: what is left are the messages and the [virtio-net header](vnet).
 
+#[cfg(feature = "channel")]
 mod channel;
+#[cfg(feature = "channel")]
+mod codec;
 mod message;
+#[cfg(feature = "channel")]
 mod sys;
 pub mod vnet;
 
+#[cfg(feature = "channel")]
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
+#[cfg(feature = "channel")]
+pub use codec::Message;
 pub use message::{
-    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, Message, NamespaceId, Offload, Ready,
-    Report, Setup, VERSION,
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, NamespaceId, Offload, Ready, Report,
+    Setup, VERSION,
 };
 
 /// Environment variable that carries the number of the inherited socketpair end.

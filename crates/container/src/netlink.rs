@@ -1,16 +1,11 @@
-//! One rtnetlink conversation: a request, its reply if it has one, its acknowledgement; and news of what else
-//! changes (rtnetlink(7)).
+//! One rtnetlink conversation: a request, its reply if it has one, its acknowledgement (rtnetlink(7)).
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A socket to the calling thread's network namespace.
 pub(crate) struct Netlink {
@@ -70,42 +65,6 @@ impl Netlink {
             if let NetlinkPayload::InnerMessage(message) = reply.payload {
                 answer = Some(message);
             }
-        }
-    }
-}
-
-/// Announcements of what changes in the calling thread's network namespace, whoever changes it.
-pub(crate) struct News {
-    socket: Socket,
-}
-
-impl News {
-    /// Subscribes to one group (`RTNLGRP_*`, `linux/rtnetlink.h`). Nothing that changes from here on is missed.
-    pub(crate) fn of(group: u32) -> io::Result<Self> {
-        let socket = connect()?;
-        socket.add_membership(group)?;
-        Ok(Self { socket })
-    }
-
-    /// Waits until something may have changed since the last call, at most for `timeout`.
-    ///
-    /// What has changed is for the caller to ask: announcements get lost when too many come at once. That is
-    /// news as well (`ENOBUFS`). Until the socket is empty the kernel then drops all that follow without a
-    /// word, so a caller that asks after every return misses nothing.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            // The caller knows what is left of its time.
-            Err(Errno::EINTR) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
-        // A datagram is gone with its first byte; the rest is of no interest.
-        match self.socket.recv(&mut Vec::with_capacity(1), libc::MSG_DONTWAIT) {
-            Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
-            Err(error) => Err(error),
         }
     }
 }

@@ -14,7 +14,7 @@ impl TunDevice {
     /// # Errors
     /// If the host is gone.
     pub fn hand_over(self) -> Result<Ready, Error> {
-        let ready = Ready { carriage: Carriage::HandedOver, offload: self.offload(), queues: self.queues() };
+        let ready = Ready::new(Carriage::HandedOver, self.offload(), self.queues());
         let fds: Vec<_> = self.device.fds().collect();
         self.channel.send(&Report::Ready(ready), &fds).map_err(|error| {
             Error::channel("hand the TUN device over to the host", error)
@@ -49,10 +49,7 @@ mod tests {
             return;
         }
         let (host, device) = configured(Offload::NONE);
-        assert_eq!(
-            device.hand_over().unwrap(),
-            Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 }
-        );
+        assert_eq!(device.hand_over().unwrap(), Ready::new(Carriage::HandedOver, Offload::NONE, 1));
         let (ready, tun) = receive_device(&host);
         assert_eq!(ready.carriage, Carriage::HandedOver);
         let receive = || {

@@ -30,7 +30,7 @@
 //!
 //! Whatever fails from `open` on is reported to the host as well, where `wait_ready` returns it.
 
-#![deny(unsafe_code)]
+#![deny(unsafe_code, missing_debug_implementations)]
 
 mod clock;
 mod configure;

@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn add(netlink: &mut Netlink) {
-        let of = InterfaceAddress { address: ADDRESS.into(), prefix_len: 64, gateway: GATEWAY.into() };
+        let of = InterfaceAddress::new(ADDRESS.into(), 64, GATEWAY.into());
         let message = address(sys::interface_index("tun0").unwrap(), &of);
         netlink.request(message, NLM_F_CREATE | NLM_F_REPLACE).unwrap();
     }

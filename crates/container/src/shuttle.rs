@@ -73,7 +73,7 @@ impl TunDevice {
         // fail any more.
         let (hand_in, threads): (Vec<_>, Vec<_>) =
             self.reporting(start_all(self.queues()))?.into_iter().unzip();
-        let ready = Ready { carriage: Carriage::Shuttled, offload: self.offload(), queues: self.queues() };
+        let ready = Ready::new(Carriage::Shuttled, self.offload(), self.queues());
         self.channel.send(&Report::Ready(ready), &[]).map_err(|error| {
             Error::channel("tell the host that the network is ready", error)
                 .with_remedy("keep the host's Network alive until the container is ready")

@@ -60,7 +60,7 @@ impl Channel {
         let iov = [IoSlice::new(&bytes)];
         socket::sendmsg::<()>(self.fd.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
             .map(drop)
-            .map_err(ChannelError::from)
+            .map_err(refused)
     }
 
     /// Receives one message and the file descriptors that came with it (close-on-exec).
@@ -90,7 +90,8 @@ impl Channel {
 
     fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let mut bytes = [0u8; MAX_MESSAGE];
-        let sys::Received { len, fds, flags } = sys::receive(self.fd.as_fd(), &mut bytes, flags)?;
+        let sys::Received { len, fds, flags } =
+            sys::receive(self.fd.as_fd(), &mut bytes, flags).map_err(refused)?;
         if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyFds);
         }
@@ -103,7 +104,7 @@ impl Channel {
         if len == 0 {
             return Err(ChannelError::Closed);
         }
-        Ok((codec::decode(&bytes[..len])?, fds))
+        Ok((codec::decode(&bytes[..len]).map_err(undecodable)?, fds))
     }
 }
 
@@ -119,7 +120,7 @@ impl AsRawFd for Channel {
     }
 }
 
-/// What can go wrong between the two ends.
+/// What can go wrong between the two ends. Displays as one complete line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
@@ -160,7 +161,7 @@ pub enum ChannelError {
     FdsWithheld,
     /// The kernel refused.
     #[error("the channel failed: {0}")]
-    Io(#[source] io::Error),
+    Io(io::Error),
 }
 
 impl ChannelError {
@@ -171,19 +172,20 @@ impl ChannelError {
     }
 }
 
-impl From<Errno> for ChannelError {
-    fn from(errno: Errno) -> Self {
-        if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) { Self::Closed } else { Self::Io(errno.into()) }
+/// What an error number of sendmsg(2) or recvmsg(2) means.
+fn refused(errno: Errno) -> ChannelError {
+    if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) {
+        ChannelError::Closed
+    } else {
+        ChannelError::Io(errno.into())
     }
 }
 
-impl From<DecodeError> for ChannelError {
-    fn from(error: DecodeError) -> Self {
-        match error {
-            DecodeError::NotOurs => Self::NotOurs,
-            DecodeError::Version(theirs) => Self::Version { theirs },
-            DecodeError::Malformed => Self::Malformed,
-        }
+fn undecodable(error: DecodeError) -> ChannelError {
+    match error {
+        DecodeError::NotOurs => ChannelError::NotOurs,
+        DecodeError::Version(theirs) => ChannelError::Version { theirs },
+        DecodeError::Malformed => ChannelError::Malformed,
     }
 }
 
@@ -198,8 +200,7 @@ mod tests {
     use super::*;
     use crate::{Carriage, Offload, Ready, Report};
 
-    const READY: Report =
-        Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 });
+    const READY: Report = Report::Ready(Ready::new(Carriage::HandedOver, Offload::NONE, 1));
 
     /// Most file descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
     const SCM_MAX_FD: usize = 253;

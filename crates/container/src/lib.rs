@@ -9,7 +9,7 @@
 //!    has made, of a container that runs already.
 //! 2. [`TunDevice::open`]: before pivot_root(2), while `/dev/net/tun` and `/proc` are still there.
 //! 3. [`resolv_conf`]: tells the resolver library about the DNS address.
-//! 4. [`TunDevice::configure`]: addresses, MTU, routes.
+//! 4. [`TunDevice::configure`]: addresses, MTU, routes, and the [`Loopback`] interface.
 //! 5. [`TunDevice::hand_over`], after which nothing has to keep running in here, or [`TunDevice::shuttle`],
 //!    where the device's fd must not leave.
 //!
@@ -36,8 +36,10 @@ mod clock;
 mod configure;
 mod error;
 mod handover;
+mod interface;
 pub mod join;
 mod local_route;
+mod loopback;
 pub mod namespace;
 mod netlink;
 pub mod resolv_conf;
@@ -52,6 +54,7 @@ mod unacknowledged;
 
 pub use error::Error;
 pub use join::join;
+pub use loopback::Loopback;
 pub use namespace::Namespaces;
 pub use nsnet_proto::{Carriage, InterfaceAddress, Offload, Ready, Setup};
 pub use shuttle::Shuttle;

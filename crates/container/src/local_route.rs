@@ -78,7 +78,8 @@ mod tests {
     use nsnet_proto::{InterfaceAddress, Offload};
 
     use super::*;
-    use crate::configure::{address, link_up};
+    use crate::configure::address;
+    use crate::interface::Interface;
     use crate::testing::{configured, inside};
     use crate::{Namespaces, sys};
 
@@ -138,7 +139,7 @@ mod tests {
         let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
         let flags = sys::DeviceFlags { vnet_header: true, multi_queue: false, exclusive: true };
         sys::create_device(tun.as_fd(), "tun0", flags).unwrap();
-        netlink.request(link_up(sys::interface_index("tun0").unwrap()), 0).unwrap();
+        Interface::find("tun0").unwrap().bring_up(netlink).unwrap();
         tun
     }
 

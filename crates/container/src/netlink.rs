@@ -7,6 +7,8 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
+use crate::Error;
+
 /// A socket to the calling thread's network namespace.
 pub(crate) struct Netlink {
     socket: Socket,
@@ -22,12 +24,22 @@ pub(crate) struct Refusal {
 }
 
 impl Netlink {
-    pub(crate) fn open() -> io::Result<Self> {
-        let socket = connect()?;
+    pub(crate) fn open() -> Result<Self, Error> {
+        let socket = connect().map_err(|error| Error::new("open a netlink socket", error))?;
         // Both only make errors more precise; kernels before 4.12 do not know them.
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_ext_ack(true);
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Like [`request`](Self::request), for requests without a reply. `step` says what is being done.
+    pub(crate) fn carry_out(
+        &mut self,
+        step: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), Error> {
+        self.request(message, flags).map(drop).map_err(|refusal| refusal.into_error(step))
     }
 
     /// Sends a request and waits until the kernel has carried it out. `flags` come on top of `NLM_F_REQUEST`
@@ -66,6 +78,30 @@ impl Netlink {
                 answer = Some(message);
             }
         }
+    }
+}
+
+impl Refusal {
+    /// The error of a step in configuring an interface.
+    pub(crate) fn into_error(self, step: String) -> Error {
+        let about_ipv6 = step.contains("::");
+        let remedy = match self.error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES) if about_ipv6 => {
+                "IPv6 is disabled in this kernel or namespace: build the network with ipv4_only()"
+            }
+            Some(libc::EPERM) => {
+                "CAP_NET_ADMIN over the network namespace is missing: configure before dropping capabilities"
+            }
+            Some(libc::EEXIST) => {
+                "the namespace has a default route already: give each network its own namespace"
+            }
+            _ => "",
+        };
+        let step = match self.explanation {
+            Some(words) => format!("{step} (kernel: {words})"),
+            None => step,
+        };
+        Error::new(step, self.error).with_remedy(remedy)
     }
 }
 

@@ -15,7 +15,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nsnet_proto::{Channel, ChannelError, FD_VARIABLE, MAX_QUEUES, NamespaceId, Offload, Report, Setup};
 
 pub(crate) use self::device::{Device, Framing};
-use crate::{Error, configure, sys};
+use crate::{Error, Loopback, configure, sys};
 
 /// A TUN device that this process has created, and the channel to the host that asked for it.
 ///
@@ -29,6 +29,7 @@ pub struct TunDevice {
     pub(crate) further: Vec<Channel>,
     pub(crate) setup: Setup,
     pub(crate) device: Device,
+    pub(crate) loopback: Loopback,
 }
 
 impl TunDevice {
@@ -79,7 +80,9 @@ impl TunDevice {
             Ok((setup, further, device))
         });
         match opened {
-            Ok((setup, further, device)) => Ok(Self { channel, further, setup, device }),
+            Ok((setup, further, device)) => {
+                Ok(Self { channel, further, setup, device, loopback: Loopback::default_here() })
+            }
             Err(error) => {
                 send_failure(&channel, &error);
                 Err(error)

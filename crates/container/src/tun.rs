@@ -15,6 +15,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nsnet_proto::{Channel, ChannelError, FD_VARIABLE, MAX_QUEUES, NamespaceId, Offload, Report, Setup};
 
 pub(crate) use self::device::{Device, Framing};
+use crate::interface::Interface;
+use crate::netlink::Netlink;
 use crate::{Error, Loopback, configure, sys};
 
 /// A TUN device that this process has created, and the channel to the host that asked for it.
@@ -110,6 +112,19 @@ impl TunDevice {
     }
 
     /// Tells the host that a step of the embedder's own has failed, so that `wait_ready` returns it.
+    /// Refuses a device that is down: packets cannot come or go, whatever the host is told. `step` is what needs it.
+    ///
+    /// It does not matter who has brought it up, nor whether it was given another name.
+    pub(crate) fn require_up(&self, step: &'static str) -> Result<(), Error> {
+        let name = sys::device_name(self.device.first())
+            .map_err(|errno| Error::new("ask for the name of the TUN device", errno))?;
+        if Interface::find(&name)?.is_up(&mut Netlink::open()?)? {
+            return Ok(());
+        }
+        Err(Error::refused(step, format!("the interface {name} is down"))
+            .with_remedy("call TunDevice::configure before, or bring the interface up in a way of your own"))
+    }
+
     ///
     /// Best effort: if the host is gone there is nobody to tell.
     pub fn report(&self, error: &Error) {

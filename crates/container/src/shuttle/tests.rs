@@ -111,6 +111,19 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
+fn device_that_is_down_is_refused_and_the_host_told() {
+    if inside(NAMESPACES, module_path!(), "device_that_is_down_is_refused_and_the_host_told") {
+        let (host, fd) = ends(&setup(Offload::NONE));
+        let error = TunDevice::from_fd(fd).unwrap().shuttle().unwrap_err().to_string();
+        assert!(error.contains("tun0 is down; call TunDevice::configure before"), "{error}");
+        let Report::Failed(failure) = host.receive::<Report>().unwrap().0 else {
+            panic!("reported as ready")
+        };
+        assert_eq!(failure.cause, "the interface tun0 is down");
+    }
+}
+
+#[test]
 fn plain_device_gets_a_header_on_the_socketpair() {
     if inside(NAMESPACES, module_path!(), "plain_device_gets_a_header_on_the_socketpair") {
         let (host, shuttle) = shuttled(Offload::NONE);

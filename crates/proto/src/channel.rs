@@ -90,8 +90,13 @@ impl Channel {
 
     fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let mut bytes = [0u8; MAX_MESSAGE];
-        let sys::Received { len, fds, flags } =
-            sys::receive(self.fd.as_fd(), &mut bytes, flags).map_err(refused)?;
+        let received = match sys::receive(self.fd.as_fd(), &mut bytes, flags) {
+            // The peer has ended with something of ours unread (`unix_release_sock` in net/unix/af_unix.c). The kernel
+            // says so once, and before it delivers what the peer had sent by then.
+            Err(Errno::ECONNRESET) => sys::receive(self.fd.as_fd(), &mut bytes, flags),
+            received => received,
+        };
+        let sys::Received { len, fds, flags } = received.map_err(refused)?;
         if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyFds);
         }
@@ -242,6 +247,16 @@ mod tests {
         drop(container);
         assert!(matches!(host.receive::<Report>(), Err(ChannelError::Closed)));
         assert!(matches!(host.send(&READY, &[]), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn last_words_of_a_peer_that_has_not_read_all_are_heard() {
+        let (host, container) = Channel::pair().unwrap();
+        host.send(&READY, &[]).unwrap();
+        container.send(&READY, &[]).unwrap();
+        drop(container);
+        assert_eq!(host.try_receive::<Report>().unwrap().0, READY);
+        assert!(matches!(host.try_receive::<Report>(), Err(ChannelError::Closed)));
     }
 
     #[test]

@@ -218,17 +218,48 @@ fn variable_that_names_no_socket_is_refused_and_the_fd_spared() {
     });
 }
 
+/// Runs the inner part of `test` in new namespaces with a channel in `NSNET_FD`, whose other end this is.
+#[track_caller]
+fn run_attached(test: &str) -> Channel {
+    let (host, fd) = ends(&setup(Offload::NONE));
+    // Free of the close-on-exec flag only for this child, but inherited by any other that starts meanwhile.
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let mut command = again(module_path!(), test);
+    command.env(FD_VARIABLE, std::os::fd::AsRawFd::as_raw_fd(&fd).to_string());
+    NAMESPACES.enter_on_exec(&mut command);
+    let output = command.output().map_err(|error| NAMESPACES.explain(error)).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    host
+}
+
 #[test]
-fn process_with_threads_is_told_what_else_to_use() {
-    let test = "process_with_threads_is_told_what_else_to_use";
+fn process_with_threads_is_told_what_else_to_use_and_the_host_as_well() {
+    let test = "process_with_threads_is_told_what_else_to_use_and_the_host_as_well";
     if !TunDevice::is_attached() {
-        return run_with_variable(test, "3");
+        let failure = failure(&run_attached(test));
+        assert_eq!((&*failure.step, failure.errno), (REMOVE, Some(libc::EBUSY)));
+        return;
     }
     let (_hold, release) = std::sync::mpsc::channel::<()>();
     let _thread = std::thread::spawn(move || release.recv());
     let error = TunDevice::open().unwrap_err().to_string();
     assert!(error.contains("before starting threads") && error.contains("from_fd"), "{error}");
     assert!(TunDevice::is_attached());
+}
+
+#[test]
+fn covered_proc_is_told_to_the_host() {
+    let test = "covered_proc_is_told_to_the_host";
+    if !TunDevice::is_attached() {
+        let failure = failure(&run_attached(test));
+        assert_eq!((&*failure.step, &*failure.remedy), (REMOVE, "mount /proc first"));
+        return;
+    }
+    alone(|| {
+        mount(Some("test"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        assert_eq!(TunDevice::open().unwrap_err().errno(), Some(libc::ENOENT));
+    });
 }
 
 #[test]
@@ -248,14 +279,7 @@ fn inherited_channel_is_opened_and_the_variable_removed() {
             device.report(&Error::refused("a later step", "failed"));
         });
     }
-    let (host, fd) = ends(&setup(Offload::NONE));
-    // Free of the close-on-exec flag only for this child, but inherited by any other that starts meanwhile.
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    let mut command = again(module_path!(), test);
-    command.env(FD_VARIABLE, std::os::fd::AsRawFd::as_raw_fd(&fd).to_string());
-    NAMESPACES.enter_on_exec(&mut command);
-    let output = command.output().map_err(|error| NAMESPACES.explain(error)).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let host = run_attached(test);
     assert_eq!(failure(&host).step, "an earlier step");
     assert_eq!(failure(&host).step, "a later step");
 }

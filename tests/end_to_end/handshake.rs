@@ -8,16 +8,19 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use nsnet::container::TunDevice;
 use nsnet::host::{Attachment, Network};
 use nsnet_proto::{Carriage, Channel, Failure, Offload, Ready, Report, Setup};
 
 use crate::world::{
-    self, Container, Noise, PATIENCE, SERVER, World, eventually, in_both_carriages, once, server, within,
+    self, Container, Namespace, Noise, PATIENCE, SERVER, World, eventually, in_both_carriages, once, server,
+    within,
 };
 
 in_both_carriages! {
     attached_container_is_ready,
     containers_of_one_network_share_it,
+    device_that_is_down_is_not_ready,
 }
 
 once! {
@@ -56,6 +59,21 @@ fn containers_of_one_network_share_it(world: &World) {
         assert_echoes(world, container);
     }
     assert_eq!(network.statistics().tcp.opened, 2);
+}
+
+fn device_that_is_down_is_not_ready(world: &World) {
+    let network = Network::builder().build().unwrap();
+    let (attachment, fd) = network.attach_fd().unwrap();
+    let carriage = world.carriage();
+    Namespace::new().run(move || {
+        let device = TunDevice::from_fd(fd).unwrap();
+        match carriage {
+            world::Carriage::HandedOver => drop(device.hand_over().unwrap_err()),
+            world::Carriage::Shuttled => drop(device.shuttle().unwrap_err()),
+        }
+    });
+    let error = ends_soon(attachment);
+    assert!(error.contains("the interface tun0 is down; call TunDevice::configure before"), "{error}");
 }
 
 fn command_of_an_async_runtime_is_attached(_: &World) {

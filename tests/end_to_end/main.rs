@@ -3,7 +3,7 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
-//! - In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
+//! - In the order of a connection's life: `open`, `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
 //!   (`queues`, `queue_frames`) or in great number (`scale`).
 //! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
 //! - Names: `dns`, `names`.
@@ -28,6 +28,7 @@ mod host;
 mod join;
 mod names;
 mod oci;
+mod open;
 mod path;
 mod publish;
 mod publish_limits;

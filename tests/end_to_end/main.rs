@@ -9,7 +9,8 @@
 //! - Names: `dns`, `names`.
 //! - Who may go where: `dialers`, `host`; `several` containers; from outside `publish`, `publish_udp`, `publish_limits`,
 //!   `publish_programs`.
-//! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join` and `oci`.
+//! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join`, `oci`
+//!   and `bubblewrap`.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,6 +19,7 @@
     reason = "these are tests: they may panic and print, and real time is what they are about"
 )]
 
+mod bubblewrap;
 mod custom_dialer;
 mod dialers;
 mod dns;

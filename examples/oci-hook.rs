@@ -161,7 +161,8 @@ fn serve_until_the_end(options: &Options, log: &File) -> Result<(), Box<dyn Erro
 /// Starts ③ and waits for what it has to say.
 fn put_into(network: &Network, target: &Target) -> Result<Attachment, Box<dyn Error>> {
     let mut command = this_program_again();
-    command.stdin(target.as_fd().try_clone_to_owned()?).stdout(Stdio::null());
+    let process = target.pidfd().ok_or("no process")?;
+    command.stdin(process.try_clone_to_owned()?).stdout(Stdio::null());
     let mut attachment = network.attach(&mut command)?;
     let mut helper = command.spawn()?;
     let ready = attachment.wait_ready(PATIENCE);
@@ -178,8 +179,8 @@ fn inside() -> ExitCode {
     let joined = io::stdin()
         .as_fd()
         .try_clone_to_owned()
-        .map_err(|error| nsnet::container::Error::new("take the network namespace from stdin", error));
-    if let Err(error) = joined.and_then(Target::from_fd).and_then(|target| join(&target)) {
+        .map_err(|error| nsnet::container::Error::new("take the process from stdin", error));
+    if let Err(error) = joined.and_then(Target::from_pidfd).and_then(|target| join(&target)) {
         report_failure(&error);
         return ExitCode::FAILURE;
     }

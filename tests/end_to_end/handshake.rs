@@ -8,16 +8,19 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use nsnet::container::TunDevice;
 use nsnet::host::{Attachment, Network};
 use nsnet_proto::{Carriage, Channel, Failure, Offload, Ready, Report, Setup};
 
 use crate::world::{
-    self, Container, Noise, PATIENCE, SERVER, World, eventually, in_both_carriages, once, server, within,
+    self, Container, Namespace, Noise, PATIENCE, SERVER, World, eventually, in_both_carriages, once, server,
+    within,
 };
 
 in_both_carriages! {
     attached_container_is_ready,
     containers_of_one_network_share_it,
+    device_that_is_down_is_not_ready,
 }
 
 once! {
@@ -56,6 +59,21 @@ fn containers_of_one_network_share_it(world: &World) {
         assert_echoes(world, container);
     }
     assert_eq!(network.statistics().tcp.opened, 2);
+}
+
+fn device_that_is_down_is_not_ready(world: &World) {
+    let network = Network::builder().build().unwrap();
+    let (attachment, fd) = network.attach_fd().unwrap();
+    let carriage = world.carriage();
+    Namespace::new().run(move || {
+        let device = TunDevice::from_fd(fd).unwrap();
+        match carriage {
+            world::Carriage::HandedOver => drop(device.hand_over().unwrap_err()),
+            world::Carriage::Shuttled => drop(device.shuttle().unwrap_err()),
+        }
+    });
+    let error = ends_soon(attachment);
+    assert!(error.contains("the interface tun0 is down; call TunDevice::configure before"), "{error}");
 }
 
 fn command_of_an_async_runtime_is_attached(_: &World) {
@@ -102,13 +120,10 @@ fn silence_ends_with_the_timeout(_: &World) {
 
 fn failure_inside_is_told_in_its_own_words(_: &World) {
     let error = error_after(|channel| {
-        let report = Report::Failed(Failure {
-            step: "feed the cat".into(),
-            errno: Some(13),
-            cause: "Permission denied".into(),
-            remedy: "ask the cat".into(),
-        });
-        channel.send(&report, &[]).unwrap();
+        let mut failure = Failure::new("feed the cat", "Permission denied");
+        failure.errno = Some(13);
+        failure.remedy = "ask the cat".into();
+        channel.send(&Report::Failed(failure), &[]).unwrap();
         channel.into_fd()
     });
     for part in ["feed the cat", "Permission denied", "ask the cat"] {
@@ -153,7 +168,7 @@ fn queues_that_were_not_offered_are_refused(_: &World) {
     for carriage in [Carriage::HandedOver, Carriage::Shuttled] {
         for queues in [0, 2, u16::MAX] {
             let error = error_after(|channel| {
-                let ready = Ready { carriage, offload: Offload::NONE, queues };
+                let ready = Ready::new(carriage, Offload::NONE, queues);
                 channel.send(&Report::Ready(ready), &[]).unwrap();
                 channel.into_fd()
             });
@@ -170,7 +185,7 @@ fn queues_without_their_devices_are_refused(_: &World) {
         let (attachment, fd) = network.attach_fd().unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         let queues = channel.receive::<Setup>().unwrap().0.queues;
-        channel.send(&Report::Ready(Ready { carriage, offload: Offload::NONE, queues }), fds).unwrap();
+        channel.send(&Report::Ready(Ready::new(carriage, Offload::NONE, queues)), fds).unwrap();
         (ends_soon(attachment), usize::from(queues))
     };
     for count in [0, 3, 16] {
@@ -203,7 +218,7 @@ fn frames_of_garbage_harm_nobody(world: &World) {
     let network = std::sync::Arc::new(Network::builder().build().unwrap());
     let (mut attachment, fd) = network.attach_fd().unwrap();
     let channel = Channel::from_fd(fd).unwrap();
-    let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: 1 };
+    let ready = Ready::new(Carriage::Shuttled, Offload::NONE, 1);
     channel.send(&Report::Ready(ready), &[]).unwrap();
     attachment.wait_ready(PATIENCE).unwrap();
     let mut socket = File::from(channel.into_fd());
@@ -254,7 +269,7 @@ fn ends_soon(mut attachment: Attachment) -> String {
 }
 
 fn send_ready(channel: Channel, fds: &[BorrowedFd<'_>]) -> OwnedFd {
-    let ready = Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 };
+    let ready = Ready::new(Carriage::HandedOver, Offload::NONE, 1);
     channel.send(&Report::Ready(ready), fds).unwrap();
     channel.into_fd()
 }

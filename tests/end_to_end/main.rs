@@ -3,14 +3,15 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
-//! - In the order of a connection's life: `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
+//! - In the order of a connection's life: `open`, `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
 //!   (`queues`, `queue_frames`) or in great number (`scale`).
 //! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
 //! - Names: `dns`, `names`.
 //! - What a container may use of the host: `limits`.
 //! - Who may go where: `dialers`, `host`; `several` containers; from outside `publish`, `publish_udp`, `publish_limits`,
 //!   `publish_programs`.
-//! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join` and `oci`.
+//! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join`, `oci`
+//!   and `bubblewrap`.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,6 +20,7 @@
     reason = "these are tests: they may panic and print, and real time is what they are about"
 )]
 
+mod bubblewrap;
 mod custom_dialer;
 mod dialers;
 mod dns;
@@ -30,6 +32,7 @@ mod join;
 mod limits;
 mod names;
 mod oci;
+mod open;
 mod path;
 mod publish;
 mod publish_limits;

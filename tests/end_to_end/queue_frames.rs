@@ -120,7 +120,7 @@ impl FrameContainer {
         let channel = Channel::from_fd(fd).unwrap();
         let (setup, further) = channel.receive::<Setup>().unwrap();
         assert_eq!(further.len() + 1, usize::from(setup.queues));
-        let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: setup.queues };
+        let ready = Ready::new(Carriage::Shuttled, Offload::NONE, setup.queues);
         channel.send(&Report::Ready(ready), &[]).unwrap();
         assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, usize::from(setup.queues));
         let first = File::from(channel.into_fd());

@@ -75,7 +75,7 @@ fn networks_share_threads_and_sleep(_: &World) {
         let (mut attachment, fd) = network.attach_fd().unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         channel.receive::<Setup>().unwrap();
-        let ready = Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: 1 };
+        let ready = Ready::new(Carriage::Shuttled, Offload::NONE, 1);
         channel.send(&Report::Ready(ready), &[]).unwrap();
         attachment.wait_ready(PATIENCE).unwrap();
         (network, attachment, channel)

@@ -13,7 +13,7 @@ use nsnet::host::{Attachment, Member, Network, Offload, Ready, Statistics};
 use nsnet_proto::{Channel, Report, Setup};
 
 use super::namespace::Namespace;
-use super::{CONTAINER, Carriage, PATIENCE, SETUP, example};
+use super::{CONTAINER, Carriage, PATIENCE, example};
 
 /// A namespace attached to a network. The host side is this process, the container side a few threads of it.
 pub(crate) struct Container {
@@ -104,7 +104,7 @@ impl Container {
                 Carriage::Shuttled => Some(device.shuttle().unwrap()),
             }
         });
-        let ready = attachment.wait_ready(SETUP).unwrap();
+        let ready = attachment.wait_ready(PATIENCE).unwrap();
         Self { network: Some(network), namespace, ready, attachment: Some(attachment), _shuttle: shuttle }
     }
 
@@ -214,7 +214,7 @@ impl ContainerProcess {
         command.args(["--", "bash", "-c", script]);
         let mut attachment = network.attach(&mut command).unwrap();
         let child = command.spawn().unwrap();
-        attachment.wait_ready(SETUP).unwrap();
+        attachment.wait_ready(PATIENCE).unwrap();
         Self { network, attachment: Some(attachment), child }
     }
 

@@ -132,10 +132,15 @@ fn connect(link: u8, from: &Namespace, to: &Namespace) {
     ));
 }
 
-/// Every error is sent.
+/// No rate limit is applied to any message.
+///
+/// A limit of zero would not do. It takes away the peer's tokens (`inet_peer_xrlim_allow`), and by the same tokens the
+/// kernel decides whether an unreachable route is worth an error (`ip_error`): a second one within a second would
+/// depend on whether both were counted in the same tick as the first.
 fn speak_freely() {
-    sysctl("ipv4/icmp_ratelimit", "0");
-    sysctl("ipv6/icmp/ratelimit", "0");
+    sysctl("ipv4/icmp_ratemask", "0");
+    // An empty list of types.
+    sysctl("ipv6/icmp/ratemask", "\n");
 }
 
 fn forward() {

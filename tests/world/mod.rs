@@ -69,9 +69,6 @@ pub(crate) const DNS: [IpAddr; 2] = [v4(10, 0, 2, 3), v6(0xfd00, 3)];
 /// Longer than anything takes that does happen, also where other tests have the processor.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The same of a container's getting ready, which waits for a lock that the kernel has one of for all namespaces.
-pub(crate) const SETUP: Duration = Duration::from_secs(60);
-
 /// What "at once" means: less than the first retransmission of a SYN, which comes after a second.
 pub(crate) const AT_ONCE: Duration = Duration::from_millis(950);
 

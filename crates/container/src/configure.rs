@@ -1,5 +1,5 @@
-//! Makes the interface look as the host wants it, through rtnetlink: loopback up, MTU, addresses, device up,
-//! default routes. Nothing else in the namespace changes, no sysctl either.
+//! Makes the interface look as the host wants it, through rtnetlink: MTU, device up, addresses, default routes; and
+//! the loopback interface. Nothing else in the namespace changes, no sysctl either.
 //!
 //! IPv6 addresses skip duplicate address detection (`IFA_F_NODAD`): nobody else is on this link, and until
 //! detection ends, a second later, the address could not be used. Even so the kernel is not done when it
@@ -9,78 +9,63 @@ use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkFlags, LinkMessage,
-};
+use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nsnet_proto::{InterfaceAddress, Setup};
 
-use crate::netlink::{Netlink, Refusal};
-use crate::{Error, TunDevice, local_route, sys};
+use crate::interface::Interface;
+use crate::netlink::Netlink;
+use crate::{Error, Loopback, TunDevice, local_route};
 
 impl TunDevice {
-    /// Brings loopback and the device up, with MTU, addresses and default routes as the host wants them.
+    /// Brings the device up, with MTU, addresses and default routes as the host wants them, and the loopback interface
+    /// as [`Loopback`] says.
     ///
     /// Call it in the network namespace the device was opened in. It makes no difference whether pivot_root(2)
     /// has happened since. When it returns, packets to the addresses are accepted and every route is in use.
     ///
     /// # Errors
-    /// If the kernel refuses a step, or does not begin to accept packets within two seconds; the host is told
-    /// as well.
+    /// If the kernel refuses a step, or does not begin to accept packets within ten seconds. The host is told as well.
     pub fn configure(&mut self) -> Result<(), Error> {
-        self.reporting(apply(&self.setup))
+        self.reporting(apply(&self.setup, self.loopback))
     }
 }
 
-fn apply(setup: &Setup) -> Result<(), Error> {
-    let mut netlink = Netlink::open().map_err(|error| Error::new("open a netlink socket", error))?;
-    let loopback = index("lo")?;
-    let device = index(&setup.device)?;
-    let mut request = |step, message, flags| {
-        netlink.request(message, flags).map(drop).map_err(|refusal| refused(step, refusal))
-    };
-    request("bring loopback up".into(), link_up(loopback), 0)?;
-    request(format!("set the MTU of {} to {}", setup.device, setup.mtu), dimensions(device, setup.mtu), 0)?;
-    match netlink.request(no_generated_address(device), 0) {
-        // Without IPv6 in the kernel or the namespace there is nothing to keep quiet.
-        Err(refusal) if refusal.error.raw_os_error() != Some(libc::EAFNOSUPPORT) => {
-            return Err(refused(format!("keep {} from IPv6 addresses of its own", setup.device), refusal));
-        }
-        Ok(_) | Err(_) => {}
-    }
-    let mut request = |step, message, flags| {
-        netlink.request(message, flags).map(drop).map_err(|refusal| refused(step, refusal))
-    };
+fn apply(setup: &Setup, loopback: Loopback) -> Result<(), Error> {
+    let mut netlink = Netlink::open()?;
+    let device = Interface::find(&setup.device)?;
+    let step = format!("set the MTU of {} to {}", setup.device, setup.mtu);
+    netlink.carry_out(step, dimensions(device.index, setup.mtu), 0)?;
+    keep_quiet(&mut netlink, device.index, &setup.device)?;
     // Before its addresses: the on-link routes, which the default routes need, then come with them at once.
-    request(format!("bring {} up", setup.device), link_up(device), 0)?;
+    device.bring_up(&mut netlink)?;
     for of in &setup.addresses {
         let step = format!("add the address {}/{} to {}", of.address, of.prefix_len, setup.device);
-        request(step, address(device, of), NLM_F_CREATE | NLM_F_REPLACE)?;
+        netlink.carry_out(step, address(device.index, of), NLM_F_CREATE | NLM_F_REPLACE)?;
         let step = format!("add the default route via {}", of.gateway);
-        request(step, default_route(device, of), NLM_F_CREATE | NLM_F_EXCL)?;
+        netlink.carry_out(step, default_route(device.index, of), NLM_F_CREATE | NLM_F_EXCL)?;
     }
-    setup.addresses.iter().try_for_each(|of| match of.address {
-        IpAddr::V4(_) => Ok(()),
-        IpAddr::V6(address) => local_route::wait(&mut netlink, address),
-    })
+    for of in &setup.addresses {
+        if let IpAddr::V6(address) = of.address {
+            local_route::wait(&mut netlink, address)?;
+        }
+    }
+    // Last: somebody else may be about to bring it up.
+    loopback.apply(&mut netlink)
 }
 
-fn index(interface: &str) -> Result<u32, Error> {
-    sys::interface_index(interface).map_err(|error| {
-        Error::new(format!("find the interface {interface}"), error)
-            .with_remedy("configure the device in the network namespace it was opened in")
-    })
-}
-
-pub(crate) fn link_up(index: u32) -> RouteNetlinkMessage {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    RouteNetlinkMessage::SetLink(message)
+/// Keeps the kernel from giving the device an IPv6 address of its own.
+fn keep_quiet(netlink: &mut Netlink, index: u32, device: &str) -> Result<(), Error> {
+    match netlink.request(no_generated_address(index), 0) {
+        // Without IPv6 in the kernel or the namespace there is nothing to keep quiet.
+        Err(refusal) if refusal.error.raw_os_error() != Some(libc::EAFNOSUPPORT) => {
+            Err(refusal.into_error(format!("keep {device} from IPv6 addresses of its own")))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn dimensions(index: u32, mtu: u16) -> RouteNetlinkMessage {
@@ -132,27 +117,6 @@ fn default_route(index: u32, of: &InterfaceAddress) -> RouteNetlinkMessage {
 
 fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
-}
-
-fn refused(step: String, refusal: Refusal) -> Error {
-    let about_ipv6 = step.contains("::");
-    let remedy = match refusal.error.raw_os_error() {
-        Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES) if about_ipv6 => {
-            "IPv6 is disabled in this kernel or namespace: build the network with ipv4_only()"
-        }
-        Some(libc::EPERM) => {
-            "CAP_NET_ADMIN over the network namespace is missing: configure before dropping capabilities"
-        }
-        Some(libc::EEXIST) => {
-            "the namespace has a default route already: give each network its own namespace"
-        }
-        _ => "",
-    };
-    let step = match refusal.explanation {
-        Some(words) => format!("{step} (kernel: {words})"),
-        None => step,
-    };
-    Error::new(step, refusal.error).with_remedy(remedy)
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use nsnet_proto::{ChannelError, Failure};
 
 /// A step of the container's setup that failed.
 ///
-/// Displays as one line, for example `open /dev/net/tun: Permission denied (os error 13); make the device
-/// accessible: chmod 0666 /dev/net/tun`.
+/// Displays as one complete line, for example `open /dev/net/tun: Permission denied (os error 13); make the device
+/// accessible: chmod 0666 /dev/net/tun`. Its [`source`](std::error::Error::source) is what lies behind the cause named
+/// there, if there is more: a report of the whole chain repeats nothing.
 #[derive(Debug)]
 pub struct Error {
     step: Cow<'static, str>,
@@ -69,12 +70,10 @@ impl Error {
 
     /// The error as the host gets to see it.
     pub(crate) fn to_failure(&self) -> Failure {
-        Failure {
-            step: clip(&self.step),
-            errno: self.errno(),
-            cause: clip(&self.cause.to_string()),
-            remedy: clip(&self.remedy),
-        }
+        let mut failure = Failure::new(clip(&self.step), clip(&self.cause.to_string()));
+        failure.errno = self.errno();
+        failure.remedy = clip(&self.remedy);
+        failure
     }
 }
 
@@ -101,8 +100,8 @@ impl fmt::Display for Cause {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.cause {
-            Cause::Kernel(error) => Some(error),
-            Cause::Channel(error) => Some(error),
+            Cause::Kernel(error) => error.source(),
+            Cause::Channel(error) => error.source(),
             Cause::Refused(_) => None,
         }
     }
@@ -117,6 +116,8 @@ fn clip(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use nix::errno::Errno;
     use nsnet_proto::{Channel, Report};
 
@@ -137,6 +138,26 @@ mod tests {
         let error = Error::refused("check the setup", "no address");
         assert_eq!(error.to_string(), "check the setup: no address");
         assert_eq!((error.remedy(), error.errno()), (None, None));
+    }
+
+    #[test]
+    fn chain_of_sources_repeats_nothing() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("no route")]
+        struct Inner;
+        #[derive(Debug, thiserror::Error)]
+        #[error("the proxy is away")]
+        struct Outer(#[source] Inner);
+
+        let error = Error::new("ask the proxy", io::Error::other(Outer(Inner)));
+        let sources: Vec<_> = std::iter::successors(error.source(), |error| (*error).source()).collect();
+        assert_eq!(error.to_string(), "ask the proxy: the proxy is away");
+        assert_eq!(sources.iter().map(ToString::to_string).collect::<Vec<_>>(), ["no route"]);
+
+        let channel = ChannelError::Io(Errno::EMFILE.into());
+        for error in [Error::new("open", Errno::EACCES), Error::channel("send", channel)] {
+            assert!(error.source().is_none(), "{error}");
+        }
     }
 
     #[test]

@@ -11,18 +11,24 @@ impl TunDevice {
     ///
     /// The interface stays as long as the host keeps it: the caller may exec its payload at once.
     ///
+    /// Call it in the network namespace that the device is in.
+    ///
     /// # Errors
-    /// If the host is gone.
+    /// If the device is down, because neither [`configure`](Self::configure) nor anybody else has brought it up; the
+    /// host is told as well. If the host is gone.
     pub fn hand_over(self) -> Result<Ready, Error> {
-        let ready = Ready { carriage: Carriage::HandedOver, offload: self.offload(), queues: self.queues() };
+        self.reporting(self.require_up(HAND_OVER))?;
+        let ready = Ready::new(Carriage::HandedOver, self.offload(), self.queues());
         let fds: Vec<_> = self.device.fds().collect();
         self.channel.send(&Report::Ready(ready), &fds).map_err(|error| {
-            Error::channel("hand the TUN device over to the host", error)
+            Error::channel(HAND_OVER, error)
                 .with_remedy("keep the host's Network alive until the container is ready")
         })?;
         Ok(ready)
     }
 }
+
+const HAND_OVER: &str = "hand the TUN device over to the host";
 
 #[cfg(test)]
 mod tests {
@@ -32,7 +38,7 @@ mod tests {
 
     use super::*;
     use crate::Namespaces;
-    use crate::testing::{configured, datagram_goes_out_and_back, inside, ip};
+    use crate::testing::{configured, datagram_goes_out_and_back, ends, inside, ip, setup};
 
     const NAMESPACES: Namespaces = Namespaces::new().user().network();
 
@@ -49,10 +55,7 @@ mod tests {
             return;
         }
         let (host, device) = configured(Offload::NONE);
-        assert_eq!(
-            device.hand_over().unwrap(),
-            Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 }
-        );
+        assert_eq!(device.hand_over().unwrap(), Ready::new(Carriage::HandedOver, Offload::NONE, 1));
         let (ready, tun) = receive_device(&host);
         assert_eq!(ready.carriage, Carriage::HandedOver);
         let receive = || {
@@ -102,6 +105,35 @@ mod tests {
         assert!(ip("link show tun0").0.success());
         drop(tun);
         assert!(!ip("link show tun0").0.success());
+    }
+
+    #[test]
+    fn device_that_is_down_is_refused_and_the_host_told() {
+        if !inside(NAMESPACES, module_path!(), "device_that_is_down_is_refused_and_the_host_told") {
+            return;
+        }
+        let (host, fd) = ends(&setup(Offload::NONE));
+        let error = TunDevice::from_fd(fd).unwrap().hand_over().unwrap_err();
+        assert_eq!(error.step(), HAND_OVER);
+        assert!(error.to_string().contains("tun0 is down; call TunDevice::configure before"), "{error}");
+        let Report::Failed(failure) = host.receive::<Report>().unwrap().0 else {
+            panic!("reported as ready")
+        };
+        assert_eq!((&*failure.step, &*failure.cause), (HAND_OVER, "the interface tun0 is down"));
+    }
+
+    #[test]
+    fn device_that_somebody_else_has_named_and_brought_up_is_handed_over() {
+        let test = "device_that_somebody_else_has_named_and_brought_up_is_handed_over";
+        if !inside(NAMESPACES, module_path!(), test) {
+            return;
+        }
+        let (host, fd) = ends(&setup(Offload::NONE));
+        let device = TunDevice::from_fd(fd).unwrap();
+        assert!(ip("link set tun0 name eth0").0.success());
+        assert!(ip("link set eth0 up").0.success());
+        device.hand_over().unwrap();
+        receive_device(&host);
     }
 
     #[test]

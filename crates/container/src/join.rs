@@ -38,7 +38,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
 
 use crate::namespace::refuse_threads;
-use crate::{Error, sys};
+use crate::{Error, loopback, sys};
 
 /// A network namespace to join. Keeps it alive, whoever else leaves it.
 #[derive(Debug)]
@@ -55,11 +55,26 @@ impl Target {
     /// # Errors
     /// If there is no such process, or it belongs to another user.
     pub fn process(pid: u32) -> Result<Self, Error> {
-        let process = sys::pidfd_open(pid).map_err(|errno| {
-            Error::new(format!("find process {pid}"), errno).with_remedy(no_process(errno))
-        })?;
-        let number = number_in_proc(&process, pid)?;
-        let step = || format!("open the network namespace of process {pid}");
+        let name = format!("process {pid}");
+        let process = sys::pidfd_open(pid)
+            .map_err(|errno| Error::new(format!("find {name}"), errno).with_remedy(no_process(errno)))?;
+        Self::of_process(process, &name)
+    }
+
+    /// The network namespace of the process that a pidfd stands for, pidfd_open(2): for example one that the caller was
+    /// started with, see [`pidfd`](Self::pidfd).
+    ///
+    /// # Errors
+    /// If the file descriptor is something else, the process has ended, or it belongs to another user.
+    pub fn from_pidfd(pidfd: impl Into<OwnedFd>) -> Result<Self, Error> {
+        let process = pidfd.into();
+        let name = format!("the process of file descriptor {}", process.as_raw_fd());
+        Self::of_process(process, &name)
+    }
+
+    fn of_process(process: OwnedFd, name: &str) -> Result<Self, Error> {
+        let number = number_in_proc(&process, name)?;
+        let step = || format!("open the network namespace of {name}");
         let network = open(Path::new(&format!("/proc/{number}/ns/net")))
             .map_err(|error| Error::new(step(), error))
             .and_then(|file| check(file, &step()));
@@ -100,8 +115,11 @@ impl Target {
         Ok(Self { network: check(file, &step)?, process: None })
     }
 
-    /// A handle of the process that [`process`](Self::process) was called with, pidfd_open(2). poll(2) says that
-    /// it is readable when the process has ended, which is the time to take the network away.
+    /// A handle of the process that was named, pidfd_open(2). poll(2) says that it is readable when the process has
+    /// ended, which is the time to take the network away.
+    ///
+    /// A process that finds another by its number passes this on to the helper that joins, for
+    /// [`from_pidfd`](Self::from_pidfd): both then mean the same. As its standard input, for example.
     #[must_use]
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.process.as_ref().map(AsFd::as_fd)
@@ -109,8 +127,8 @@ impl Target {
 }
 
 impl AsFd for Target {
-    /// The network namespace. A process that finds the namespace by a number passes this on to the one that joins it,
-    /// so that both mean the same: as its standard input, for example.
+    /// The network namespace. A process that finds it by a path passes this on to the helper that joins, for
+    /// [`from_fd`](Self::from_fd): both then mean the same.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
     }
@@ -124,11 +142,16 @@ impl AsFd for Target {
 /// (`PR_SET_DUMPABLE` of prctl(2)), which keeps them off, until it calls execve(2). Do not do that: make the device,
 /// hand it over, and end.
 ///
+/// The process whose namespace it is may be about to bring up the loopback interface. See
+/// [`Loopback`](crate::Loopback) for what [`TunDevice::configure`](crate::TunDevice::configure) does about it.
+///
 /// # Errors
 /// If the process has several threads, or may not join: the namespace has to be the caller's own user's work, or the
 /// caller root where it was made. A process in which this has failed may be in the user namespace: let it end.
 pub fn join(target: &Target) -> Result<(), Error> {
     refuse_threads(JOIN, "join in a process that you start for it")?;
+    // First: to an undumpable process its own files in /proc may be closed.
+    let is_building = target.process.as_ref().is_some_and(is_building_its_sandbox);
     let owner = sys::owner_of_namespace(target.as_fd())
         .map_err(|errno| Error::new(OWNER, errno).with_remedy(unknown_owner(errno)))?;
     if !is_own("user", owner.as_fd())? {
@@ -137,10 +160,13 @@ pub fn join(target: &Target) -> Result<(), Error> {
     }
     // The kernel would refuse the host's own to a user without privileges. To be in it is no mistake yet: making a
     // device there is, and the error of that says so.
-    if is_own("net", target.as_fd())? {
-        return Ok(());
+    if !is_own("net", target.as_fd())? {
+        setns(target, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(JOIN, errno))?;
     }
-    setns(target, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(JOIN, errno))
+    if is_building {
+        loopback::expect_owner();
+    }
+    Ok(())
 }
 
 const JOIN: &str = "join the network namespace";
@@ -215,9 +241,25 @@ fn is_own(kind: &str, namespace: BorrowedFd<'_>) -> Result<bool, Error> {
     Ok(identity(own) == identity(theirs))
 }
 
+/// Whether a process has not called execve(2) since it was forked. It makes what a sandbox needs before it does.
+///
+/// Nothing depends on it but whether to wait, so whatever cannot be read counts as no.
+fn is_building_its_sandbox(process: &OwnedFd) -> bool {
+    let Ok(number) = number_in_proc(process, "the process to join") else { return false };
+    let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+    // The second field is the program's name in parentheses, which may hold anything. The ninth, the seventh behind
+    // it, are the kernel's flags (proc_pid_stat(5)).
+    let behind_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let flags = behind_name.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & FORKED_ONLY != 0)
+}
+
+/// `PF_FORKNOEXEC` (`linux/sched.h`); ps(1) shows it as the flag 1.
+const FORKED_ONLY: u32 = 0x40;
+
 /// The number of a process in the pid namespace that `/proc` shows, which need not be the caller's.
-fn number_in_proc(process: &OwnedFd, pid: u32) -> Result<u32, Error> {
-    let step = || format!("find process {pid} in /proc");
+fn number_in_proc(process: &OwnedFd, name: &str) -> Result<u32, Error> {
+    let step = || format!("find {name} in /proc");
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
     let description = fs::read_to_string(path)
         .map_err(|error| Error::new(step(), error).with_remedy("mount the /proc of this pid namespace"))?;
@@ -228,7 +270,7 @@ fn number_in_proc(process: &OwnedFd, pid: u32) -> Result<u32, Error> {
         Some(Ok(number)) => Ok(number),
         // −1
         Some(Err(_)) => Err(Error::new(step(), Errno::ESRCH).with_remedy("the process has ended")),
-        None => Err(Error::new(step(), Errno::ENOTSUP)),
+        None => Err(Error::new(step(), Errno::EINVAL).with_remedy("pass a pidfd, of pidfd_open(2)")),
     }
 }
 

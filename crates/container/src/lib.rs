@@ -9,7 +9,7 @@
 //!    has made, of a container that runs already.
 //! 2. [`TunDevice::open`]: before pivot_root(2), while `/dev/net/tun` and `/proc` are still there.
 //! 3. [`resolv_conf`]: tells the resolver library about the DNS address.
-//! 4. [`TunDevice::configure`]: addresses, MTU, routes.
+//! 4. [`TunDevice::configure`]: addresses, MTU, routes, and the [`Loopback`] interface.
 //! 5. [`TunDevice::hand_over`], after which nothing has to keep running in here, or [`TunDevice::shuttle`],
 //!    where the device's fd must not leave.
 //!
@@ -30,7 +30,7 @@
 //!
 //! Whatever fails from `open` on is reported to the host as well, where `wait_ready` returns it.
 
-#![deny(unsafe_code)]
+#![deny(unsafe_code, missing_debug_implementations)]
 
 // Each module imports only from those above it. Tests may import anything.
 mod error;
@@ -40,10 +40,12 @@ mod sys;
 pub mod namespace;
 pub mod join;
 mod setup;
+mod netlink;
+mod interface;
+mod loopback;
+mod local_route;
 mod tun;
 pub mod resolv_conf;
-mod netlink;
-mod local_route;
 mod configure;
 mod handover;
 mod unacknowledged;
@@ -54,6 +56,7 @@ mod testing;
 
 pub use error::Error;
 pub use join::join;
+pub use loopback::Loopback;
 pub use namespace::Namespaces;
 pub use nsnet_proto::{Carriage, InterfaceAddress, Offload, Ready, Setup};
 pub use shuttle::Shuttle;

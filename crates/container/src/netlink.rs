@@ -1,16 +1,13 @@
-//! One rtnetlink conversation: a request, its reply if it has one, its acknowledgement; and news of what else
-//! changes (rtnetlink(7)).
+//! One rtnetlink conversation: a request, its reply if it has one, its acknowledgement (rtnetlink(7)).
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::Error;
 
 /// A socket to the calling thread's network namespace.
 pub(crate) struct Netlink {
@@ -27,12 +24,22 @@ pub(crate) struct Refusal {
 }
 
 impl Netlink {
-    pub(crate) fn open() -> io::Result<Self> {
-        let socket = connect()?;
+    pub(crate) fn open() -> Result<Self, Error> {
+        let socket = connect().map_err(|error| Error::new("open a netlink socket", error))?;
         // Both only make errors more precise; kernels before 4.12 do not know them.
         let _ = socket.set_cap_ack(true);
         let _ = socket.set_ext_ack(true);
         Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Like [`request`](Self::request), for requests without a reply. `step` says what is being done.
+    pub(crate) fn carry_out(
+        &mut self,
+        step: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), Error> {
+        self.request(message, flags).map(drop).map_err(|refusal| refusal.into_error(step))
     }
 
     /// Sends a request and waits until the kernel has carried it out. `flags` come on top of `NLM_F_REQUEST`
@@ -74,39 +81,27 @@ impl Netlink {
     }
 }
 
-/// Announcements of what changes in the calling thread's network namespace, whoever changes it.
-pub(crate) struct News {
-    socket: Socket,
-}
-
-impl News {
-    /// Subscribes to one group (`RTNLGRP_*`, `linux/rtnetlink.h`). Nothing that changes from here on is missed.
-    pub(crate) fn of(group: u32) -> io::Result<Self> {
-        let socket = connect()?;
-        socket.add_membership(group)?;
-        Ok(Self { socket })
-    }
-
-    /// Waits until something may have changed since the last call, at most for `timeout`.
-    ///
-    /// What has changed is for the caller to ask: announcements get lost when too many come at once. That is
-    /// news as well (`ENOBUFS`). Until the socket is empty the kernel then drops all that follow without a
-    /// word, so a caller that asks after every return misses nothing.
-    pub(crate) fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            // The caller knows what is left of its time.
-            Err(Errno::EINTR) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        }
-        // A datagram is gone with its first byte; the rest is of no interest.
-        match self.socket.recv(&mut Vec::with_capacity(1), libc::MSG_DONTWAIT) {
-            Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
-            Err(error) => Err(error),
-        }
+impl Refusal {
+    /// The error of a step in configuring an interface.
+    pub(crate) fn into_error(self, step: String) -> Error {
+        let about_ipv6 = step.contains("::");
+        let remedy = match self.error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT | libc::EACCES) if about_ipv6 => {
+                "IPv6 is disabled in this kernel or namespace: build the network with ipv4_only()"
+            }
+            Some(libc::EPERM) => {
+                "CAP_NET_ADMIN over the network namespace is missing: configure before dropping capabilities"
+            }
+            Some(libc::EEXIST) => {
+                "the namespace has a default route already: give each network its own namespace"
+            }
+            _ => "",
+        };
+        let step = match self.explanation {
+            Some(words) => format!("{step} (kernel: {words})"),
+            None => step,
+        };
+        Error::new(step, self.error).with_remedy(remedy)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Telling the container's resolver library which address answers DNS, resolv.conf(5).
 //!
-//! [`write()`] is for a root file system of the container's own. [`bind`] is for a container that shares its
-//! host's: it covers `/etc/resolv.conf` inside the caller's mount namespace and leaves nothing on disk.
+//! The content of the file is [`Setup::resolv_conf`]. [`write()`] is for a container with a root file system of its
+//! own. [`bind`] is for a container that shares its host's: it covers `/etc/resolv.conf` inside the caller's mount
+//! namespace and leaves nothing on disk.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -18,22 +18,6 @@ use crate::Error;
 const PATH: &str = "/etc/resolv.conf";
 /// Anyone in the container may look names up, whoever made the file.
 const MODE: u32 = 0o644;
-
-/// The file's content.
-#[must_use]
-pub fn render(setup: &Setup) -> String {
-    let mut text = String::from("# made by nsnet\n");
-    for address in &setup.dns {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "nameserver {address}");
-    }
-    for (keyword, words) in [("search", &setup.search), ("options", &setup.dns_options)] {
-        if !words.is_empty() {
-            let _ = writeln!(text, "{keyword} {}", words.join(" "));
-        }
-    }
-    text
-}
 
 /// Writes the file at `path`, for example below the root that is about to be pivoted to.
 ///
@@ -102,7 +86,7 @@ fn create(path: &Path, setup: &Setup) -> io::Result<()> {
     let mut file = File::create_new(path)?;
     // The mode whatever the umask is.
     file.set_permissions(Permissions::from_mode(MODE))
-        .and_then(|()| file.write_all(render(setup).as_bytes()))
+        .and_then(|()| file.write_all(setup.resolv_conf().as_bytes()))
         .inspect_err(|_| remove(path))
 }
 
@@ -137,21 +121,6 @@ mod tests {
     #[track_caller]
     fn empty(directory: &str) {
         mount(Some("test"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
-    }
-
-    #[test]
-    fn every_dns_address_is_a_nameserver() {
-        assert_eq!(render(&setup(Offload::NONE)), CONTENT);
-    }
-
-    #[test]
-    fn search_domains_and_options_have_a_line_each() {
-        let setup = Setup {
-            search: vec!["corp.test".into(), "test".into()],
-            dns_options: vec!["ndots:2".into()],
-            ..setup(Offload::NONE)
-        };
-        assert_eq!(render(&setup), format!("{CONTENT}search corp.test test\noptions ndots:2\n"));
     }
 
     #[test]

@@ -46,7 +46,7 @@ fn check_name(name: &str) -> Result<(), Error> {
 }
 
 fn check_address(of: &InterfaceAddress) -> Result<(), Error> {
-    let InterfaceAddress { address, prefix_len, gateway } = *of;
+    let InterfaceAddress { address, prefix_len, gateway, .. } = *of;
     let bits = if address.is_ipv4() { 32 } else { 128 };
     if prefix_len == 0 || prefix_len > bits {
         return Err(impossible(format!("the prefix length of {address}/{prefix_len} is not 1 to {bits}")));

@@ -62,18 +62,21 @@ impl TunDevice {
     /// Tells the host that the interface is up, and copies frames between the device and the host on two
     /// threads of its own, for each queue of the device, until either end closes.
     ///
-    /// The calling process must live as long as the network is to last.
+    /// The calling process must live as long as the network is to last. Call it in the network namespace that the
+    /// device is in.
     ///
     /// # Errors
-    /// If the host is gone or the threads cannot be started; the host is told as well.
+    /// If the device is down, because neither [`configure`](Self::configure) nor anybody else has brought it up, or if
+    /// the threads cannot be started; the host is told as well. If the host is gone.
     pub fn shuttle(self) -> Result<Shuttle, Error> {
+        self.reporting(self.require_up("shuttle the frames of the TUN device"))?;
         self.reporting(prepare(&self))?;
         let stop = Arc::new(self.reporting(StopSignal::new())?);
         // The threads start empty-handed: once Ready is sent, which has to be the first message, nothing can
         // fail any more.
         let (hand_in, threads): (Vec<_>, Vec<_>) =
             self.reporting(start_all(self.queues()))?.into_iter().unzip();
-        let ready = Ready { carriage: Carriage::Shuttled, offload: self.offload(), queues: self.queues() };
+        let ready = Ready::new(Carriage::Shuttled, self.offload(), self.queues());
         self.channel.send(&Report::Ready(ready), &[]).map_err(|error| {
             Error::channel("tell the host that the network is ready", error)
                 .with_remedy("keep the host's Network alive until the container is ready")

@@ -97,6 +97,16 @@ pub(crate) fn create_device(tun: BorrowedFd<'_>, name: &str, flags: DeviceFlags)
     Ok(())
 }
 
+/// TUNGETIFF: the name of the device, which may have been changed since it was created.
+pub(crate) fn device_name(tun: BorrowedFd<'_>) -> Result<String, Errno> {
+    // SAFETY: `zeroed` wants a type for which zeroes are a value; ifreq holds integers and arrays of them.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one ifreq, which the pointer leads to; the fd is open.
+    Errno::result(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNGETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).flat_map(|byte| byte.to_ne_bytes());
+    String::from_utf8(name.collect()).map_err(|_| Errno::EILSEQ)
+}
+
 /// `IFF_TUN | IFF_NO_PI` and the flags asked for, of `linux/if_tun.h`, in the type of `ifr_flags`.
 fn device_flags(flags: DeviceFlags) -> libc::c_short {
     let bit = |wanted: bool, bit: u16| if wanted { bit } else { 0 };

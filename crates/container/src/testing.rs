@@ -50,22 +50,21 @@ pub(crate) fn again(module: &str, test: &str) -> Command {
 
 /// A setup as hosts send it by default.
 pub(crate) fn setup(offload: Offload) -> Setup {
-    let address = |address: &str, prefix_len, gateway: &str| InterfaceAddress {
-        address: address.parse().unwrap(),
-        prefix_len,
-        gateway: gateway.parse().unwrap(),
+    let address = |address: &str, prefix_len, gateway: &str| {
+        InterfaceAddress::new(address.parse().unwrap(), prefix_len, gateway.parse().unwrap())
     };
-    Setup {
-        device: "tun0".to_owned(),
-        mtu: 1500,
-        addresses: vec![address("10.99.2.100", 24, "10.99.2.2"), address("fd00::100", 64, "fd00::2")],
-        dns: vec!["10.99.2.3".parse().unwrap(), "fd00::3".parse().unwrap()],
-        search: Vec::new(),
-        dns_options: Vec::new(),
-        offload,
-        queues: 1,
-        host_namespace: NamespaceId { device: 0, inode: 0 },
-    }
+    let mut setup = Setup::new("tun0", 1500, NamespaceId { device: 0, inode: 0 });
+    setup.addresses = vec![address("10.99.2.100", 24, "10.99.2.2"), address("fd00::100", 64, "fd00::2")];
+    setup.dns = vec!["10.99.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
+    setup.offload = offload;
+    setup
+}
+
+/// The same for a device of several queues.
+pub(crate) fn setup_of_queues(queues: u16, offload: Offload) -> Setup {
+    let mut setup = setup(offload);
+    setup.queues = queues;
+    setup
 }
 
 /// The host's end, and what the container side finds at its own.

@@ -15,7 +15,9 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nsnet_proto::{Channel, ChannelError, FD_VARIABLE, MAX_QUEUES, NamespaceId, Offload, Report, Setup};
 
 pub(crate) use self::device::{Device, Framing};
-use crate::{Error, setup, sys};
+use crate::interface::Interface;
+use crate::netlink::Netlink;
+use crate::{Error, Loopback, setup, sys};
 
 /// A TUN device that this process has created, and the channel to the host that asked for it.
 ///
@@ -29,6 +31,7 @@ pub struct TunDevice {
     pub(crate) further: Vec<Channel>,
     pub(crate) setup: Setup,
     pub(crate) device: Device,
+    pub(crate) loopback: Loopback,
 }
 
 impl TunDevice {
@@ -44,18 +47,12 @@ impl TunDevice {
     /// Call it before pivot_root(2) and before starting threads.
     ///
     /// # Errors
-    /// See [`from_fd`](Self::from_fd); also if the variable is missing or does not name such a socket, or if
-    /// the process has several threads.
+    /// See [`from_fd`](Self::from_fd). Also if the variable is missing or does not name such a socket; if the process
+    /// has several threads; if `/proc` is not there, which tells how many it has. The host is told as well, unless
+    /// there is no channel to tell it by: an error is the end of this attachment.
     pub fn open() -> Result<Self, Error> {
         let number = inherited_number()?;
-        sys::remove_variable(FD_VARIABLE).map_err(|error| {
-            let remedy = if error.raw_os_error() == Some(libc::EBUSY) {
-                "open the device before starting threads, or take the fd yourself and use TunDevice::from_fd"
-            } else {
-                "mount /proc first"
-            };
-            Error::new("remove NSNET_FD from the environment", error).with_remedy(remedy)
-        })?;
+        remove_variable().inspect_err(report_failure)?;
         Self::from_fd(sys::own_inherited(number).ok_or_else(|| not_a_socket(number))?)
     }
 
@@ -79,7 +76,9 @@ impl TunDevice {
             Ok((setup, further, device))
         });
         match opened {
-            Ok((setup, further, device)) => Ok(Self { channel, further, setup, device }),
+            Ok((setup, further, device)) => {
+                Ok(Self { channel, further, setup, device, loopback: Loopback::default_here() })
+            }
             Err(error) => {
                 send_failure(&channel, &error);
                 Err(error)
@@ -113,6 +112,19 @@ impl TunDevice {
         send_failure(&self.channel, error);
     }
 
+    /// Refuses a device that is down: packets cannot come or go, whatever the host is told. `step` is what needs it.
+    ///
+    /// It does not matter who has brought it up, nor whether it was given another name.
+    pub(crate) fn require_up(&self, step: &'static str) -> Result<(), Error> {
+        let name = sys::device_name(self.device.first())
+            .map_err(|errno| Error::new("ask for the name of the TUN device", errno))?;
+        if Interface::find(&name)?.is_up(&mut Netlink::open()?)? {
+            return Ok(());
+        }
+        Err(Error::refused(step, format!("the interface {name} is down"))
+            .with_remedy("call TunDevice::configure before, or bring the interface up in a way of your own"))
+    }
+
     /// Passes a result on and tells the host if it is an error.
     pub(crate) fn reporting<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         result.inspect_err(|error| self.report(error))
@@ -138,6 +150,7 @@ pub fn report_failure(error: &Error) {
 }
 
 const ADOPT: &str = "take the channel named by NSNET_FD";
+const REMOVE: &str = "remove NSNET_FD from the environment";
 const SETUP: &str = "read the host's setup";
 const NAMESPACE: &str = "look at the network namespace";
 
@@ -149,6 +162,17 @@ fn inherited_number() -> Result<RawFd, Error> {
     value.to_str().and_then(|value| value.parse().ok()).ok_or_else(|| {
         Error::refused(ADOPT, format!("{value:?} is not a number"))
             .with_remedy("leave the variable to Network::attach")
+    })
+}
+
+fn remove_variable() -> Result<(), Error> {
+    sys::remove_variable(FD_VARIABLE).map_err(|error| {
+        let remedy = if error.raw_os_error() == Some(libc::EBUSY) {
+            "open the device before starting threads, or take the fd yourself and use TunDevice::from_fd"
+        } else {
+            "mount /proc first"
+        };
+        Error::new(REMOVE, error).with_remedy(remedy)
     })
 }
 

@@ -283,7 +283,7 @@ pub(crate) async fn handshake(
     };
     drop(watched);
     let offload = match framing {
-        Framing::Header => intersection(terms.offload, granted.offload),
+        Framing::Header => terms.offload.intersection(granted.offload),
         Framing::Plain => Offload::NONE,
     };
     let carriage = granted.carriage;
@@ -330,17 +330,6 @@ fn adopt(device: &OwnedFd) -> io::Result<Framing> {
     } else {
         sys::disable_offload(device)?;
         Ok(Framing::Plain)
-    }
-}
-
-/// What both ends want; nothing works without the checksum offload.
-fn intersection(wanted: Offload, granted: Offload) -> Offload {
-    let checksum = wanted.checksum && granted.checksum;
-    Offload {
-        checksum,
-        tso4: checksum && wanted.tso4 && granted.tso4,
-        tso6: checksum && wanted.tso6 && granted.tso6,
-        uso: checksum && wanted.uso && granted.uso,
     }
 }
 

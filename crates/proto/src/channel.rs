@@ -58,7 +58,7 @@ impl Channel {
         let iov = [IoSlice::new(&bytes)];
         socket::sendmsg::<()>(self.fd.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
             .map(drop)
-            .map_err(ChannelError::from)
+            .map_err(refused)
     }
 
     /// Receives one message and the file descriptors that came with it (close-on-exec).
@@ -88,7 +88,13 @@ impl Channel {
 
     fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let mut bytes = [0u8; MAX_MESSAGE];
-        let sys::Received { len, fds, flags } = sys::receive(self.fd.as_fd(), &mut bytes, flags)?;
+        let received = match sys::receive(self.fd.as_fd(), &mut bytes, flags) {
+            // The peer has ended with something of ours unread (`unix_release_sock` in net/unix/af_unix.c). The kernel
+            // says so once, and before it delivers what the peer had sent by then.
+            Err(Errno::ECONNRESET) => sys::receive(self.fd.as_fd(), &mut bytes, flags),
+            received => received,
+        };
+        let sys::Received { len, fds, flags } = received.map_err(refused)?;
         if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyFds);
         }
@@ -101,7 +107,7 @@ impl Channel {
         if len == 0 {
             return Err(ChannelError::Closed);
         }
-        Ok((codec::decode(&bytes[..len])?, fds))
+        Ok((codec::decode(&bytes[..len]).map_err(undecodable)?, fds))
     }
 }
 
@@ -117,7 +123,7 @@ impl AsRawFd for Channel {
     }
 }
 
-/// What can go wrong between the two ends.
+/// What can go wrong between the two ends. Displays as one complete line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
@@ -158,7 +164,7 @@ pub enum ChannelError {
     FdsWithheld,
     /// The kernel refused.
     #[error("the channel failed: {0}")]
-    Io(#[source] io::Error),
+    Io(io::Error),
 }
 
 impl ChannelError {
@@ -169,19 +175,20 @@ impl ChannelError {
     }
 }
 
-impl From<Errno> for ChannelError {
-    fn from(errno: Errno) -> Self {
-        if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) { Self::Closed } else { Self::Io(errno.into()) }
+/// What an error number of sendmsg(2) or recvmsg(2) means.
+fn refused(errno: Errno) -> ChannelError {
+    if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) {
+        ChannelError::Closed
+    } else {
+        ChannelError::Io(errno.into())
     }
 }
 
-impl From<DecodeError> for ChannelError {
-    fn from(error: DecodeError) -> Self {
-        match error {
-            DecodeError::NotOurs => Self::NotOurs,
-            DecodeError::Version(theirs) => Self::Version { theirs },
-            DecodeError::Malformed => Self::Malformed,
-        }
+fn undecodable(error: DecodeError) -> ChannelError {
+    match error {
+        DecodeError::NotOurs => ChannelError::NotOurs,
+        DecodeError::Version(theirs) => ChannelError::Version { theirs },
+        DecodeError::Malformed => ChannelError::Malformed,
     }
 }
 
@@ -196,8 +203,7 @@ mod tests {
     use super::*;
     use crate::{Carriage, Offload, Ready, Report};
 
-    const READY: Report =
-        Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 });
+    const READY: Report = Report::Ready(Ready::new(Carriage::HandedOver, Offload::NONE, 1));
 
     /// Most file descriptors the kernel lets one message carry (`SCM_MAX_FD`, unix(7)).
     const SCM_MAX_FD: usize = 253;
@@ -239,6 +245,16 @@ mod tests {
         drop(container);
         assert!(matches!(host.receive::<Report>(), Err(ChannelError::Closed)));
         assert!(matches!(host.send(&READY, &[]), Err(ChannelError::Closed)));
+    }
+
+    #[test]
+    fn last_words_of_a_peer_that_has_not_read_all_are_heard() {
+        let (host, container) = Channel::pair().unwrap();
+        host.send(&READY, &[]).unwrap();
+        container.send(&READY, &[]).unwrap();
+        drop(container);
+        assert_eq!(host.try_receive::<Report>().unwrap().0, READY);
+        assert!(matches!(host.try_receive::<Report>(), Err(ChannelError::Closed)));
     }
 
     #[test]

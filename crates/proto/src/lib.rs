@@ -25,11 +25,11 @@
 //! an IP packet behind it. Neither needs a tag to tell it from the other.
 //!
 //! Both ends treat what they read as hostile: a message of another version, garbage, a truncated message or
-//! a file descriptor too many is a [`ChannelError`] and leaks nothing.
+//! a file descriptor too many is a `ChannelError` and leaks nothing.
 //!
 //! # Features
 //!
-//! `channel` (default): the [`Channel`] and the encoding of its messages. Without it this crate makes no system call
+//! `channel` (default): the `Channel` and the encoding of its messages. Without it this crate makes no system call
 //! and depends on neither `nix` nor `libc`: what is left are the messages and the [virtio-net header](vnet).
 
 // Each module imports only from those above it.

@@ -1,5 +1,6 @@
 //! The messages of the handshake.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,19 @@ pub const MAX_QUEUES: u16 = 16;
 pub const MAX_FDS: usize = MAX_QUEUES as usize;
 
 /// Host → container: how the container's interface must look.
+///
+/// # Example
+///
+/// ```
+/// use nsnet_proto::{InterfaceAddress, NamespaceId, Setup};
+///
+/// let mut setup = Setup::new("tun0", 1500, NamespaceId { device: 4, inode: 4026531840 });
+/// setup.addresses = vec![InterfaceAddress::new([10, 0, 2, 100].into(), 24, [10, 0, 2, 2].into())];
+/// setup.dns = vec![[10, 0, 2, 3].into()];
+/// assert_eq!(setup.resolv_conf(), "# made by nsnet\nnameserver 10.0.2.3\n");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Setup {
     /// Name of the TUN device, 1 to [`DEVICE_NAME_MAX`] bytes.
     pub device: String,
@@ -40,8 +53,43 @@ pub struct Setup {
     pub host_namespace: NamespaceId,
 }
 
+impl Setup {
+    /// A setup with one queue, and without addresses, DNS and offloads: assign to the fields what is to be different.
+    #[must_use]
+    pub fn new(device: impl Into<String>, mtu: u16, host_namespace: NamespaceId) -> Self {
+        Self {
+            device: device.into(),
+            mtu,
+            addresses: Vec::new(),
+            dns: Vec::new(),
+            search: Vec::new(),
+            dns_options: Vec::new(),
+            offload: Offload::NONE,
+            queues: 1,
+            host_namespace,
+        }
+    }
+
+    /// The content of a resolv.conf(5) that makes the container ask [`dns`](Self::dns).
+    #[must_use]
+    pub fn resolv_conf(&self) -> String {
+        let mut text = String::from("# made by nsnet\n");
+        for address in &self.dns {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "nameserver {address}");
+        }
+        for (keyword, words) in [("search", &self.search), ("options", &self.dns_options)] {
+            if !words.is_empty() {
+                let _ = writeln!(text, "{keyword} {}", words.join(" "));
+            }
+        }
+        text
+    }
+}
+
 /// One address of the container's interface, with the gateway of its default route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct InterfaceAddress {
     /// The container's address.
     pub address: IpAddr,
@@ -49,6 +97,14 @@ pub struct InterfaceAddress {
     pub prefix_len: u8,
     /// Where the default route points.
     pub gateway: IpAddr,
+}
+
+impl InterfaceAddress {
+    /// An address whose on-link prefix has `prefix_len` bits, and the gateway of its default route.
+    #[must_use]
+    pub const fn new(address: IpAddr, prefix_len: u8, gateway: IpAddr) -> Self {
+        Self { address, prefix_len, gateway }
+    }
 }
 
 /// Identity of a namespace: device and inode number of its `/proc/PID/ns/…` file, namespaces(7).
@@ -61,7 +117,17 @@ pub struct NamespaceId {
 }
 
 /// Offloads of a TUN device (`TUN_F_*` of `linux/if_tun.h`). The default is none.
+///
+/// # Example
+///
+/// ```
+/// use nsnet_proto::Offload;
+///
+/// let without_bursts = Offload::ALL.with_uso(false);
+/// assert!(without_bursts.tso4 && !without_bursts.uso);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Offload {
     /// Checksums may be left to the other end (`TUN_F_CSUM`); what every other offload rests on.
     pub checksum: bool,
@@ -79,6 +145,42 @@ impl Offload {
 
     /// Every offload this version knows.
     pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, uso: true };
+
+    /// The same but for [`checksum`](Self::checksum).
+    #[must_use]
+    pub const fn with_checksum(self, checksum: bool) -> Self {
+        Self { checksum, ..self }
+    }
+
+    /// The same but for [`tso4`](Self::tso4).
+    #[must_use]
+    pub const fn with_tso4(self, tso4: bool) -> Self {
+        Self { tso4, ..self }
+    }
+
+    /// The same but for [`tso6`](Self::tso6).
+    #[must_use]
+    pub const fn with_tso6(self, tso6: bool) -> Self {
+        Self { tso6, ..self }
+    }
+
+    /// The same but for [`uso`](Self::uso).
+    #[must_use]
+    pub const fn with_uso(self, uso: bool) -> Self {
+        Self { uso, ..self }
+    }
+
+    /// What both have: nothing if one lacks [`checksum`](Self::checksum).
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        let checksum = self.checksum && other.checksum;
+        Self {
+            checksum,
+            tso4: checksum && self.tso4 && other.tso4,
+            tso6: checksum && self.tso6 && other.tso6,
+            uso: checksum && self.uso && other.uso,
+        }
+    }
 }
 
 /// How frames travel between the TUN device and the host.
@@ -101,6 +203,7 @@ pub enum Report {
 
 /// The interface is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Ready {
     /// How frames travel from here on.
     pub carriage: Carriage,
@@ -110,8 +213,17 @@ pub struct Ready {
     pub queues: u16,
 }
 
+impl Ready {
+    /// An interface whose frames travel in this way, with the offloads and the queues that the kernel has granted.
+    #[must_use]
+    pub const fn new(carriage: Carriage, offload: Offload, queues: u16) -> Self {
+        Self { carriage, offload, queues }
+    }
+}
+
 /// The container side's error, in words the embedder can show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Failure {
     /// What was being done, for example "open /dev/net/tun".
     pub step: String,
@@ -121,4 +233,40 @@ pub struct Failure {
     pub cause: String,
     /// What to try; empty if nothing is known to help.
     pub remedy: String,
+}
+
+impl Failure {
+    /// A step that failed, and why. Without an error number and a remedy: assign these to the fields.
+    #[must_use]
+    pub fn new(step: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self { step: step.into(), errno: None, cause: cause.into(), remedy: String::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolv_conf_has_a_line_for_each_server_and_one_for_domains_and_options() {
+        let mut setup = Setup::new("tun0", 1500, NamespaceId { device: 0, inode: 0 });
+        setup.dns = vec!["10.99.2.3".parse().unwrap(), "fd00::3".parse().unwrap()];
+        let servers = "# made by nsnet\nnameserver 10.99.2.3\nnameserver fd00::3\n";
+        assert_eq!(setup.resolv_conf(), servers);
+        setup.search = vec!["corp.test".into(), "test".into()];
+        setup.dns_options = vec!["ndots:2".into()];
+        assert_eq!(setup.resolv_conf(), format!("{servers}search corp.test test\noptions ndots:2\n"));
+    }
+
+    #[test]
+    fn intersection_has_nothing_without_checksums() {
+        let all = Offload::ALL;
+        assert_eq!(all.intersection(all), all);
+        assert_eq!(all.intersection(all.with_uso(false)), all.with_uso(false));
+        assert_eq!(
+            all.with_tso4(false).intersection(all.with_tso6(false)).with_uso(false),
+            Offload::NONE.with_checksum(true)
+        );
+        assert_eq!(all.intersection(all.with_checksum(false)), Offload::NONE);
+    }
 }

@@ -87,7 +87,6 @@ fn unreachable_hosts_are_reported_as_on_the_host(world: &World) {
     let _hops = world.hops();
     let container = world.container();
     for family in 0..2 {
-        // In this order: the last router says little of what it has no way to, and less to whom it has said something.
         for address in [UNREACHABLE[family], ABSENT[family], DEAD[family]] {
             let on_host = ping(Command::new("ping"), address, &["-c", "1"]);
             let inside = ping(container.command("ping"), address, &["-c", "1"]);

@@ -6,7 +6,7 @@ use nsnet_proto::Offload;
 
 use super::*;
 use crate::testing::{alone, ends, inside, ip, setup};
-use crate::{Namespaces, TunDevice};
+use crate::{Loopback, Namespaces, TunDevice};
 
 const OWN: Namespaces = Namespaces::new().user().network();
 
@@ -159,6 +159,70 @@ fn namespace_is_passed_on_as_a_file_descriptor() {
 }
 
 #[test]
+fn process_is_passed_on_as_a_pidfd() {
+    if !inside(Namespaces::new(), module_path!(), "process_is_passed_on_as_a_pidfd") {
+        return;
+    }
+    let other = Other::start(OWN);
+    let network = fs::read_link(other.namespace("net")).unwrap();
+    let found = Target::process(other.pid()).unwrap();
+    alone(|| {
+        let passed = Target::from_pidfd(found.pidfd().unwrap().try_clone_to_owned().unwrap()).unwrap();
+        join(&passed).unwrap();
+        assert_eq!(own("net"), network.to_string_lossy());
+        device_can_be_made();
+    });
+}
+
+/// A shell in new namespaces, and the number of its subshell, which is a process that never calls execve(2).
+#[track_caller]
+fn shell_with_subshell(namespaces: Namespaces) -> (Other, u32) {
+    let mut command = Command::new("bash");
+    command.args(["-c", "(echo $BASHPID; read -r); exit"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    namespaces.enter_on_exec(&mut command);
+    let mut shell = Other(command.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(shell.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let subshell = line.trim().parse().unwrap();
+    (shell, subshell)
+}
+
+#[test]
+fn process_that_was_only_forked_is_still_building_its_sandbox() {
+    let (mut shell, subshell) = shell_with_subshell(Namespaces::new());
+    let is_building = |pid| is_building_its_sandbox(&sys::pidfd_open(pid).unwrap());
+    assert!(is_building(subshell));
+    assert!(!is_building(shell.pid()));
+    let ended = sys::pidfd_open(shell.pid()).unwrap();
+    shell.end();
+    assert!(!is_building_its_sandbox(&ended));
+}
+
+#[test]
+fn loopback_of_a_process_that_builds_its_sandbox_is_waited_for() {
+    let test = "loopback_of_a_process_that_builds_its_sandbox_is_waited_for";
+    if inside(Namespaces::new(), module_path!(), test) {
+        let (_shell, subshell) = shell_with_subshell(OWN);
+        alone(|| {
+            join(&Target::process(subshell).unwrap()).unwrap();
+            assert!(matches!(Loopback::default_here(), Loopback::Wait(_)));
+        });
+    }
+}
+
+#[test]
+fn loopback_of_a_running_program_is_not_waited_for() {
+    if !inside(Namespaces::new(), module_path!(), "loopback_of_a_running_program_is_not_waited_for") {
+        return;
+    }
+    let other = Other::start(OWN);
+    alone(|| {
+        join(&Target::process(other.pid()).unwrap()).unwrap();
+        assert_eq!(Loopback::default_here(), Loopback::BringUp);
+    });
+}
+
+#[test]
 fn pidfd_tells_the_end_of_the_process() {
     let mut other = Other::start(Namespaces::new());
     let target = Target::process(other.pid()).unwrap();
@@ -213,6 +277,7 @@ fn what_is_no_network_namespace_is_named() {
     assert_says(Target::path("/proc/self/ns/mnt"), &["/proc/self/ns/mnt", "another kind", "CLONE_NEWNS"]);
     assert_says(Target::path("/no/such/file"), &["open the network namespace /no/such/file: No such file"]);
     assert_says(Target::from_fd(File::open("/dev/null").unwrap()), &["file descriptor", "no namespace"]);
+    assert_says(Target::from_pidfd(File::open("/dev/null").unwrap()), &["file descriptor", "pass a pidfd"]);
 }
 
 #[test]

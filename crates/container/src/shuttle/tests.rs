@@ -5,11 +5,13 @@ use std::sync::mpsc::channel;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::send;
 use nsnet_proto::vnet::{Checksum, Header};
-use nsnet_proto::{Channel, Offload, Setup};
+use nsnet_proto::{Channel, Offload};
 
 use super::*;
 use crate::Namespaces;
-use crate::testing::{configured, datagram_goes_out_and_back, ends_with, inside, ip, setup};
+use crate::testing::{
+    configured, datagram_goes_out_and_back, ends, ends_with, inside, ip, setup, setup_of_queues,
+};
 
 const NAMESPACES: Namespaces = Namespaces::new().user().network();
 /// A grace that no test waits for.
@@ -109,13 +111,23 @@ fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 #[test]
+fn device_that_is_down_is_refused_and_the_host_told() {
+    if inside(NAMESPACES, module_path!(), "device_that_is_down_is_refused_and_the_host_told") {
+        let (host, fd) = ends(&setup(Offload::NONE));
+        let error = TunDevice::from_fd(fd).unwrap().shuttle().unwrap_err().to_string();
+        assert!(error.contains("tun0 is down; call TunDevice::configure before"), "{error}");
+        let Report::Failed(failure) = host.receive::<Report>().unwrap().0 else {
+            panic!("reported as ready")
+        };
+        assert_eq!(failure.cause, "the interface tun0 is down");
+    }
+}
+
+#[test]
 fn plain_device_gets_a_header_on_the_socketpair() {
     if inside(NAMESPACES, module_path!(), "plain_device_gets_a_header_on_the_socketpair") {
         let (host, shuttle) = shuttled(Offload::NONE);
-        assert_eq!(
-            shuttle.ready(),
-            Ready { carriage: Carriage::Shuttled, offload: Offload::NONE, queues: 1 }
-        );
+        assert_eq!(shuttle.ready(), Ready::new(Carriage::Shuttled, Offload::NONE, 1));
         let frame = datagram(&host);
         assert_eq!(Header::split(&frame).unwrap().0, Header::default());
     }
@@ -173,7 +185,7 @@ fn last_datagram_before_the_stop_arrives() {
 /// The host's ends of a shuttle of two queues.
 #[track_caller]
 fn two_queues() -> ([OwnedFd; 2], Shuttle) {
-    let (host, mut further, fd) = ends_with(&Setup { queues: 2, ..setup(Offload::ALL) });
+    let (host, mut further, fd) = ends_with(&setup_of_queues(2, Offload::ALL));
     let mut device = TunDevice::from_fd(fd).unwrap();
     device.configure().unwrap();
     let shuttle = device.shuttle().unwrap();

@@ -161,12 +161,11 @@ fn negotiate(tun: BorrowedFd<'_>, wanted: Offload) -> Result<Offload, Error> {
 
 /// What to try, best first. The kernel refuses a set as a whole if it does not know one of them.
 fn candidates(wanted: Offload) -> [Offload; 5] {
-    let checksum = Offload { checksum: wanted.checksum, ..Offload::NONE };
     [
         wanted,
-        Offload { uso: false, ..wanted },
-        Offload { tso4: false, tso6: false, ..wanted },
-        checksum,
+        wanted.with_uso(false),
+        wanted.with_tso4(false).with_tso6(false),
+        Offload::NONE.with_checksum(wanted.checksum),
         Offload::NONE,
     ]
 }

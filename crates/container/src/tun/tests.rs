@@ -6,7 +6,7 @@ use nsnet_proto::Failure;
 use super::device::{CREATE, OPEN};
 use super::*;
 use crate::Namespaces;
-use crate::testing::{again, alone, ends, ends_with, inside, ip, setup};
+use crate::testing::{again, alone, ends, ends_with, inside, ip, setup, setup_of_queues};
 
 const NAMESPACES: Namespaces = Namespaces::new().user().network().mount();
 
@@ -79,7 +79,7 @@ fn taken_name_is_told_to_the_host() {
 fn device_has_the_queues_asked_for() {
     if inside(NAMESPACES, module_path!(), "device_has_the_queues_asked_for") {
         for (offload, framing) in [(Offload::NONE, Framing::Plain), (Offload::ALL, Framing::Vnet)] {
-            let (_host, further, fd) = ends_with(&Setup { queues: 3, ..setup(offload) });
+            let (_host, further, fd) = ends_with(&setup_of_queues(3, offload));
             let device = TunDevice::from_fd(fd).unwrap();
             assert_eq!((device.queues(), device.device.framing), (3, framing));
             assert_eq!((device.device.fds().count(), further.len()), (3, 2));
@@ -105,7 +105,7 @@ fn one_queue_is_no_device_of_several() {
 fn refused_queues_are_done_without() {
     if inside(NAMESPACES, module_path!(), "refused_queues_are_done_without") {
         assert!(ip("tuntap add dev tun0 mode tun").0.success());
-        let (_host, _further, fd) = ends_with(&Setup { queues: 2, ..setup(Offload::NONE) });
+        let (_host, _further, fd) = ends_with(&setup_of_queues(2, Offload::NONE));
         assert_eq!(TunDevice::from_fd(fd).unwrap().queues(), 1);
     }
 }
@@ -113,7 +113,7 @@ fn refused_queues_are_done_without() {
 #[test]
 fn device_of_another_network_gives_no_queue_away() {
     if inside(NAMESPACES, module_path!(), "device_of_another_network_gives_no_queue_away") {
-        let several = Setup { queues: 2, ..setup(Offload::ALL) };
+        let several = setup_of_queues(2, Offload::ALL);
         let (_host, _further, fd) = ends_with(&several);
         let _first = TunDevice::from_fd(fd).unwrap();
         let (_host, _further, fd) = ends_with(&several);
@@ -125,7 +125,7 @@ fn device_of_another_network_gives_no_queue_away() {
 #[test]
 fn setup_without_the_ends_of_its_queues_is_refused() {
     for queues in [0, 2, u16::MAX] {
-        let (host, fd) = ends(&Setup { queues, ..setup(Offload::NONE) });
+        let (host, fd) = ends(&setup_of_queues(queues, Offload::NONE));
         let error = TunDevice::from_fd(fd).unwrap_err().to_string();
         assert!(error.contains(&format!("0 file descriptors came with a setup of {queues}")), "{error}");
         assert_eq!(failure(&host).step, SETUP);
@@ -218,17 +218,48 @@ fn variable_that_names_no_socket_is_refused_and_the_fd_spared() {
     });
 }
 
+/// Runs the inner part of `test` in new namespaces with a channel in `NSNET_FD`, whose other end this is.
+#[track_caller]
+fn run_attached(test: &str) -> Channel {
+    let (host, fd) = ends(&setup(Offload::NONE));
+    // Free of the close-on-exec flag only for this child, but inherited by any other that starts meanwhile.
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let mut command = again(module_path!(), test);
+    command.env(FD_VARIABLE, std::os::fd::AsRawFd::as_raw_fd(&fd).to_string());
+    NAMESPACES.enter_on_exec(&mut command);
+    let output = command.output().map_err(|error| NAMESPACES.explain(error)).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    host
+}
+
 #[test]
-fn process_with_threads_is_told_what_else_to_use() {
-    let test = "process_with_threads_is_told_what_else_to_use";
+fn process_with_threads_is_told_what_else_to_use_and_the_host_as_well() {
+    let test = "process_with_threads_is_told_what_else_to_use_and_the_host_as_well";
     if !TunDevice::is_attached() {
-        return run_with_variable(test, "3");
+        let failure = failure(&run_attached(test));
+        assert_eq!((&*failure.step, failure.errno), (REMOVE, Some(libc::EBUSY)));
+        return;
     }
     let (_hold, release) = std::sync::mpsc::channel::<()>();
     let _thread = std::thread::spawn(move || release.recv());
     let error = TunDevice::open().unwrap_err().to_string();
     assert!(error.contains("before starting threads") && error.contains("from_fd"), "{error}");
     assert!(TunDevice::is_attached());
+}
+
+#[test]
+fn covered_proc_is_told_to_the_host() {
+    let test = "covered_proc_is_told_to_the_host";
+    if !TunDevice::is_attached() {
+        let failure = failure(&run_attached(test));
+        assert_eq!((&*failure.step, &*failure.remedy), (REMOVE, "mount /proc first"));
+        return;
+    }
+    alone(|| {
+        mount(Some("test"), "/proc", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        assert_eq!(TunDevice::open().unwrap_err().errno(), Some(libc::ENOENT));
+    });
 }
 
 #[test]
@@ -248,14 +279,7 @@ fn inherited_channel_is_opened_and_the_variable_removed() {
             device.report(&Error::refused("a later step", "failed"));
         });
     }
-    let (host, fd) = ends(&setup(Offload::NONE));
-    // Free of the close-on-exec flag only for this child, but inherited by any other that starts meanwhile.
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
-    let mut command = again(module_path!(), test);
-    command.env(FD_VARIABLE, std::os::fd::AsRawFd::as_raw_fd(&fd).to_string());
-    NAMESPACES.enter_on_exec(&mut command);
-    let output = command.output().map_err(|error| NAMESPACES.explain(error)).unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let host = run_attached(test);
     assert_eq!(failure(&host).step, "an earlier step");
     assert_eq!(failure(&host).step, "a later step");
 }

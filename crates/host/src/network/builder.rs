@@ -334,17 +334,12 @@ impl NetworkBuilder {
         let limits = limits::checked(self.limits)?;
         let seats = Seats::take(self.queues.min(MAX_QUEUES.into())).map_err(BuildError::Thread)?;
         let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
-        let setup = Setup {
-            device: self.device,
-            mtu,
-            addresses: Vec::new(),
-            dns: addressing.subnets().map(|subnet| subnet.dns).collect(),
-            search: self.names.search()?,
-            dns_options: self.names.options()?,
-            offload: self.offload,
-            queues,
-            host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
-        };
+        let mut setup = Setup::new(self.device, mtu, own_namespace("net").map_err(BuildError::Namespace)?);
+        setup.dns = addressing.subnets().map(|subnet| subnet.dns).collect();
+        setup.search = self.names.search()?;
+        setup.dns_options = self.names.options()?;
+        setup.offload = self.offload;
+        setup.queues = queues;
         let link = attach::Terms { mtu, offload: self.offload, queues };
         let addresses = Pool::new(addressing);
         let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());

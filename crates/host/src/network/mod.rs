@@ -177,12 +177,11 @@ impl Network {
         let further = (1..self.setup.queues).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
         let (further, theirs): (Vec<_>, Vec<_>) = further.into_iter().unzip();
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        let addresses = lease.addressing().subnets().map(|subnet| InterfaceAddress {
-            address: subnet.container,
-            prefix_len: subnet.prefix.prefix_len(),
-            gateway: subnet.gateway,
-        });
-        let setup = Setup { addresses: addresses.collect(), ..self.setup.clone() };
+        let mut setup = self.setup.clone();
+        let subnets = lease.addressing().subnets();
+        setup.addresses = subnets
+            .map(|subnet| InterfaceAddress::new(subnet.container, subnet.prefix.prefix_len(), subnet.gateway))
+            .collect();
         host.send(&setup, &fds).map_err(AttachError::Setup)?;
         let (outcome_in, outcome) = oneshot::channel();
         let (close, close_out) = oneshot::channel();

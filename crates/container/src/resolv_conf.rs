@@ -3,9 +3,8 @@
 //! [`write()`] is for a root file system of the container's own. [`bind`] is for a container that shares its
 //! host's: it covers `/etc/resolv.conf` inside the caller's mount namespace and leaves nothing on disk.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -22,17 +21,7 @@ const MODE: u32 = 0o644;
 /// The file's content.
 #[must_use]
 pub fn render(setup: &Setup) -> String {
-    let mut text = String::from("# made by nsnet\n");
-    for address in &setup.dns {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "nameserver {address}");
-    }
-    for (keyword, words) in [("search", &setup.search), ("options", &setup.dns_options)] {
-        if !words.is_empty() {
-            let _ = writeln!(text, "{keyword} {}", words.join(" "));
-        }
-    }
-    text
+    setup.resolv_conf()
 }
 
 /// Writes the file at `path`, for example below the root that is about to be pivoted to.

@@ -29,6 +29,7 @@
 
 mod channel;
 mod message;
+mod resolv_conf;
 mod sys;
 pub mod vnet;
 

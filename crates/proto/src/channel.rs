@@ -196,7 +196,8 @@ mod tests {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     use super::*;
-    use crate::message::{Carriage, Offload, Ready, Report};
+    use crate::Offload;
+    use crate::message::{Carriage, Ready, Report};
 
     const READY: Report =
         Report::Ready(Ready { carriage: Carriage::HandedOver, offload: Offload::NONE, queues: 1 });

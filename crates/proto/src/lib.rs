@@ -29,15 +29,17 @@
 
 mod channel;
 mod message;
+mod offload;
 mod resolv_conf;
 mod sys;
 pub mod vnet;
 
 pub use channel::{Channel, ChannelError, MAX_FDS, MAX_MESSAGE};
 pub use message::{
-    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, Message, NamespaceId, Offload, Ready,
-    Report, Setup, VERSION,
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_QUEUES, Message, NamespaceId, Ready, Report,
+    Setup, VERSION,
 };
+pub use offload::Offload;
 
 /// Environment variable that carries the number of the inherited socketpair end.
 pub const FD_VARIABLE: &str = "NSNET_FD";

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Offload;
+
 /// Version of the conversation. Both ends must speak the same one: they are built from the same release.
 pub const VERSION: u16 = 3;
 
@@ -62,27 +64,6 @@ pub struct NamespaceId {
     pub device: u64,
     /// `st_ino`.
     pub inode: u64,
-}
-
-/// Offloads of a TUN device (`TUN_F_*` of `linux/if_tun.h`). The default is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offload {
-    /// Checksums may be left to the other end (`TUN_F_CSUM`); what every other offload rests on.
-    pub checksum: bool,
-    /// TCP segments over IPv4 larger than the MTU (`TUN_F_TSO4`).
-    pub tso4: bool,
-    /// TCP segments over IPv6 larger than the MTU (`TUN_F_TSO6`).
-    pub tso6: bool,
-    /// Bursts of UDP datagrams in one frame (`TUN_F_USO4` and `TUN_F_USO6`, Linux 6.2).
-    pub uso: bool,
-}
-
-impl Offload {
-    /// No offload: every packet fits the MTU and carries its checksums.
-    pub const NONE: Self = Self { checksum: false, tso4: false, tso6: false, uso: false };
-
-    /// Every offload this version knows.
-    pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, uso: true };
 }
 
 /// How frames travel between the TUN device and the host.

@@ -60,7 +60,7 @@ impl Channel {
         let iov = [IoSlice::new(&bytes)];
         socket::sendmsg::<()>(self.fd.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
             .map(drop)
-            .map_err(ChannelError::from)
+            .map_err(ChannelError::of_errno)
     }
 
     /// Receives one message and the file descriptors that came with it (close-on-exec).
@@ -90,7 +90,8 @@ impl Channel {
 
     fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
         let mut bytes = [0u8; MAX_MESSAGE];
-        let sys::Received { len, fds, flags } = sys::receive(self.fd.as_fd(), &mut bytes, flags)?;
+        let sys::Received { len, fds, flags } =
+            sys::receive(self.fd.as_fd(), &mut bytes, flags).map_err(ChannelError::of_errno)?;
         if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyFds);
         }
@@ -119,7 +120,7 @@ impl AsRawFd for Channel {
     }
 }
 
-/// What can go wrong between the two ends.
+/// What can go wrong between the two ends. Its `Display` holds the cause, so `source()` is empty.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
@@ -160,7 +161,7 @@ pub enum ChannelError {
     FdsWithheld,
     /// The kernel refused.
     #[error("the channel failed: {0}")]
-    Io(#[source] io::Error),
+    Io(io::Error),
 }
 
 impl ChannelError {
@@ -169,10 +170,8 @@ impl ChannelError {
     pub fn would_block(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
-}
 
-impl From<Errno> for ChannelError {
-    fn from(errno: Errno) -> Self {
+    fn of_errno(errno: Errno) -> Self {
         if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) { Self::Closed } else { Self::Io(errno.into()) }
     }
 }

@@ -17,7 +17,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nsnet::host::{
-    DatagramSocket, DialError, Dialer, DirectDialer, Flow, Network, Source, Stream, async_trait,
+    DatagramSocket, DialError, Dialer, DirectDialer, Flow, Member, Network, Source, Stream, async_trait,
 };
 
 struct Allowlist {
@@ -62,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let network = Network::builder().dialer(Allowlist { allowed, direct: DirectDialer::new() }).build()?;
     let mut command = Command::new(program);
     command.args(arguments);
-    let mut attachment = network.attach(&mut command)?;
+    let mut attachment = network.attach(&mut command, Member::new())?;
     let mut child = command.spawn()?;
     if let Err(error) = attachment.wait_ready(Duration::from_secs(10)) {
         child.kill()?;

@@ -15,6 +15,7 @@
 
 mod addressing;
 mod attach;
+mod block_on;
 mod clock;
 mod commons;
 mod container;
@@ -47,7 +48,7 @@ mod wire;
 
 pub use addressing::Subnet;
 pub use async_trait::async_trait;
-pub use attach::{Attachment, Ready, SetupError};
+pub use attach::{Attachment, End, Finished, SetupError};
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
     FilterDialer, Flow, IcmpError, Inbound, Protocol, Received, Service, Source, Stream, UdpDatagrams,
@@ -57,6 +58,8 @@ pub use dns::{DnsQuery, Resolver};
 pub use host_ports::{HostPorts, HostPortsError};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
-pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
+pub use nsnet_proto::{
+    Carriage, ChannelError, Failure, InterfaceAddress, NamespaceId, Offload, Ready, Setup,
+};
 pub use publish::{Listen, ParsePublishError, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};

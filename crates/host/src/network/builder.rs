@@ -10,7 +10,7 @@ use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 use super::names::Names;
 use super::{BuildError, Network};
 use crate::addressing::{Addressing, Subnet};
-use crate::attach;
+use crate::attach::Offer;
 use crate::dialer::{Dialer, DirectDialer};
 use crate::dns::{self, Resolver, Upstreams};
 use crate::engine::{Config, Engine};
@@ -32,7 +32,7 @@ pub struct NetworkBuilder {
     host: Vec<HostPorts>,
     isolation: Isolation,
     offload: Offload,
-    queues: usize,
+    queues: u16,
     upstreams: Upstreams,
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
@@ -256,7 +256,7 @@ impl NetworkBuilder {
     /// There are never more than cores, nor than 16, and one where the kernel knows no more; how many a container
     /// got is in [`Ready::queues`](crate::Ready::queues). Default: 1.
     #[must_use]
-    pub fn queues(mut self, queues: usize) -> Self {
+    pub fn queues(mut self, queues: u16) -> Self {
         self.queues = queues;
         self
     }
@@ -364,7 +364,7 @@ impl NetworkBuilder {
             dial_timeout: self.limits.dial_timeout.min(LONGEST),
             ..self.limits
         };
-        let seats = Seats::take(self.queues.min(MAX_QUEUES.into())).map_err(BuildError::Thread)?;
+        let seats = Seats::take(self.queues.min(MAX_QUEUES).into()).map_err(BuildError::Thread)?;
         let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
         let setup = Setup {
             device: self.device,
@@ -377,7 +377,7 @@ impl NetworkBuilder {
             queues,
             host_namespace: own_namespace("net").map_err(BuildError::Namespace)?,
         };
-        let link = attach::Terms { mtu, offload: self.offload, queues };
+        let link = Offer { mtu, offload: self.offload, queues };
         let addresses = Pool::new(addressing);
         let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());
         let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver, containers };

@@ -10,15 +10,22 @@ use crate::host_ports::{HostPorts, HostPortsError};
 use crate::publish::PublishError;
 
 /// Why a command could not be attached.
+///
+/// Its `Display` is one line that holds the cause, so `source()` is empty.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
+    /// The command is attached to a network already, or its environment sets `NSNET_FD` for another reason.
+    #[error(
+        "the command is attached to a network already (it sets NSNET_FD): make a new Command for every container"
+    )]
+    AlreadyAttached,
     /// The kernel has no socketpair for us.
     #[error("create the socketpair to the container: {0}; if file descriptors ran out, raise RLIMIT_NOFILE")]
-    SocketPair(#[source] io::Error),
+    SocketPair(io::Error),
     /// The setup message could not be queued.
     #[error("queue the setup message for the container: {0}")]
-    Setup(#[source] ChannelError),
+    Setup(ChannelError),
     /// The address asked for is another container's, or none of the network's.
     #[error("the address {0} is taken or not one for a container of this network")]
     Address(IpAddr),

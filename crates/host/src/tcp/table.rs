@@ -61,6 +61,16 @@ pub(super) enum State {
     Open(Rc<Flow>),
 }
 
+impl Entry {
+    /// Whether the stream may yet be owed something that the container has sent, or is going to send.
+    fn is_owed(&self) -> bool {
+        match &self.state {
+            State::Open(flow) => !flow.is_delivered(),
+            State::Dialing { .. } => false,
+        }
+    }
+}
+
 /// The open connection of a tuple.
 pub(super) fn find_open<S: BuildHasher>(
     entries: &HashMap<FlowKey, Entry, S>,
@@ -140,11 +150,13 @@ impl Table {
 
     /// Whether every stream has what the container sent it.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.replaced.borrow().is_empty()
-            && self.entries.borrow().values().all(|entry| match &entry.state {
-                State::Open(flow) => flow.is_delivered(),
-                State::Dialing { .. } => true,
-            })
+        self.replaced.borrow().is_empty() && !self.entries.borrow().values().any(Entry::is_owed)
+    }
+
+    /// How many streams may yet be owed something.
+    pub(crate) fn undelivered(&self) -> usize {
+        let owed = self.entries.borrow().values().filter(|entry| entry.is_owed()).count();
+        self.replaced.borrow().len() + owed
     }
 
     /// Resets every open connection towards the container, and waits a little for a link that is full.

@@ -85,6 +85,13 @@ impl Container {
         container
     }
 
+    /// A container whose device somebody else has made in `namespace`.
+    #[track_caller]
+    pub(crate) fn of_device(network: Arc<Network>, namespace: Namespace, mut attachment: Attachment) -> Self {
+        let ready = attachment.wait_ready(Duration::ZERO).unwrap();
+        Self { network: Some(network), namespace, ready, attachment: Some(attachment), _shuttle: None }
+    }
+
     #[track_caller]
     fn finished(
         network: Arc<Network>,

@@ -44,6 +44,7 @@ pub(crate) async fn host(
 ) -> Finished {
     let Request { origin, member, lease, mut attached } = request;
     let ending = Ending::new(network);
+    let is_adopted = matches!(origin, Origin::Device { .. });
     let opening = async {
         let (ports, ready) = open(origin, terms, ending.begun()).await?;
         let is_finishing = ending.watch();
@@ -73,13 +74,18 @@ pub(crate) async fn host(
         Ok(finished) => (ending.asked(), finished),
         Err(error) => {
             tracing::debug!(%error, "the container did not get ready");
-            let end = ending.asked().unwrap_or(End::SetupFailed);
+            let end = ending.asked().unwrap_or_else(|| failure(&error, is_adopted));
             attached.set_up(Err(error));
             (Some(end), Finished::Delivered)
         }
     };
     attached.finished(end, finished);
     finished
+}
+
+/// The end of a container that did not get ready. An adopted one was called ready: there is no other way to say why.
+fn failure(error: &SetupError, is_adopted: bool) -> End {
+    if is_adopted { End::of_link(Err(io::Error::other(error.to_string()))) } else { End::SetupFailed }
 }
 
 /// The ports of a container, and what it was granted. `given_up` resolves when the container is to end before it is ready.
@@ -92,6 +98,7 @@ async fn open(
         Origin::ContainerSide { channel, further } => {
             attach::handshake(channel, further, &terms.link, given_up).await
         }
+        Origin::Device { port, ready } => Ok((vec![port], ready)),
     }
 }
 

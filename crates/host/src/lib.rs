@@ -48,7 +48,7 @@ mod wire;
 
 pub use addressing::Subnet;
 pub use async_trait::async_trait;
-pub use attach::{Attachment, End, Finished, SetupError};
+pub use attach::{Attachment, Device, End, Finished, SetupError};
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
     FilterDialer, Flow, IcmpError, Inbound, Protocol, Received, Service, Source, Stream, UdpDatagrams,

@@ -115,8 +115,10 @@ pub(crate) fn set_mtu_discovery(socket: BorrowedFd<'_>, discovery: MtuDiscovery)
 }
 
 /// What interface an fd is a queue of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct TunInterface {
+    /// As far as it is UTF-8.
+    pub(crate) name: String,
     /// It carries IP, and not Ethernet.
     pub(crate) is_tun: bool,
     /// Frames start with a virtio-net header.
@@ -130,7 +132,9 @@ pub(crate) fn tun_interface(device: &OwnedFd) -> io::Result<TunInterface> {
     // borrowed mutably for the call. Other kinds of fd refuse the request number.
     unsafe { ioctl::tungetiff(device.as_raw_fd(), &raw mut request) }?;
     let flags = i32::from(request.flags);
+    let name = request.name.split(|byte| *byte == 0).next().unwrap_or_default();
     Ok(TunInterface {
+        name: String::from_utf8_lossy(name).into_owned(),
         is_tun: flags & (libc::IFF_TUN | libc::IFF_TAP) == libc::IFF_TUN,
         has_header: flags & libc::IFF_VNET_HDR != 0,
     })

@@ -20,6 +20,8 @@ use nsnet_proto::{Channel, Ready, Setup};
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use attached::{Attached, Order};
+pub use device::Device;
+pub(crate) use device::adopt;
 pub use end::{End, Finished};
 pub(crate) use ending::Ending;
 pub use error::SetupError;
@@ -28,12 +30,13 @@ pub(crate) use inherited::Inherited;
 
 use crate::block_on::block_on;
 use crate::leases::{Lease, Member};
+use crate::link::Port;
 use crate::threads;
 
 /// How long a blocking call waits beyond the grace. The end takes a scheduling round unless a Dialer blocks the thread.
 pub(crate) const JOIN: Duration = Duration::from_secs(5);
 
-/// A container of a [`Network`]: one that has been started, or is about to be.
+/// A container of a [`Network`]: one that has been started, is about to be, or was [adopted](crate::Network::adopt).
 ///
 /// Dropping it changes nothing for a container that is up: its network lives until the [`Network`] is dropped or
 /// [`close`](Self::close) is called. [`close_on_drop`](Self::close_on_drop) changes that. A command that has not been
@@ -92,6 +95,8 @@ pub(crate) enum Origin {
     /// A container side that was given its end of a channel. `further` carry the queues behind the first, should they be
     /// shuttled.
     ContainerSide { channel: Channel, further: Vec<Channel> },
+    /// A device that is ready.
+    Device { port: Port, ready: Ready },
 }
 
 /// What the caller has been told.
@@ -131,6 +136,12 @@ impl Attachment {
     /// Keeps open what the command inherits until it has it.
     pub(crate) fn keep(mut self, inherited: Inherited) -> Self {
         self.inherited = Mutex::new(Some(inherited));
+        self
+    }
+
+    /// For a container that was ready from the start.
+    pub(crate) fn already(mut self, ready: Ready) -> Self {
+        self.told = Told::Ready(ready);
         self
     }
 

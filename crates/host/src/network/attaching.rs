@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use nsnet_proto::{Channel, FD_VARIABLE, InterfaceAddress, Setup};
 
+use super::builder::least_mtu;
 use super::{AttachError, Network};
-use crate::attach::{self, Attached, Attachment, Inherited, Origin, Request};
+use crate::attach::{self, Attached, Attachment, Device, Inherited, Origin, Request};
 use crate::leases::{Lease, Member};
 use crate::sys;
 
@@ -69,6 +70,59 @@ impl Network {
         let (attachment, attached) = attach::pair(setup);
         self.hand_in(Origin::ContainerSide { channel, further }, member, lease, attached)?;
         Ok((attachment, container.into_fd()))
+    }
+
+    /// Serves a TUN device that somebody else has made and configured, with or without a virtio-net header
+    /// (`IFF_VNET_HDR`). There is no container side and no handshake: the attachment is ready when this returns.
+    ///
+    /// `fd` is a queue of the device: a file of `/dev/net/tun` on which `TUNSETIFF` was called with `IFF_TUN | IFF_NO_PI`,
+    /// in whatever network namespace. **Nobody else may read it**, neither a copy of this fd nor another queue of a device
+    /// with `IFF_MULTI_QUEUE`: the kernel gives each packet to one reader, and the rest would be lost. It is made
+    /// non-blocking, for every copy of it. With a header, its length is set to that of this library (`TUNSETVNETHDRSZ`) and
+    /// the offloads to those [the network asks for](crate::NetworkBuilder::offload), as far as the kernel grants them
+    /// (`TUNSETOFFLOAD`); [`Ready::offload`](crate::Ready::offload) says which. Without one, offloads are switched off.
+    ///
+    /// nsnet configures nothing: addresses, routes, MTU and the interface's being up are the caller's work, before this
+    /// call or after. The device must have the addresses that [`Attachment::setup`] names, which are those of the
+    /// [`Member`] or the next that are free, and its default routes lead to the gateways there; what comes from other
+    /// addresses is discarded. The MTU of [`Device`] should be the interface's own.
+    ///
+    /// # Errors
+    /// [`AttachError::NotTun`] if the fd is something else, [`AttachError::Mtu`] for an MTU that is too small, and as
+    /// [`attach`](Self::attach) if the name or an address is not to be had.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use std::os::fd::OwnedFd;
+    /// use nsnet_host::{Attachment, Device, Member, Network};
+    ///
+    /// /// `fd` has come with `SCM_RIGHTS` from a program that has made the device with address 10.0.2.7/24.
+    /// fn serve(network: &Network, fd: OwnedFd) -> Result<Attachment, Box<dyn std::error::Error>> {
+    ///     let member = Member::named("vm").ipv4("10.0.2.7".parse()?);
+    ///     let attachment = network.adopt(fd, Device::new(1500).member(member))?;
+    ///     println!("{} is served", attachment.setup().device);
+    ///     Ok(attachment.close_on_drop())
+    /// }
+    /// ```
+    pub fn adopt(&self, fd: OwnedFd, device: Device) -> Result<Attachment, AttachError> {
+        let Device { member, mtu } = device;
+        let lease = self.addresses.lease(&member)?;
+        let least = least_mtu(lease.addressing().v6.is_some());
+        if mtu < least {
+            return Err(AttachError::Mtu { mtu, least });
+        }
+        let adopted = attach::adopt(fd, mtu, self.setup.offload).map_err(AttachError::NotTun)?;
+        let (port, ready) = (adopted.port, adopted.ready);
+        let setup = Setup {
+            device: adopted.name,
+            mtu,
+            offload: ready.offload,
+            queues: ready.queues,
+            ..self.setup_of(&lease)
+        };
+        let (attachment, attached) = attach::pair(setup);
+        self.hand_in(Origin::Device { port, ready }, member, lease, attached)?;
+        Ok(attachment.already(ready))
     }
 
     /// What a container with these addresses is told.

@@ -85,6 +85,11 @@ const MTU_MIN_V6: u16 = 1280;
 /// The smallest datagram every IPv4 host must accept (RFC 791, 3.1).
 const MTU_MIN_V4: u16 = 576;
 
+/// The smallest MTU of a network with or without IPv6.
+pub(super) fn least_mtu(has_ipv6: bool) -> u16 {
+    if has_ipv6 { MTU_MIN_V6 } else { MTU_MIN_V4 }
+}
+
 impl NetworkBuilder {
     /// Who decides on flows and connects them. Default: [`DirectDialer`].
     #[must_use]
@@ -340,7 +345,7 @@ impl NetworkBuilder {
         let addressing = Addressing { v4: self.ipv4, v6: self.ipv6, host: self.host.into() };
         let hosts = Arc::new(self.names.hosts(&addressing)?);
         let mtu = self.mtu.unwrap_or(if self.offload.tso4 { MTU_OFFLOAD } else { MTU_PLAIN });
-        let least = if self.ipv6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
+        let least = least_mtu(self.ipv6.is_some());
         if mtu < least {
             return Err(BuildError::Mtu { mtu, least });
         }

@@ -9,7 +9,7 @@ use crate::addressing::Subnet;
 use crate::host_ports::{HostPorts, HostPortsError};
 use crate::publish::PublishError;
 
-/// Why a command could not be attached.
+/// Why a command could not be attached, or a device not adopted.
 ///
 /// Its `Display` is one line that holds the cause, so `source()` is empty.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,17 @@ pub enum AttachError {
     /// The setup message could not be queued.
     #[error("queue the setup message for the container: {0}")]
     Setup(ChannelError),
+    /// What is to be adopted is no TUN device that carries bare IP packets.
+    #[error("the file descriptor to be adopted is no TUN device for us: {0}")]
+    NotTun(io::Error),
+    /// The MTU of the device to be adopted is too small.
+    #[error("an MTU of {mtu} bytes is too small: at least {least} are needed with these address families")]
+    Mtu {
+        /// What the device is said to have.
+        mtu: u16,
+        /// What would do.
+        least: u16,
+    },
     /// The address asked for is another container's, or none of the network's.
     #[error("the address {0} is taken or not one for a container of this network")]
     Address(IpAddr),

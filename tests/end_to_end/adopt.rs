@@ -101,13 +101,16 @@ fn what_is_no_bare_tun_device_is_refused(_: &World) {
     let namespace = Namespace::new();
     let (pipe, _writer) = std::io::pipe().unwrap();
     let unattached = File::options().read(true).write(true).open("/dev/net/tun").unwrap();
-    let others: [OwnedFd; 6] = [
+    let others: [OwnedFd; 8] = [
         File::open("/dev/null").unwrap().into(),
         pipe.into(),
         Channel::pair().unwrap().0.into_fd(),
         unattached.into(),
         namespace.run(|| tun("tap7", IFF_TAP | IFF_NO_PI)),
         namespace.run(|| tun("tap8", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)),
+        // With protocol information in front of packets.
+        namespace.run(|| tun("tun8", IFF_TUN)),
+        made_in(&namespace, IFF_TUN | IFF_VNET_HDR),
     ];
     for other in others {
         let error = network.adopt(other, device()).unwrap_err();

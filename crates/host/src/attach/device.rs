@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nsnet_proto::{Carriage, Offload, Ready};
+use nix::errno::Errno;
+use nsnet_proto::{Carriage, Offload, Ready, vnet};
 
 use super::SetupError;
 use crate::leases::Member;
@@ -96,7 +97,31 @@ fn inspect(device: &OwnedFd) -> io::Result<(Framing, String)> {
         sys::set_offload(device, Offload::NONE)?;
         Framing::Plain
     };
+    if has_protocol_information(device, framing)? {
+        return Err(unsuitable("it puts protocol information in front of packets: make it with IFF_NO_PI"));
+    }
     Ok((framing, interface.name))
+}
+
+/// Length of `struct tun_pi` (linux/if_tun.h).
+const PROTOCOL_INFORMATION: usize = 4;
+
+/// Whether there is protocol information in front of each packet (no `IFF_NO_PI`).
+///
+/// `TUNGETIFF` cannot tell: it sets the same bit for `IFF_NOFILTER`. So this writes zeroes: without protocol information
+/// they are a packet of no IP version, which the kernel refuses; with it, one of no protocol, which it takes and drops.
+fn has_protocol_information(device: &OwnedFd, framing: Framing) -> io::Result<bool> {
+    let zeroes = [0; PROTOCOL_INFORMATION + vnet::HEADER_LEN + 1];
+    let probe = match framing {
+        Framing::Header => &zeroes[..],
+        Framing::Plain => &zeroes[vnet::HEADER_LEN..],
+    };
+    match nix::unistd::write(device, probe) {
+        Err(Errno::EINVAL) => Ok(false),
+        // The latter if the interface is down.
+        Ok(_) | Err(Errno::EIO) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 fn unsuitable(why: &'static str) -> io::Error {

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use nsnet::host::{DialError, Dialer, DirectDialer, Flow, Network, async_trait};
+use nsnet::host::{DialError, Dialer, DirectDialer, Flow, Member, Network, async_trait};
 
 struct Allowlist {
     allowed: HashSet<SocketAddr>,
@@ -65,7 +65,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     let network = Network::builder().dialer(Allowlist { allowed, direct: DirectDialer::new() }).build()?;
     let mut command = Command::new(program);
     command.args(arguments);
-    let mut attachment = network.attach(&mut command)?;
+    let mut attachment = network.attach(&mut command, Member::new())?;
     let mut child = command.spawn()?;
     if let Err(error) = attachment.wait_ready(Duration::from_secs(10)) {
         child.kill()?;

@@ -54,7 +54,7 @@ use nix::unistd::{close, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use nsnet::container::join::Target;
 use nsnet::container::supervise::die_with_parent;
 use nsnet::container::{TunDevice, join, report_failure};
-use nsnet::host::{Attachment, Network};
+use nsnet::host::{Attachment, Member, Network};
 use serde::Deserialize;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -163,7 +163,7 @@ fn put_into(network: &Network, target: &Target) -> Result<Attachment, Box<dyn Er
     let mut command = this_program_again();
     let process = target.pidfd().ok_or("no process")?;
     command.stdin(process.try_clone_to_owned()?).stdout(Stdio::null());
-    let mut attachment = network.attach(&mut command)?;
+    let mut attachment = network.attach(&mut command, Member::new())?;
     let mut helper = command.spawn()?;
     let ready = attachment.wait_ready(PATIENCE);
     if ready.is_err() {

@@ -25,7 +25,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nsnet::container::supervise::{die_with_parent, exit_code};
 use nsnet::container::{Namespaces, Offload, Shuttle, Supervisor, TunDevice};
 use nsnet::container::{namespace, report_failure, resolv_conf};
-use nsnet::host::{HostPorts, Network, NetworkBuilder, Publish};
+use nsnet::host::{HostPorts, Member, Network, NetworkBuilder, Publish};
 use tracing_subscriber::filter::LevelFilter;
 
 const HELP: &str = "\
@@ -101,7 +101,7 @@ fn run() -> Result<u8, Box<dyn Error>> {
 fn host(options: &Options, supervisor: &Supervisor) -> Result<u8, Box<dyn Error>> {
     let network = options.network()?;
     let mut command = this_program_again();
-    let mut attachment = network.attach(&mut command)?;
+    let mut attachment = network.attach(&mut command, Member::new())?;
     let mut child = command.spawn()?;
     // Each flow takes a file descriptor here. The child is left with the limit that the user has set.
     raise_fd_limit();
@@ -193,7 +193,7 @@ struct Options {
     mtu: Option<u16>,
     shuttle: bool,
     no_offload: bool,
-    queues: Option<usize>,
+    queues: Option<u16>,
     host_loopback: bool,
     open_host: Vec<HostPorts>,
     ipv4_only: bool,

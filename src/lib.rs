@@ -8,12 +8,12 @@
 //! ```no_run
 //! use std::process::Command;
 //! use std::time::Duration;
-//! use nsnet::host::Network;
+//! use nsnet::host::{Member, Network};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let network = Network::builder().build()?;
 //! let mut command = Command::new("./sandbox-init");
-//! let mut attachment = network.attach(&mut command)?;
+//! let mut attachment = network.attach(&mut command, Member::new())?;
 //! let mut child = command.spawn()?;
 //! attachment.wait_ready(Duration::from_secs(10))?;
 //! child.wait()?;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nsnet::container::TunDevice;
-use nsnet::host::{Attachment, Network};
+use nsnet::host::{Attachment, Member, Network};
 use nsnet_proto::{Carriage, Channel, Failure, Offload, Ready, Report, Setup};
 
 use crate::world::{
@@ -63,7 +63,7 @@ fn containers_of_one_network_share_it(world: &World) {
 
 fn device_that_is_down_is_not_ready(world: &World) {
     let network = Network::builder().build().unwrap();
-    let (attachment, fd) = network.attach_fd().unwrap();
+    let (attachment, fd) = network.attach_fd(Member::new()).unwrap();
     let carriage = world.carriage();
     Namespace::new().run(move || {
         let device = TunDevice::from_fd(fd).unwrap();
@@ -83,7 +83,7 @@ fn command_of_an_async_runtime_is_attached(_: &World) {
         // Started with a network attached, it is the container side.
         let mut command = tokio::process::Command::new(world::example("rootless-shell"));
         command.args(["sh", "-c", "exit 7"]);
-        let mut attachment = network.attach(command.as_std_mut()).unwrap();
+        let mut attachment = network.attach(command.as_std_mut(), Member::new()).unwrap();
         let mut child = command.spawn().unwrap();
         attachment.ready().await.unwrap();
         assert_eq!(child.wait().await.unwrap().code(), Some(7));
@@ -105,7 +105,7 @@ fn command_that_exits_without_a_word_is_noticed(_: &World) {
 fn command_that_cannot_be_started_is_noticed(_: &World) {
     let network = Network::builder().build().unwrap();
     let mut command = Command::new("/nonexistent");
-    let mut attachment = network.attach(&mut command).unwrap();
+    let mut attachment = network.attach(&mut command, Member::new()).unwrap();
     command.spawn().unwrap_err();
     let error = within(SOON, || attachment.wait_ready(PATIENCE)).unwrap_err().to_string();
     assert!(error.contains("closed"), "{error}");
@@ -113,7 +113,7 @@ fn command_that_cannot_be_started_is_noticed(_: &World) {
 
 fn silence_ends_with_the_timeout(_: &World) {
     let network = Network::builder().build().unwrap();
-    let (mut attachment, _fd) = network.attach_fd().unwrap();
+    let (mut attachment, _fd) = network.attach_fd(Member::new()).unwrap();
     let error = within(SOON, || attachment.wait_ready(Duration::from_millis(300))).unwrap_err().to_string();
     assert!(error.contains("300ms"), "{error}");
 }
@@ -182,7 +182,7 @@ fn queues_without_their_devices_are_refused(_: &World) {
     let null = File::open("/dev/null").unwrap();
     let error_of = |carriage, fds: &[BorrowedFd<'_>]| {
         let network = Network::builder().queues(2).build().unwrap();
-        let (attachment, fd) = network.attach_fd().unwrap();
+        let (attachment, fd) = network.attach_fd(Member::new()).unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         let queues = channel.receive::<Setup>().unwrap().0.queues;
         channel.send(&Report::Ready(Ready::new(carriage, Offload::NONE, queues)), fds).unwrap();
@@ -202,7 +202,7 @@ fn queues_without_their_devices_are_refused(_: &World) {
 fn failed_attachments_leak_no_fd(_: &World) {
     let network = Network::builder().build().unwrap();
     let fail = || {
-        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let (mut attachment, fd) = network.attach_fd(Member::new()).unwrap();
         let null = File::open("/dev/null").unwrap();
         drop(send_ready(Channel::from_fd(fd).unwrap(), &[null.as_fd()]));
         attachment.wait_ready(PATIENCE).unwrap_err();
@@ -216,7 +216,7 @@ fn failed_attachments_leak_no_fd(_: &World) {
 
 fn frames_of_garbage_harm_nobody(world: &World) {
     let network = std::sync::Arc::new(Network::builder().build().unwrap());
-    let (mut attachment, fd) = network.attach_fd().unwrap();
+    let (mut attachment, fd) = network.attach_fd(Member::new()).unwrap();
     let channel = Channel::from_fd(fd).unwrap();
     let ready = Ready::new(Carriage::Shuttled, Offload::NONE, 1);
     channel.send(&Report::Ready(ready), &[]).unwrap();
@@ -244,7 +244,7 @@ fn frames_of_garbage_harm_nobody(world: &World) {
 #[track_caller]
 fn error_of_command(command: &mut Command) -> String {
     let network = Network::builder().build().unwrap();
-    let attachment = network.attach(command).unwrap();
+    let attachment = network.attach(command, Member::new()).unwrap();
     let mut child = command.spawn().unwrap();
     let error = ends_soon(attachment);
     child.kill().unwrap();
@@ -256,7 +256,7 @@ fn error_of_command(command: &mut Command) -> String {
 #[track_caller]
 fn error_after(misbehave: impl FnOnce(Channel) -> OwnedFd) -> String {
     let network = Network::builder().build().unwrap();
-    let (attachment, fd) = network.attach_fd().unwrap();
+    let (attachment, fd) = network.attach_fd(Member::new()).unwrap();
     let channel = Channel::from_fd(fd).unwrap();
     channel.receive::<Setup>().unwrap();
     let _open = misbehave(channel);

@@ -3,6 +3,7 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
+//! - How containers come and go: `attachment`, `adopt`.
 //! - In the order of a connection's life: `open`, `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
 //!   (`queues`, `queue_frames`) or in great number (`scale`).
 //! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
@@ -20,6 +21,8 @@
     reason = "these are tests: they may panic and print, and real time is what they are about"
 )]
 
+mod adopt;
+mod attachment;
 mod bubblewrap;
 mod custom_dialer;
 mod dialers;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nsnet::container::TunDevice;
-use nsnet::host::Network;
+use nsnet::host::{Member, Network};
 
 use crate::world::{PATIENCE, World, test};
 
@@ -65,7 +65,7 @@ fn error_of_container_side(test: &str) -> String {
     let network = Network::builder().build().unwrap();
     let mut command = Command::new(env::current_exe().unwrap());
     command.args([&format!("open::once::{test}"), "--exact"]).stdin(Stdio::null()).stdout(Stdio::null());
-    let mut attachment = network.attach(&mut command).unwrap();
+    let mut attachment = network.attach(&mut command, Member::new()).unwrap();
     let mut child = command.spawn().unwrap();
     let error = attachment.wait_ready(PATIENCE).unwrap_err();
     assert!(child.wait().unwrap().success());

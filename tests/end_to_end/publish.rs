@@ -286,7 +286,7 @@ fn client_of_a_unix_socket_is_the_gateway(world: &World) {
     let mut heard = String::new();
     client.read_to_string(&mut heard).unwrap();
     assert_eq!(heard, "hello");
-    container.network().unpublish(published);
+    published.close();
     assert!(!path.exists());
 }
 
@@ -297,7 +297,7 @@ fn withdrawn_port_is_free_and_its_connections_go_on(world: &World) {
     let address = outside(&published)[0];
     let mut stream = world.connect(address);
     assert_echoes(&mut stream);
-    container.network().unpublish(published);
+    published.close();
     let refused = world.in_server(|| TcpStream::connect(address));
     assert_errno(refused, Errno::ECONNREFUSED);
     assert_echoes(&mut stream);
@@ -309,7 +309,7 @@ fn port_outlives_the_containers_it_leads_to(world: &World) {
     let address = (HOST[0], 9000).into();
     for _ in 0..2 {
         assert_refused(world, address);
-        let mut container = Container::new(Arc::clone(&network), world.carriage());
+        let container = Container::new(Arc::clone(&network), world.carriage());
         server::tcp_echo(container.inside(|| TcpListener::bind(("0.0.0.0", 7000))).unwrap());
         let mut stream = world.connect(address);
         assert_echoes(&mut stream);
@@ -335,7 +335,7 @@ fn named_container_is_the_one(world: &World) {
 }
 
 fn closed_container_resets_clients(world: &World) {
-    let mut container = world.container();
+    let container = world.container();
     let echo = server::tcp_echo(container.listen(HOST[0]));
     let published = publish(&container, echo.port());
     let mut streams: Vec<_> = (0..10).map(|_| world.connect(outside(&published)[0])).collect();

@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nsnet::host::{DialError, Dialer, DirectDialer, Flow, Inbound, Network, Protocol, Publish, Stream};
+use nsnet::host::{
+    DialError, Dialer, DirectDialer, Flow, Inbound, Network, Protocol, Publish, Published, Stream,
+};
 
 use crate::world::{
     CONTAINER, Container, HOST, Namespace, PATIENCE, SERVER, World, assert_errno, errno, eventually, example,
@@ -62,7 +64,7 @@ fn hundred_ports_come_and_go_under_load(world: &World) {
             for published in published.iter().step_by(10) {
                 assert_echoes(&mut world.connect(published.addresses()[0]));
             }
-            published.into_iter().for_each(|published| container.network().unpublish(published));
+            published.into_iter().for_each(Published::close);
             assert_echoes(&mut open);
             let fetches = fetched.load(Ordering::Relaxed);
             eventually("pages are fetched", || fetched.load(Ordering::Relaxed) > fetches + 10);

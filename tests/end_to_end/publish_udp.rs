@@ -187,14 +187,14 @@ fn silent_clients_are_forgotten(world: &World) {
 }
 
 fn withdrawn_port_is_closed(world: &World) {
-    let (container, socket, published) = published(world, Network::builder(), 0);
+    let (_container, socket, published) = published(world, Network::builder(), 0);
     server::udp_echo(socket);
     let at = SocketAddr::new(HOST[0], port(&published));
     let client = world.udp(SERVER[0]);
     client.connect(at).unwrap();
     client.send(b"hello").unwrap();
     assert_eq!(receive(&client).unwrap(), b"hello");
-    container.network().unpublish(published);
+    published.close();
     client.send(b"hello").unwrap();
     within(AT_ONCE, || assert_errno(receive(&client), Errno::ECONNREFUSED));
     UdpSocket::bind(("0.0.0.0", at.port())).unwrap();
@@ -211,8 +211,8 @@ fn client_of_a_withdrawn_port_is_itself_at_the_next(world: &World) {
     let second = container.network().publish(Publish::udp(0, inside.port())).unwrap();
     client.send_to(b"who am I?", (HOST[0], port(&second))).unwrap();
     assert_eq!(seen(&client).ip(), GATEWAY[0]);
-    container.network().unpublish(published);
-    container.network().unpublish(second);
+    published.close();
+    second.close();
     let third = container.network().publish(Publish::udp(0, inside.port())).unwrap();
     client.send_to(b"who am I?", (HOST[0], port(&third))).unwrap();
     assert_eq!(seen(&client), client.local_addr().unwrap());

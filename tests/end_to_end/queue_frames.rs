@@ -6,7 +6,7 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nix::errno::Errno;
-use nsnet::host::{Attachment, Network};
+use nsnet::host::{Attachment, Member, Network};
 use nsnet_proto::vnet::{Checksum, HEADER_LEN, Header};
 use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
 
@@ -116,13 +116,13 @@ impl FrameContainer {
     #[track_caller]
     fn new() -> Self {
         let network = Network::builder().queues(2).build().unwrap();
-        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let (mut attachment, fd) = network.attach_fd(Member::new()).unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         let (setup, further) = channel.receive::<Setup>().unwrap();
         assert_eq!(further.len() + 1, usize::from(setup.queues));
         let ready = Ready::new(Carriage::Shuttled, Offload::NONE, setup.queues);
         channel.send(&Report::Ready(ready), &[]).unwrap();
-        assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, usize::from(setup.queues));
+        assert_eq!(attachment.wait_ready(PATIENCE).unwrap().queues, setup.queues);
         let first = File::from(channel.into_fd());
         let second = further.into_iter().next().map_or_else(|| first.try_clone().unwrap(), File::from);
         let granted = setup.queues.into();

@@ -10,7 +10,9 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nsnet::host::{Dialer, DirectDialer, FilterDialer, Flow, Network, NetworkBuilder, Offload, Protocol};
+use nsnet::host::{
+    Dialer, DirectDialer, FilterDialer, Finished, Flow, Network, NetworkBuilder, Offload, Protocol,
+};
 
 use crate::world::{
     Carriage, Container, ContainerProcess, Digest, Namespace, Noise, PATIENCE, SERVER, World, accept,
@@ -39,19 +41,19 @@ in_both_carriages! {
 const MANY: usize = 100;
 
 /// What a container gets that asks for so many.
-fn granted(queues: usize) -> usize {
-    queues.min(thread::available_parallelism().unwrap().get())
+fn granted(queues: u16) -> usize {
+    usize::from(queues).min(thread::available_parallelism().unwrap().get())
 }
 
-fn of(queues: usize) -> NetworkBuilder {
+fn of(queues: u16) -> NetworkBuilder {
     Network::builder().queues(queues)
 }
 
 fn queues_are_granted_as_far_as_there_are_cores(world: &World) {
     for offload in [Offload::NONE, Offload::ALL] {
-        for queues in [1, 2, 4, usize::MAX] {
+        for queues in [1, 2, 4, u16::MAX] {
             let container = world.container_of(of(queues).offload(offload));
-            assert_eq!(container.ready().queues, granted(queues.min(16)));
+            assert_eq!(usize::from(container.ready().queues), granted(queues.min(16)));
             assert_echoes(world, &container);
         }
     }
@@ -175,7 +177,7 @@ fn limit_of_connections_is_shared_out(world: &World) {
 }
 
 fn closed_attachment_resets_all_connections(world: &World) {
-    let mut container = world.container_of(of(2));
+    let container = world.container_of(of(2));
     let streams = echoing(world, &container, SERVER[0], MANY / 2);
     container.close();
     assert_all_reset(streams);
@@ -251,7 +253,8 @@ fn finished_network_has_delivered_what_every_queue_took(world: &World) {
         socket.send(&[number]).unwrap();
     }
     // As soon as everything is delivered, not when the grace is over.
-    within(PATIENCE / 3, || container.finish(PATIENCE));
+    let finished = within(PATIENCE / 3, || container.finish(PATIENCE));
+    assert_eq!(finished, Finished::Delivered);
     for (sent, reader) in sent.into_iter().zip(reading) {
         assert_eq!(reader.join().unwrap(), sent);
     }

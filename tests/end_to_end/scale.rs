@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use nsnet::host::Network;
+use nsnet::host::{Member, Network};
 use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
 
 use crate::world::{PATIENCE, SERVER, World, accept, eventually, in_both_carriages, once, resident_memory};
@@ -72,7 +72,7 @@ fn networks_share_threads_and_sleep(_: &World) {
     let cores = thread::available_parallelism().unwrap().get();
     let attached = || {
         let network = Network::builder().build().unwrap();
-        let (mut attachment, fd) = network.attach_fd().unwrap();
+        let (mut attachment, fd) = network.attach_fd(Member::new()).unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         channel.receive::<Setup>().unwrap();
         let ready = Ready::new(Carriage::Shuttled, Offload::NONE, 1);

@@ -89,7 +89,7 @@ fn output_inside(network: &Network, carriage: Carriage, script: &str) -> String 
     let member = Member::new().ipv4(Ipv4Addr::new(10, 0, 2, 101)).ipv6("fd00::101".parse().unwrap());
     let mut attached = None;
     eventually("the one before has given its addresses back", || {
-        attached = network.attach_member(&mut command, member.clone()).ok();
+        attached = network.attach(&mut command, member.clone()).ok();
         attached.is_some()
     });
     let mut attachment = attached.unwrap();

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nsnet::container::{Shuttle, TunDevice};
-use nsnet::host::{Attachment, Member, Network, Offload, Ready, Statistics};
+use nsnet::host::{Attachment, Finished, Member, Network, Offload, Ready, Statistics};
 use nsnet_proto::{Channel, Report, Setup};
 
 use super::namespace::Namespace;
@@ -45,7 +45,7 @@ impl Container {
 
     #[track_caller]
     fn attached(network: Arc<Network>, carriage: Carriage, namespace: Namespace, member: Member) -> Self {
-        let (attachment, fd) = network.attach_member_fd(member).unwrap();
+        let (attachment, fd) = network.attach_fd(member).unwrap();
         Self::finished(network, carriage, namespace, attachment, fd)
     }
 
@@ -63,7 +63,7 @@ impl Container {
     /// A container whose device has none of the offloads that its network asks for. It is handed over.
     #[track_caller]
     pub(crate) fn without_offload(network: &Arc<Network>) -> Self {
-        let (attachment, fd) = network.attach_fd().unwrap();
+        let (attachment, fd) = network.attach_fd(Member::new()).unwrap();
         let host = Channel::from_fd(fd).unwrap();
         let (mut setup, _) = host.receive::<Setup>().unwrap();
         setup.offload = Offload::NONE;
@@ -83,6 +83,13 @@ impl Container {
         );
         between.join().unwrap();
         container
+    }
+
+    /// A container whose device somebody else has made in `namespace`.
+    #[track_caller]
+    pub(crate) fn of_device(network: Arc<Network>, namespace: Namespace, mut attachment: Attachment) -> Self {
+        let ready = attachment.wait_ready(Duration::ZERO).unwrap();
+        Self { network: Some(network), namespace, ready, attachment: Some(attachment), _shuttle: None }
     }
 
     #[track_caller]
@@ -130,14 +137,30 @@ impl Container {
 
     /// Ends the host side in good order.
     #[track_caller]
-    pub(crate) fn finish(&mut self, grace: Duration) {
+    pub(crate) fn finish(&mut self, grace: Duration) -> Finished {
+        self.take_network().finish(grace)
+    }
+
+    /// The host side, if no other container is attached to the same network.
+    #[track_caller]
+    pub(crate) fn take_network(&mut self) -> Network {
         let network = self.network.take().and_then(Arc::into_inner);
-        network.expect("no other container is attached").finish(grace);
+        network.expect("no other container is attached")
     }
 
     /// Takes the network away from this container only.
-    pub(crate) fn close(&mut self) {
-        self.attachment.take().expect("the attachment is closed once only").close();
+    pub(crate) fn close(&self) {
+        self.attachment().close();
+    }
+
+    /// What the host side has of this container.
+    pub(crate) fn attachment(&self) -> &Attachment {
+        self.attachment.as_ref().expect("the attachment is taken once only")
+    }
+
+    /// The same, to keep.
+    pub(crate) fn take_attachment(&mut self) -> Attachment {
+        self.attachment.take().expect("the attachment is taken once only")
     }
 
     /// Runs `body` on a thread inside.
@@ -198,7 +221,7 @@ fn unspecified(like: IpAddr) -> IpAddr {
 /// container side when it is started as one.
 pub(crate) struct ContainerProcess {
     pub(crate) network: Arc<Network>,
-    attachment: Option<Attachment>,
+    pub(crate) attachment: Attachment,
     child: Child,
 }
 
@@ -212,15 +235,15 @@ impl ContainerProcess {
             command.arg("--shuttle");
         }
         command.args(["--", "bash", "-c", script]);
-        let mut attachment = network.attach(&mut command).unwrap();
+        let mut attachment = network.attach(&mut command, Member::new()).unwrap();
         let child = command.spawn().unwrap();
         attachment.wait_ready(PATIENCE).unwrap();
-        Self { network, attachment: Some(attachment), child }
+        Self { network, attachment, child }
     }
 
     /// Takes the network away, as is due when it has ended.
-    pub(crate) fn close(&mut self) {
-        self.attachment.take().expect("the attachment is closed once only").close();
+    pub(crate) fn close(&self) {
+        self.attachment.close();
     }
 
     /// Kills it, as the kernel would for want of memory.

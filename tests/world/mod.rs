@@ -28,7 +28,7 @@ mod traces;
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -267,6 +267,13 @@ pub(crate) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: i32) 
 #[track_caller]
 pub(crate) fn option(socket: &impl AsFd, level: i32, name: i32) -> i32 {
     sys::option(socket.as_fd(), level, name).unwrap()
+}
+
+/// A queue of the TUN or TAP device of this name in the network namespace of the caller, made if there is none; the flags
+/// are those of `TUNSETIFF`.
+#[track_caller]
+pub(crate) fn tun(name: &str, flags: i32) -> OwnedFd {
+    sys::tun(name, flags).unwrap()
 }
 
 /// How long `body` took, and what it returned.

@@ -70,6 +70,22 @@ pub(crate) fn option(socket: BorrowedFd<'_>, level: i32, name: i32) -> nix::Resu
     Errno::result(result).map(|_| value)
 }
 
+/// A queue of the TUN or TAP device of this name, which is made if there is none, in the network namespace of the caller
+/// (`TUNSETIFF`).
+pub(crate) fn tun(name: &str, flags: i32) -> io::Result<OwnedFd> {
+    let file = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    for (at, byte) in ifr_name.iter_mut().zip(name.bytes()) {
+        *at = libc::c_char::try_from(byte).map_err(io::Error::other)?;
+    }
+    let ifru_flags = libc::c_short::try_from(flags).map_err(io::Error::other)?;
+    let mut request = libc::ifreq { ifr_name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags } };
+    // SAFETY: `TUNSETIFF` reads a `struct ifreq` behind the pointer and writes one back; `request` is one.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    Errno::result(result)?;
+    Ok(file.into())
+}
+
 /// Waits for the real process and ends as it ended.
 fn stand_in_for(child: Pid) -> ! {
     // Without this, `Command::spawn` would wait for the end of this process: it reads from a pipe until all

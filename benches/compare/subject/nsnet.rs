@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nsnet::container::supervise::die_with_parent;
-use nsnet::host::{Network, Offload};
+use nsnet::host::{Member, Network, Offload};
 use serde::{Deserialize, Serialize};
 
 use super::container::Container;
@@ -35,7 +35,7 @@ impl Host {
         let mut command = Role::Container(Container::Nsnet { shuttle: self.shuttle }).command()?;
         command.stdin(Stdio::null());
         die_with_parent(&mut command);
-        let mut attachment = network.attach(&mut command)?;
+        let mut attachment = network.attach(&mut command, Member::new())?;
         let _container = command.spawn()?;
         let ready = attachment.wait_ready(Duration::from_secs(10))?;
         if self.offload && !ready.offload.tso4 {

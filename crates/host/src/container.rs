@@ -5,19 +5,19 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use nsnet_proto::Ready;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
-use crate::attach::{self, Ready, SetupError};
+use crate::attach::{self, Attached, End, Ending, Finished, Offer, Origin, Request, SetupError};
 use crate::commons::Commons;
 use crate::context::{Context, Limits, Parts};
 use crate::dns;
-use crate::engine::Request;
 use crate::gateway::Gateway;
 use crate::lifetime;
 use crate::link::{Link, Port};
@@ -29,9 +29,8 @@ use crate::threads::Seat;
 
 /// What is the same for every container of a network.
 pub(crate) struct Terms {
-    /// The counters in here are for what concerns no container.
     pub(crate) parts: Parts,
-    pub(crate) link: attach::Terms,
+    pub(crate) link: Offer,
     pub(crate) dns: dns::Terms,
     pub(crate) isolation: Isolation,
     pub(crate) members: Rc<Members>,
@@ -39,53 +38,76 @@ pub(crate) struct Terms {
     pub(crate) neighbours: Option<Rc<Neighbours>>,
 }
 
-/// Takes one container from its handshake to its end. `further` are seats for the queues behind the first; `shutdown`
-/// is set to end in good order, and closed to end at once.
+/// Takes one container from its start to its end. `further` are seats for the queues behind the first; `network` is set
+/// to end in good order, and closed to end at once.
 pub(crate) async fn host(
     request: Request,
     terms: &Terms,
     commons: Rc<Commons>,
     further: &[Seat],
-    shutdown: watch::Receiver<bool>,
-) {
-    let Request { channel, further: channels, member, lease, counters, outcome, close } = request;
+    network: watch::Receiver<bool>,
+) -> Finished {
+    let Request { origin, member, lease, counters, mut attached } = request;
     let parts = Parts { counters, ..terms.parts.clone() };
-    let mut dropped = shutdown.clone();
-    let end = async {
-        tokio::select! {
-            // Never true: this waits for the sender to be dropped.
-            _ = dropped.wait_for(|_| false) => {}
-            () = lifetime::requested(close) => {}
-        }
-    };
-    tokio::pin!(end);
+    let ending = Ending::new(network);
+    let is_adopted = matches!(origin, Origin::Device { .. });
     let opening = async {
-        let (ports, ready) = attach::handshake(channel, channels, &terms.link).await?;
+        let (ports, ready) = open(origin, terms, ending.begun()).await?;
+        let is_finishing = ending.watch();
         let gateways =
-            Gateways::open(ports, terms, parts, lease.addressing(), &commons, further, &shutdown).await;
+            Gateways::open(ports, terms, parts, lease.addressing(), &commons, further, &is_finishing).await;
         Ok((gateways.map_err(SetupError::Host)?, ready))
     };
-    let opened: Result<(Gateways, Ready), SetupError> = tokio::select! {
+    let opened = tokio::select! {
+        biased;
         opened = opening => opened,
-        () = &mut end => return,
+        () = ending.at_once(&attached) => Err(ending.refusal()),
     };
-    match opened {
+    let served = match opened {
         Ok((gateways, ready)) => {
             let Ready { carriage, offload, queues, .. } = ready;
             tracing::info!(?carriage, ?offload, queues, "container attached");
-            // Nobody need wait for the news.
-            let _ = outcome.send(Ok(ready));
+            attached.set_up(Ok(ready));
             let presence = terms.members.enter(member, &gateways.first.protocols);
             let _stay = terms.neighbours.as_ref().map(|neighbours| {
                 gateways.first.meet(Rc::clone(neighbours));
                 neighbours.admit(&gateways.first.protocols)
             });
-            gateways.run(end, shutdown, presence).await;
+            Ok(gateways.run(&ending, &attached, presence).await)
         }
+        Err(error) => Err(error),
+    };
+    // Whoever hears of the end may attach the next container of this name.
+    drop(lease);
+    let (end, finished) = match served {
+        Ok(finished) => (ending.asked(), finished),
         Err(error) => {
-            tracing::debug!(%error, "the container side did not get ready");
-            let _ = outcome.send(Err(error));
+            tracing::debug!(%error, "the container did not get ready");
+            let end = ending.asked().unwrap_or_else(|| failure(&error, is_adopted));
+            attached.set_up(Err(error));
+            (Some(end), Finished::Delivered)
         }
+    };
+    attached.finished(end, finished);
+    finished
+}
+
+/// The end of a container that did not get ready. An adopted one was called ready: there is no other way to say why.
+fn failure(error: &SetupError, is_adopted: bool) -> End {
+    if is_adopted { End::of_link(Err(io::Error::other(error.to_string()))) } else { End::SetupFailed }
+}
+
+/// The ports of a container, and what it was granted. `given_up` resolves when the container is to end before it is ready.
+async fn open(
+    origin: Origin,
+    terms: &Terms,
+    given_up: impl Future<Output = SetupError>,
+) -> Result<(Vec<Port>, Ready), SetupError> {
+    match origin {
+        Origin::ContainerSide { channel, further } => {
+            attach::handshake(channel, further, &terms.link, given_up).await
+        }
+        Origin::Device { port, ready } => Ok((vec![port], ready)),
     }
 }
 
@@ -100,7 +122,13 @@ struct Others {
     /// Dropped to end them.
     end: watch::Sender<()>,
     /// Waits for each of them.
-    ended: JoinSet<()>,
+    ended: JoinSet<Ended>,
+}
+
+/// How a gateway behind the first has ended.
+enum Ended {
+    AsTold(Finished),
+    Failed,
 }
 
 impl Gateways {
@@ -111,7 +139,7 @@ impl Gateways {
         addressing: Addressing,
         commons: &Rc<Commons>,
         further: &[Seat],
-        shutdown: &watch::Receiver<bool>,
+        is_finishing: &watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let parts = Parts { limits: share(parts.limits, ports.len()), ..parts };
         let queues = ports.len();
@@ -134,34 +162,38 @@ impl Gateways {
         let (end, ending) = watch::channel(());
         let mut others = Others { end, ended: JoinSet::new() };
         for (port, seat) in ports.zip(further) {
-            others.start(seat, queue(port), ending.clone(), shutdown.clone()).await?;
+            others.start(seat, queue(port), ending.clone(), is_finishing.clone()).await?;
         }
         Ok(Self { first, others: Some(others) })
     }
 
     /// Serves until the end. The container is not to be found any more as soon as its first gateway is closed.
-    async fn run(
-        self,
-        mut end: Pin<&mut impl Future<Output = ()>>,
-        shutdown: watch::Receiver<bool>,
-        presence: Presence,
-    ) {
-        let finish = lifetime::finishing(shutdown);
+    async fn run(self, ending: &Ending, attached: &Attached, presence: Presence) -> Finished {
+        let end = pin!(ending.at_once(attached));
+        let finish = lifetime::finishing(ending.watch());
+        let lost = |result| attached.ended(End::of_link(result));
         let Some(Others { end: end_others, mut ended }) = self.others else {
-            return self.first.run(end, finish).await;
+            return self.first.run(end, finish, lost).await;
         };
         let mut end_others = Some(end_others);
         let end_of_all = async {
             tokio::select! {
-                () = &mut end => {}
-                _ = ended.join_next() => {}
+                () = end => {}
+                // Only a fault ends one of them before it is told to.
+                _ = ended.join_next() => lost(Err(io::Error::other("the thread of a queue has failed"))),
             }
             end_others.take();
         };
-        self.first.run(pin!(end_of_all), finish).await;
+        let mut finished = self.first.run(pin!(end_of_all), finish, lost).await;
         drop(presence);
         drop(end_others);
-        while ended.join_next().await.is_some() {}
+        while let Some(other) = ended.join_next().await {
+            finished = finished.and(match other {
+                Ok(Ended::AsTold(finished)) => finished,
+                Ok(Ended::Failed) | Err(_) => Finished::Incomplete { connections: 0 },
+            });
+        }
+        finished
     }
 }
 
@@ -172,24 +204,27 @@ impl Others {
         seat: &Seat,
         queue: Queue,
         ending: watch::Receiver<()>,
-        shutdown: watch::Receiver<bool>,
+        is_finishing: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let (started, has_started) = oneshot::channel();
-        let (alive, has_ended) = oneshot::channel();
+        let (finished, has_finished) = oneshot::channel();
         seat.run(move |commons| async move {
             match queue.open(commons) {
                 Ok(gateway) => {
                     let _ = started.send(Ok(()));
-                    serve(&gateway, ending, shutdown).await;
+                    let _ = finished.send(serve(&gateway, ending, is_finishing).await);
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
-            let _ = alive.send(());
         });
         self.ended.spawn_local(async {
-            if has_ended.await.is_err() {
-                tracing::error!("the gateway of one of a container's queues failed");
-            }
+            has_finished.await.map_or_else(
+                |_| {
+                    tracing::error!("the gateway of one of a container's queues failed");
+                    Ended::Failed
+                },
+                Ended::AsTold,
+            )
         });
         has_started.await.unwrap_or_else(|_| Err(io::Error::other("the thread of a queue has ended")))
     }
@@ -217,12 +252,18 @@ impl Queue {
 }
 
 /// Runs a gateway behind the first until the container ends.
-async fn serve(gateway: &Rc<Gateway>, mut ending: watch::Receiver<()>, shutdown: watch::Receiver<bool>) {
+async fn serve(
+    gateway: &Rc<Gateway>,
+    mut ending: watch::Receiver<()>,
+    is_finishing: watch::Receiver<bool>,
+) -> Finished {
     let end = async {
         // Only ever fails: nothing is sent.
         let _ = ending.changed().await;
     };
-    gateway.run(pin!(end), lifetime::finishing(shutdown)).await;
+    // The gateway of the first queue hears of it, and tells the embedder.
+    let lost = drop;
+    gateway.run(pin!(end), lifetime::finishing(is_finishing), lost).await
 }
 
 /// The limits of one of so many queues: what is not on the first queue only is divided, rounded up.

@@ -4,63 +4,43 @@
 //! Dropping it resets all connections, closes all links and waits until that is done.
 
 use std::rc::Rc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use nsnet_proto::Channel;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::attach::{self, Ready, SetupError};
+use crate::attach::{Finished, JOIN, Offer, Request};
+use crate::block_on::block_on;
 use crate::clock::Clock;
 use crate::commons::Commons;
 use crate::container::{self, Terms};
 use crate::context::{Limits, Parts, Questions};
 use crate::dialer::Dialer;
 use crate::dns;
-use crate::leases::{Lease, Member};
 use crate::lifetime;
 use crate::members::{Isolation, Members};
 use crate::neighbours::Neighbours;
-use crate::publish::{self, Listening, Published, Scene};
+use crate::publish::{self, Listening, Scene};
 use crate::statistics::Counters;
-use crate::threads::{Seat, Seats};
-
-/// How long a drop waits for the network to end. It takes a scheduling round unless a Dialer blocks the thread; then
-/// the network is left behind rather than the embedder stalled.
-const JOIN: Duration = Duration::from_secs(5);
+use crate::threads::{self, Seat, Seats};
 
 /// Everything the engine needs to know.
 pub(crate) struct Config {
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) limits: Limits,
     pub(crate) dns: dns::Terms,
-    pub(crate) link: attach::Terms,
+    pub(crate) link: Offer,
     pub(crate) isolation: Isolation,
 }
 
 pub(crate) struct Engine {
     requests: Option<mpsc::UnboundedSender<Message>>,
-    /// Disconnects when the network has ended; taken by who waits for it. The mutex makes the engine `Sync`.
-    ended: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+    /// Resolves when the network has ended; taken by who waits for it.
+    over: Option<oneshot::Receiver<Finished>>,
     seat: Seat,
     /// For the queues behind the first.
     further: Arc<[Seat]>,
-}
-
-/// A container side that was given its end of a channel.
-pub(crate) struct Request {
-    pub(crate) channel: Channel,
-    /// What carries the queues behind the first, should they be shuttled.
-    pub(crate) further: Vec<Channel>,
-    pub(crate) member: Member,
-    pub(crate) lease: Lease,
-    /// Of this container.
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) outcome: oneshot::Sender<Result<Ready, SetupError>>,
-    /// Resolves when the embedder closes the attachment.
-    pub(crate) close: oneshot::Receiver<()>,
 }
 
 impl Engine {
@@ -69,25 +49,36 @@ impl Engine {
         let Seats { first: seat, further } = seats;
         let further: Arc<[Seat]> = further.into();
         let (requests, incoming) = mpsc::unbounded_channel();
-        let (alive, ended) = std::sync::mpsc::channel();
+        let (over_in, over) = oneshot::channel();
         let seats = Arc::clone(&further);
         seat.run(move |commons| async move {
-            let _alive: std::sync::mpsc::Sender<()> = alive;
-            serve(config, counters, commons, seats, incoming).await;
+            let finished = serve(config, counters, commons, seats, incoming).await;
+            // Nobody need wait for it.
+            let _ = over_in.send(finished);
         });
-        Self { requests: Some(requests), ended: Mutex::new(Some(ended)), seat, further }
+        Self { requests: Some(requests), over: Some(over), seat, further }
     }
 
-    /// Hands a container side to the engine. Fails only if the engine has ended.
+    /// Hands a container to the engine. Fails only if the engine has ended.
     pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
         self.tell(Message::Attach(Box::new(request)))
     }
 
-    /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest.
-    pub(crate) fn finish(mut self, grace: Duration) {
-        if self.tell(Message::Finish(grace)).is_ok() {
-            self.join(grace.saturating_add(JOIN));
+    /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest, and waits for
+    /// that.
+    pub(crate) fn finish(mut self, grace: Duration) -> Finished {
+        match self.tell(Message::Finish { grace, keep: None }) {
+            Ok(()) => self.join(grace.saturating_add(JOIN)),
+            Err(ShutDown) => Finished::Abandoned,
         }
+    }
+
+    /// Like [`finish`](Self::finish), without waiting: returns what does, unless the engine has ended already.
+    pub(crate) fn begin_to_finish(mut self, grace: Duration) -> Option<oneshot::Receiver<Finished>> {
+        // The threads are kept by the engine itself. Without this, dropping does not wait.
+        let over = self.over.take();
+        let keep = Some((self.seat.clone(), Arc::clone(&self.further)));
+        self.tell(Message::Finish { grace, keep }).ok().and(over)
     }
 
     /// Hands published sockets to the engine. Fails only if it has ended.
@@ -95,31 +86,22 @@ impl Engine {
         self.tell(Message::Publish(listening))
     }
 
-    /// Closes published sockets, and waits for that unless the caller is in the way.
-    pub(crate) fn unpublish(&self, published: Published) {
-        let patience = if self.is_here() { Duration::ZERO } else { JOIN };
-        published.withdraw(patience);
-    }
-
     fn tell(&self, message: Message) -> Result<(), ShutDown> {
         self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
     }
 
     /// Waits for the end of the network, which must have been told to end.
-    fn join(&mut self, patience: Duration) {
-        let Some(ended) = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    fn join(&mut self, patience: Duration) -> Finished {
+        let Some(over) = self.over.take() else { return Finished::Abandoned };
         // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
-        if self.is_here() {
-            return;
+        if threads::is_engine_thread() {
+            return Finished::Abandoned;
         }
-        if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+        let Some(finished) = block_on(over, patience) else {
             tracing::error!("a network does not end: a Dialer blocks its thread");
-        }
-    }
-
-    /// Whether the caller is on one of the engine's threads.
-    fn is_here(&self) -> bool {
-        self.seat.is_here() || self.further.iter().any(Seat::is_here)
+            return Finished::Abandoned;
+        };
+        finished.unwrap_or(Finished::Abandoned)
     }
 }
 
@@ -130,7 +112,11 @@ pub(crate) struct ShutDown;
 enum Message {
     Attach(Box<Request>),
     Publish(Listening),
-    Finish(Duration),
+    Finish {
+        grace: Duration,
+        /// Seats to keep until the end.
+        keep: Option<(Seat, Arc<[Seat]>)>,
+    },
 }
 
 impl Drop for Engine {
@@ -140,14 +126,14 @@ impl Drop for Engine {
     }
 }
 
-/// Serves until the engine is dropped.
+/// Serves until the engine is dropped or finished.
 async fn serve(
     config: Config,
     counters: Arc<Counters>,
     commons: Rc<Commons>,
     further: Arc<[Seat]>,
     mut requests: mpsc::UnboundedReceiver<Message>,
-) {
+) -> Finished {
     let Config { dialer, limits, dns, link, isolation } = config;
     let members: Rc<Members> = Rc::default();
     let neighbours = match isolation {
@@ -167,36 +153,41 @@ async fn serve(
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
     let mut ports = JoinSet::new();
-    let grace = loop {
+    let (grace, _keep) = loop {
         tokio::select! {
             message = requests.recv() => match message {
                 Some(Message::Attach(request)) => {
                     let shutdown = is_finishing.subscribe();
                     let (terms, commons, further) = (Rc::clone(&terms), Rc::clone(&commons), Arc::clone(&further));
                     containers.spawn_local(async move {
-                        container::host(*request, &terms, commons, &further, shutdown).await;
+                        container::host(*request, &terms, commons, &further, shutdown).await
                     });
                 }
                 Some(Message::Publish(listening)) => {
                     let shutdown = is_finishing.subscribe();
                     ports.spawn_local(publish::serve(listening, scene.clone(), shutdown));
                 }
-                Some(Message::Finish(grace)) => break grace,
-                None => break Duration::ZERO,
+                Some(Message::Finish { grace, keep }) => break (grace, keep),
+                None => break (Duration::ZERO, None),
             },
-            Some(ended) = containers.join_next() => lifetime::report_panic(ended),
+            Some(ended) = containers.join_next() => lifetime::report_panic(ended.map(drop)),
             Some(ended) = ports.join_next() => lifetime::report_panic(ended),
         }
     };
     is_finishing.send_replace(!grace.is_zero());
-    let _ = tokio::time::timeout(grace, join_all(&mut containers)).await;
+    let mut finished = Finished::Delivered;
+    let _ = tokio::time::timeout(grace, join_all(&mut containers, &mut finished)).await;
     drop(is_finishing);
-    join_all(&mut containers).await;
+    join_all(&mut containers, &mut finished).await;
     ports.shutdown().await;
+    finished
 }
 
-async fn join_all(containers: &mut JoinSet<()>) {
+/// Waits for all containers, and notes how they have ended.
+async fn join_all(containers: &mut JoinSet<Finished>, finished: &mut Finished) {
     while let Some(ended) = containers.join_next().await {
-        lifetime::report_panic(ended);
+        let outcome = ended.as_ref().copied().unwrap_or(Finished::Incomplete { connections: 0 });
+        *finished = finished.and(outcome);
+        lifetime::report_panic(ended.map(drop));
     }
 }

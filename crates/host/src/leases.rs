@@ -19,7 +19,7 @@ use crate::network::AttachError;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let network = Network::builder().build()?;
 /// let mut command = Command::new("./sandbox-init");
-/// let attachment = network.attach_member(&mut command, Member::named("db").ipv4("10.0.2.5".parse()?))?;
+/// let attachment = network.attach(&mut command, Member::named("db").ipv4("10.0.2.5".parse()?))?;
 /// # Ok(())
 /// # }
 /// ```

@@ -19,6 +19,7 @@
 
 mod addressing;
 mod attach;
+mod block_on;
 mod clients;
 mod clock;
 mod commons;
@@ -55,7 +56,7 @@ mod threads;
 mod udp;
 
 pub use async_trait::async_trait;
-pub use attach::{Attachment, Ready, SetupError};
+pub use attach::{Attachment, Device, End, Finished, SetupError};
 pub use bytes::Bytes;
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,
@@ -68,7 +69,9 @@ pub use ipnet::{Ipv4Net, Ipv6Net};
 pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use notation::ParseError;
-pub use nsnet_proto::{Carriage, ChannelError, Failure, Offload};
+pub use nsnet_proto::{
+    Carriage, ChannelError, Failure, InterfaceAddress, NamespaceId, Offload, Ready, Setup,
+};
 pub use publish::{Listen, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
 pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};

@@ -156,6 +156,11 @@ impl Siblings {
         self.index != FIRST || self.undelivered.get() == 0
     }
 
+    /// Whether this one, behind the first, has said that everything is delivered here.
+    pub(crate) fn has_reported(&self) -> bool {
+        self.has_reported.get()
+    }
+
     /// Says that everything is delivered here. Returns for the first only: the others wait to be ended.
     pub(crate) async fn report_delivered(&self) {
         if self.index == FIRST {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
-use nsnet_proto::vnet;
+use nsnet_proto::{Offload, vnet};
 use nsnet_stack::tcp::Memory;
 use tokio::io::unix::AsyncFd;
 
@@ -116,25 +116,28 @@ pub(crate) fn set_mtu_discovery(socket: BorrowedFd<'_>, discovery: MtuDiscovery)
     Errno::result(result).map(drop)
 }
 
-/// What an fd is, as a TUN device.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct TunKind {
-    /// It is one, carries IP (not Ethernet), without protocol information in front.
-    pub(crate) is_bare_tun: bool,
+/// What interface an fd is a queue of.
+#[derive(Debug, Clone)]
+pub(crate) struct TunInterface {
+    /// As far as it is UTF-8.
+    pub(crate) name: String,
+    /// It carries IP, and not Ethernet.
+    pub(crate) is_tun: bool,
     /// Frames start with a virtio-net header.
     pub(crate) has_header: bool,
 }
 
 /// Asks the kernel what the fd is (`TUNGETIFF`). Fails for anything that is not an attached TUN device.
-pub(crate) fn tun_kind(device: &OwnedFd) -> io::Result<TunKind> {
+pub(crate) fn tun_interface(device: &OwnedFd) -> io::Result<TunInterface> {
     let mut request = InterfaceRequest { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
     // SAFETY: TUNGETIFF writes a `struct ifreq` behind the pointer; `InterfaceRequest` has its size and is
     // borrowed mutably for the call. Other kinds of fd refuse the request number.
     unsafe { ioctl::tungetiff(device.as_raw_fd(), &raw mut request) }?;
     let flags = i32::from(request.flags);
-    let wanted = libc::IFF_TUN | libc::IFF_NO_PI;
-    Ok(TunKind {
-        is_bare_tun: flags & (wanted | libc::IFF_TAP) == wanted,
+    let name = request.name.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(TunInterface {
+        name: String::from_utf8_lossy(name).into_owned(),
+        is_tun: flags & (libc::IFF_TUN | libc::IFF_TAP) == libc::IFF_TUN,
         has_header: flags & libc::IFF_VNET_HDR != 0,
     })
 }
@@ -182,10 +185,11 @@ pub(crate) fn set_vnet_header_size(device: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Every packet fits the MTU and carries its checksums (`TUNSETOFFLOAD` 0).
-pub(crate) fn disable_offload(device: &OwnedFd) -> io::Result<()> {
+/// What the kernel may leave to the reader of the device (`TUNSETOFFLOAD`).
+pub(crate) fn set_offload(device: &OwnedFd, offload: Offload) -> io::Result<()> {
+    let flags = libc::c_int::try_from(offload.tun_flags()).map_err(io::Error::other)?;
     // SAFETY: TUNSETOFFLOAD takes its flags by value.
-    unsafe { ioctl::tunsetoffload(device.as_raw_fd(), 0) }?;
+    unsafe { ioctl::tunsetoffload(device.as_raw_fd(), flags) }?;
     Ok(())
 }
 
@@ -199,7 +203,7 @@ pub(crate) fn set_nonblocking(device: &OwnedFd) -> io::Result<()> {
 /// `struct ifreq` as `TUNGETIFF` fills it (netdevice(7)).
 #[repr(C)]
 struct InterfaceRequest {
-    name: [libc::c_char; libc::IFNAMSIZ],
+    name: [u8; libc::IFNAMSIZ],
     flags: libc::c_short,
     rest: [u8; 22],
 }
@@ -238,6 +242,6 @@ mod tests {
     #[test]
     fn an_ordinary_file_is_no_tun_device() {
         let null = std::fs::File::open("/dev/null").unwrap();
-        assert!(tun_kind(&null.into()).is_err());
+        assert!(tun_interface(&null.into()).is_err());
     }
 }

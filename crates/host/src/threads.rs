@@ -8,6 +8,7 @@
 //! A thread opens sockets and reads files for its networks, so networks share one only if they were built in the
 //! same namespaces: a thread belongs to those of whoever started it.
 
+use std::cell::Cell;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -18,7 +19,7 @@ use std::process;
 use std::rc::Rc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::{self, ThreadId};
+use std::thread;
 use std::time::Duration;
 
 use nsnet_proto::NamespaceId;
@@ -29,13 +30,13 @@ use crate::commons::Commons;
 use crate::local::LocalRoutes;
 
 /// A network's place on an engine thread, which lives as long as anybody has one.
+#[derive(Clone)]
 pub(crate) struct Seat(Arc<EngineThread>);
 
 struct EngineThread {
     /// Closed to end the thread.
     tasks: Option<mpsc::UnboundedSender<Task>>,
     handle: Option<thread::JoinHandle<()>>,
-    id: ThreadId,
     /// Disconnects when the thread is past all that could block it. The mutex makes this `Sync`.
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
 }
@@ -117,11 +118,6 @@ impl Seat {
         let task: Task = Box::new(|commons| Box::pin(task(commons)));
         let _ = self.0.tasks.as_ref().map(|tasks| tasks.send(task));
     }
-
-    /// Whether the caller is on this thread.
-    pub(crate) fn is_here(&self) -> bool {
-        self.0.id == thread::current().id()
-    }
 }
 
 impl EngineThread {
@@ -132,6 +128,7 @@ impl EngineThread {
         let (alive, ended) = std::sync::mpsc::channel();
         let handle = thread::Builder::new().name("nsnet".into()).spawn(move || {
             let _alive: std::sync::mpsc::Sender<()> = alive;
+            IS_ENGINE_THREAD.set(true);
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
             match runtime {
                 Ok(runtime) => {
@@ -142,8 +139,7 @@ impl EngineThread {
             }
         })?;
         outcome.recv().map_err(io::Error::other)??;
-        let id = handle.thread().id();
-        Ok(Self { tasks: Some(tasks), handle: Some(handle), id, ended: Mutex::new(ended) })
+        Ok(Self { tasks: Some(tasks), handle: Some(handle), ended: Mutex::new(ended) })
     }
 }
 
@@ -151,7 +147,7 @@ impl Drop for EngineThread {
     /// Waits for the thread, so that an embedder that has no network has no thread of ours either.
     fn drop(&mut self) {
         self.tasks = None;
-        if self.id == thread::current().id() {
+        if is_engine_thread() {
             return;
         }
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -162,6 +158,16 @@ impl Drop for EngineThread {
             let _ = handle.join();
         }
     }
+}
+
+thread_local! {
+    static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the caller is on an engine thread, as a Dialer is when it is asked. Such a thread waits for no network: it
+/// might be the network's own, or stall the others that it serves.
+pub(crate) fn is_engine_thread() -> bool {
+    IS_ENGINE_THREAD.get()
 }
 
 /// Runs tasks until the last seat is gone.
@@ -188,14 +194,19 @@ pub(crate) fn own_namespace(kind: &str) -> io::Result<NamespaceId> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::thread::ThreadId;
 
     use super::*;
+
+    fn id(seat: &Seat) -> ThreadId {
+        seat.0.handle.as_ref().unwrap().thread().id()
+    }
 
     #[test]
     fn there_are_no_more_threads_than_cores() {
         let cores = thread::available_parallelism().unwrap().get();
         let seats: Vec<Seats> = (0..4 * cores).map(|_| Seats::take(1).unwrap()).collect();
-        let threads: HashSet<ThreadId> = seats.iter().map(|seats| seats.first.0.id).collect();
+        let threads: HashSet<ThreadId> = seats.iter().map(|seats| id(&seats.first)).collect();
         assert!(threads.len() <= cores, "{threads:?}");
     }
 
@@ -205,8 +216,7 @@ mod tests {
         for wanted in [0, 1, 2, cores, cores + 1, usize::MAX] {
             let taken = [(); 2].map(|()| Seats::take(wanted).unwrap());
             for Seats { first, further } in &taken {
-                let threads: HashSet<ThreadId> =
-                    further.iter().chain([first]).map(|seat| seat.0.id).collect();
+                let threads: HashSet<ThreadId> = further.iter().chain([first]).map(id).collect();
                 assert_eq!(threads.len(), 1 + further.len());
                 assert_eq!(threads.len(), wanted.clamp(1, cores));
             }
@@ -217,9 +227,8 @@ mod tests {
     fn a_task_runs_on_the_thread_of_its_seat() {
         let (done, result) = std::sync::mpsc::channel();
         let seat = Seats::take(1).unwrap().first;
-        assert!(!seat.is_here());
-        let expected = seat.0.id;
-        seat.run(move |_| async move { done.send(thread::current().id() == expected).unwrap() });
-        assert!(result.recv().unwrap());
+        assert!(!is_engine_thread());
+        seat.run(move |_| async move { done.send((thread::current().id(), is_engine_thread())).unwrap() });
+        assert_eq!(result.recv().unwrap(), (id(&seat), true));
     }
 }

@@ -58,7 +58,7 @@ impl Channel {
         let iov = [IoSlice::new(&bytes)];
         socket::sendmsg::<()>(self.fd.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)
             .map(drop)
-            .map_err(refused)
+            .map_err(ChannelError::of_errno)
     }
 
     /// Receives one message and the file descriptors that came with it (close-on-exec).
@@ -94,7 +94,7 @@ impl Channel {
             Err(Errno::ECONNRESET) => sys::receive(self.fd.as_fd(), &mut bytes, flags),
             received => received,
         };
-        let sys::Received { len, fds, flags } = received.map_err(refused)?;
+        let sys::Received { len, fds, flags } = received.map_err(ChannelError::of_errno)?;
         if fds.len() > MAX_FDS {
             return Err(ChannelError::TooManyFds);
         }
@@ -123,7 +123,7 @@ impl AsRawFd for Channel {
     }
 }
 
-/// What can go wrong between the two ends. Displays as one complete line.
+/// What can go wrong between the two ends. Its `Display` holds the cause, so `source()` is empty.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
@@ -173,14 +173,9 @@ impl ChannelError {
     pub fn would_block(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
-}
 
-/// What an error number of sendmsg(2) or recvmsg(2) means.
-fn refused(errno: Errno) -> ChannelError {
-    if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) {
-        ChannelError::Closed
-    } else {
-        ChannelError::Io(errno.into())
+    fn of_errno(errno: Errno) -> Self {
+        if matches!(errno, Errno::EPIPE | Errno::ECONNRESET) { Self::Closed } else { Self::Io(errno.into()) }
     }
 }
 
@@ -201,7 +196,8 @@ mod tests {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     use super::*;
-    use crate::{Carriage, Offload, Ready, Report};
+    use crate::message::{Carriage, Ready, Report};
+    use crate::offload::Offload;
 
     const READY: Report = Report::Ready(Ready::new(Carriage::HandedOver, Offload::NONE, 1));
 

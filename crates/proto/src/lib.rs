@@ -34,6 +34,7 @@
 
 // Each module imports only from those above it.
 pub mod vnet;
+mod offload;
 mod message;
 #[cfg(feature = "channel")]
 mod codec;
@@ -47,9 +48,10 @@ pub use channel::{Channel, ChannelError, MAX_MESSAGE};
 #[cfg(feature = "channel")]
 pub use codec::Message;
 pub use message::{
-    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_FDS, MAX_QUEUES, NamespaceId, Offload, Ready,
-    Report, Setup, VERSION,
+    Carriage, DEVICE_NAME_MAX, Failure, InterfaceAddress, MAX_FDS, MAX_QUEUES, NamespaceId, Ready, Report,
+    Setup, VERSION,
 };
+pub use offload::Offload;
 
 /// Environment variable that carries the number of the inherited socketpair end.
 pub const FD_VARIABLE: &str = "NSNET_FD";

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::offload::Offload;
+
 /// Version of the conversation. Both ends must speak the same one: they are built from the same release.
 pub const VERSION: u16 = 3;
 
@@ -116,73 +118,6 @@ pub struct NamespaceId {
     pub inode: u64,
 }
 
-/// Offloads of a TUN device (`TUN_F_*` of `linux/if_tun.h`). The default is none.
-///
-/// # Example
-///
-/// ```
-/// use nsnet_proto::Offload;
-///
-/// let without_bursts = Offload::ALL.with_uso(false);
-/// assert!(without_bursts.tso4 && !without_bursts.uso);
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Offload {
-    /// Checksums may be left to the other end (`TUN_F_CSUM`); what every other offload rests on.
-    pub checksum: bool,
-    /// TCP segments over IPv4 larger than the MTU (`TUN_F_TSO4`).
-    pub tso4: bool,
-    /// TCP segments over IPv6 larger than the MTU (`TUN_F_TSO6`).
-    pub tso6: bool,
-    /// Bursts of UDP datagrams in one frame (`TUN_F_USO4` and `TUN_F_USO6`, Linux 6.2).
-    pub uso: bool,
-}
-
-impl Offload {
-    /// No offload: every packet fits the MTU and carries its checksums.
-    pub const NONE: Self = Self { checksum: false, tso4: false, tso6: false, uso: false };
-
-    /// Every offload this version knows.
-    pub const ALL: Self = Self { checksum: true, tso4: true, tso6: true, uso: true };
-
-    /// The same but for [`checksum`](Self::checksum).
-    #[must_use]
-    pub const fn with_checksum(self, checksum: bool) -> Self {
-        Self { checksum, ..self }
-    }
-
-    /// The same but for [`tso4`](Self::tso4).
-    #[must_use]
-    pub const fn with_tso4(self, tso4: bool) -> Self {
-        Self { tso4, ..self }
-    }
-
-    /// The same but for [`tso6`](Self::tso6).
-    #[must_use]
-    pub const fn with_tso6(self, tso6: bool) -> Self {
-        Self { tso6, ..self }
-    }
-
-    /// The same but for [`uso`](Self::uso).
-    #[must_use]
-    pub const fn with_uso(self, uso: bool) -> Self {
-        Self { uso, ..self }
-    }
-
-    /// What both have: nothing if one lacks [`checksum`](Self::checksum).
-    #[must_use]
-    pub const fn intersection(self, other: Self) -> Self {
-        let checksum = self.checksum && other.checksum;
-        Self {
-            checksum,
-            tso4: checksum && self.tso4 && other.tso4,
-            tso6: checksum && self.tso6 && other.tso6,
-            uso: checksum && self.uso && other.uso,
-        }
-    }
-}
-
 /// How frames travel between the TUN device and the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Carriage {
@@ -256,17 +191,5 @@ mod tests {
         setup.search = vec!["corp.test".into(), "test".into()];
         setup.dns_options = vec!["ndots:2".into()];
         assert_eq!(setup.resolv_conf(), format!("{servers}search corp.test test\noptions ndots:2\n"));
-    }
-
-    #[test]
-    fn intersection_has_nothing_without_checksums() {
-        let all = Offload::ALL;
-        assert_eq!(all.intersection(all), all);
-        assert_eq!(all.intersection(all.with_uso(false)), all.with_uso(false));
-        assert_eq!(
-            all.with_tso4(false).intersection(all.with_tso6(false)).with_uso(false),
-            Offload::NONE.with_checksum(true)
-        );
-        assert_eq!(all.intersection(all.with_checksum(false)), Offload::NONE);
     }
 }

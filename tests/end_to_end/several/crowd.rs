@@ -34,7 +34,7 @@ fn containers_find_each_other_by_name(world: &World) {
         let elsewhere = Ipv4Addr::new(203, 0, 113, 7);
         let names = server::dns(world.dns(SERVER[usize::from(is_open)]), elsewhere);
         let network = Arc::new(builder.dns_servers(vec![names]).build().unwrap());
-        let mut web = Container::member(&network, world.carriage(), Member::named("Web"));
+        let web = Container::member(&network, world.carriage(), Member::named("Web"));
         let client = Container::member(&network, world.carriage(), Member::new());
         let dig = |arguments: &[&str]| {
             let mut dig = client.command("dig");
@@ -57,7 +57,7 @@ fn containers_find_each_other_by_name(world: &World) {
 fn a_segment_of_no_connection_is_answered_with_rst(world: &World) {
     let network = Arc::new(open().build().unwrap());
     let client = Container::member(&network, world.carriage(), Member::new());
-    let mut server = Container::member(&network, world.carriage(), Member::new());
+    let server = Container::member(&network, world.carriage(), Member::new());
     let listener = listen(&server, ADDRESSES[1][0]);
     let mut stream = client.connect(listener.local_addr().unwrap()).unwrap();
     let _served = accept(&listener);
@@ -76,7 +76,7 @@ fn a_container_that_goes_leaves_nothing_to_who_has_its_address_next(world: &Worl
     });
     let network = Arc::new(open().dialer(dialer).build().unwrap());
     let client = Container::member(&network, world.carriage(), Member::new());
-    let mut server = Container::member(&network, world.carriage(), Member::named("db"));
+    let server = Container::member(&network, world.carriage(), Member::named("db"));
     let to = SocketAddr::new(ADDRESSES[1][0], 4000);
     let socket = client.udp(to);
     let at = |container: &Container| {
@@ -91,13 +91,13 @@ fn a_container_that_goes_leaves_nothing_to_who_has_its_address_next(world: &Worl
     let taken = Member::named("DB").ipv4(Ipv4Addr::new(10, 0, 2, 101));
     let mut again = None;
     eventually("address and name are free", || {
-        again = network.attach_member_fd(taken.clone()).ok();
+        again = network.attach_fd(taken.clone()).ok();
         again.is_some()
     });
     drop(again);
     let mut next = None;
     eventually("they are free again", || {
-        next = network.attach_member_fd(taken.clone()).ok();
+        next = network.attach_fd(taken.clone()).ok();
         next.is_some()
     });
     let (attachment, fd) = next.unwrap();
@@ -205,7 +205,7 @@ fn a_container_without_offload_meets_one_with(world: &World) {
 fn names_and_addresses_belong_to_one_container_at_a_time(world: &World) {
     let network = Arc::new(open().build().unwrap());
     let _db = Container::member(&network, world.carriage(), Member::named("db"));
-    let refused = |member| network.attach_member_fd(member).unwrap_err().to_string();
+    let refused = |member| network.attach_fd(member).unwrap_err().to_string();
     assert!(refused(Member::named("DB")).contains("the name db is taken"));
     assert!(refused(Member::named("d b")).contains("\"d b\""));
     assert!(refused(Member::new().ipv4(Ipv4Addr::new(10, 0, 2, 100))).contains("10.0.2.100 is taken"));

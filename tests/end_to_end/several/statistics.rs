@@ -10,7 +10,7 @@ in_both_carriages! {
 }
 
 fn each_container_counts_for_itself_and_the_network_adds_up(world: &World) {
-    let [mut first, mut second] = pair(world, open());
+    let [first, mut second] = pair(world, open());
 
     let to_world = server::tcp_echo(world.listen(SERVER[0]));
     let to_second = server::tcp_echo(listen(&second, ADDRESSES[1][0]));

@@ -8,7 +8,7 @@
 //! flows. What the kernel refuses is done without: the device has fewer queues then, down to one. With one, nothing
 //! asks for more, and the device is the same as ever.
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -155,27 +155,8 @@ fn negotiate(tun: BorrowedFd<'_>, wanted: Offload) -> Result<Offload, Error> {
     sys::set_vnet_header_len(tun, vnet::HEADER_LEN as c_int)
         .map_err(|errno| Error::new("set the length of the virtio-net header", errno))?;
     let granted =
-        candidates(wanted).into_iter().find(|&offload| sys::set_offload(tun, offload_bits(offload)).is_ok());
+        wanted.fallbacks().into_iter().find(|offload| sys::set_offload(tun, offload.tun_flags()).is_ok());
     Ok(granted.unwrap_or(Offload::NONE))
-}
-
-/// What to try, best first. The kernel refuses a set as a whole if it does not know one of them.
-fn candidates(wanted: Offload) -> [Offload; 5] {
-    [
-        wanted,
-        wanted.with_uso(false),
-        wanted.with_tso4(false).with_tso6(false),
-        Offload::NONE.with_checksum(wanted.checksum),
-        Offload::NONE,
-    ]
-}
-
-fn offload_bits(offload: Offload) -> c_uint {
-    let bit = |wanted: bool, bits: c_uint| if wanted { bits } else { 0 };
-    bit(offload.checksum, libc::TUN_F_CSUM)
-        | bit(offload.tso4, libc::TUN_F_TSO4)
-        | bit(offload.tso6, libc::TUN_F_TSO6)
-        | bit(offload.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6)
 }
 
 fn refused_device(error: io::Error, name: &str) -> Error {
@@ -192,17 +173,4 @@ fn refused_device(error: io::Error, name: &str) -> Error {
         _ => std::borrow::Cow::Borrowed(""),
     };
     Error::new(CREATE, error).with_remedy(remedy)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fallbacks_are_subsets_and_end_with_none() {
-        let candidates = candidates(Offload::ALL);
-        assert_eq!((candidates[0], candidates[4]), (Offload::ALL, Offload::NONE));
-        let bits: Vec<_> = candidates.into_iter().map(offload_bits).collect();
-        assert_eq!(bits, [0x67, 0x07, 0x61, 0x01, 0]);
-    }
 }

@@ -16,6 +16,7 @@ use std::rc::Rc;
 
 use nsnet_stack::fragments::Reassembler;
 
+use crate::attach::Finished;
 use crate::context::Context;
 use crate::members::Isolation;
 use crate::neighbours::Neighbours;
@@ -64,50 +65,64 @@ impl Gateway {
 
     /// Serves the container until `end` resolves, or `finish` has and everything is delivered, or the container's
     /// end of the link is gone and what it had sent is delivered. Then connections are reset. With several queues
-    /// delivered means on every queue, and only the gateway of the first returns before `end`.
+    /// delivered means on every queue, and only the gateway of the first returns before `end`. `lost` is called when the
+    /// link is gone, with an error if it failed.
     pub(crate) async fn run(
         self: &Rc<Self>,
         end: Pin<&mut impl Future<Output = ()>>,
         finish: impl Future<Output = ()>,
-    ) {
+        lost: impl FnOnce(io::Result<()>),
+    ) -> Finished {
         // A drop guard, so that a fault in here takes the network away rather than leaving it dead.
         let _closing = Closing(self);
-        tokio::select! {
+        let finished = tokio::select! {
             biased;
-            () = self.serve(end, finish) => {}
-            () = self.listen() => {}
-        }
+            finished = self.serve(end, finish, lost) => finished,
+            () = self.listen() => self.cut(),
+        };
         self.protocols.tcp.reset().await;
+        finished
     }
 
     async fn serve(
         self: &Rc<Self>,
         mut end: Pin<&mut impl Future<Output = ()>>,
         finish: impl Future<Output = ()>,
-    ) {
+        lost: impl FnOnce(io::Result<()>),
+    ) -> Finished {
         let finished = async {
             finish.await;
             self.delivered().await;
         };
         tokio::select! {
             biased;
-            () = &mut end => {}
-            () = finished => {}
+            () = &mut end => self.cut(),
+            () = finished => Finished::Delivered,
             result = self.read_while_linked() => {
-                match result {
+                match &result {
                     Ok(()) => tracing::debug!("the container's end of the link is gone"),
                     Err(error) => tracing::error!(%error, "the link to the container failed"),
                 }
+                lost(result);
                 if let Some(siblings) = &self.siblings {
                     siblings.announce_gone();
                 }
                 self.protocols.orphan();
                 tokio::select! {
-                    () = end => {}
-                    () = self.delivered() => {}
+                    () = end => self.cut(),
+                    () = self.delivered() => Finished::Delivered,
                 }
             }
         }
+    }
+
+    /// What being told to end means for the connections that there are. A queue behind the first is told even if all is
+    /// delivered.
+    fn cut(&self) -> Finished {
+        if self.siblings.as_ref().is_some_and(Siblings::has_reported) {
+            return Finished::Delivered;
+        }
+        Finished::Incomplete { connections: self.protocols.tcp.undelivered() }
     }
 
     /// Waits until everything that the container has sent so far is with the upstream sockets.

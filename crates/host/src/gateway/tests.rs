@@ -27,7 +27,7 @@ impl World {
     /// Serves until `test` has ended.
     async fn serve(&self, test: impl Future<Output = ()>) {
         let (end, finish) = (std::pin::pin!(test), future::pending());
-        self.gateway.run(end, finish).await;
+        self.gateway.run(end, finish, drop).await;
     }
 
     /// The container sends a packet without offloads.

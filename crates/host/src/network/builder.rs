@@ -10,7 +10,7 @@ use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 use super::names::Names;
 use super::{BuildError, Network, limits};
 use crate::addressing::Addressing;
-use crate::attach;
+use crate::attach::Offer;
 use crate::context::Limits;
 use crate::dialer::{Dialer, DirectDialer};
 use crate::dns::{self, Resolver, Upstreams};
@@ -33,7 +33,7 @@ pub struct NetworkBuilder {
     host: Vec<HostPorts>,
     isolation: Isolation,
     offload: Offload,
-    queues: usize,
+    queues: u16,
     upstreams: Upstreams,
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
@@ -94,6 +94,11 @@ const MTU_MIN_V6: u16 = 1280;
 
 /// The smallest datagram every IPv4 host must accept (RFC 791, 3.1).
 const MTU_MIN_V4: u16 = 576;
+
+/// The smallest MTU of a network with or without IPv6.
+pub(super) fn least_mtu(has_ipv6: bool) -> u16 {
+    if has_ipv6 { MTU_MIN_V6 } else { MTU_MIN_V4 }
+}
 
 impl NetworkBuilder {
     /// Sets the [`Dialer`], which decides on every flow and connects it. Default: [`DirectDialer`].
@@ -279,7 +284,7 @@ impl NetworkBuilder {
     /// A container gets at most 16 queues, at most one per core, and a single one if the kernel does not support more.
     /// [`Ready::queues`](crate::Ready::queues) says how many it got.
     #[must_use]
-    pub fn queues(mut self, queues: usize) -> Self {
+    pub fn queues(mut self, queues: u16) -> Self {
         self.queues = queues;
         self
     }
@@ -321,7 +326,7 @@ impl NetworkBuilder {
         let addressing = Addressing::new(self.ipv4, self.ipv6, self.host.into());
         let hosts = Arc::new(self.names.hosts(&addressing)?);
         let mtu = self.mtu.unwrap_or(if self.offload.tso4 { MTU_OFFLOAD } else { MTU_PLAIN });
-        let least = if self.ipv6.is_some() { MTU_MIN_V6 } else { MTU_MIN_V4 };
+        let least = least_mtu(self.ipv6.is_some());
         if mtu < least {
             return Err(BuildError::Mtu { mtu, least });
         }
@@ -332,7 +337,7 @@ impl NetworkBuilder {
             return Err(BuildError::NoQueue);
         }
         let limits = limits::checked(self.limits)?;
-        let seats = Seats::take(self.queues.min(MAX_QUEUES.into())).map_err(BuildError::Thread)?;
+        let seats = Seats::take(self.queues.min(MAX_QUEUES).into()).map_err(BuildError::Thread)?;
         let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
         let mut setup = Setup::new(self.device, mtu, own_namespace("net").map_err(BuildError::Namespace)?);
         setup.dns = addressing.subnets().map(|subnet| subnet.dns).collect();
@@ -340,7 +345,7 @@ impl NetworkBuilder {
         setup.dns_options = self.names.options()?;
         setup.offload = self.offload;
         setup.queues = queues;
-        let link = attach::Terms { mtu, offload: self.offload, queues };
+        let link = Offer { mtu, offload: self.offload, queues };
         let addresses = Pool::new(addressing);
         let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());
         let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver, containers };

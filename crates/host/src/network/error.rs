@@ -12,18 +12,34 @@ use crate::host_ports::{HostPorts, HostPortsError};
 use crate::publish::PublishError;
 use crate::subnet::SubnetError;
 
-/// Why a command could not be attached.
+/// Why a command could not be attached, or a device not adopted.
 ///
 /// The message does not include the cause, which is the [`source`](std::error::Error::source): print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
+    /// The command is attached to a network already, or its environment sets `NSNET_FD` for another reason.
+    #[error(
+        "the command is attached to a network already (it sets NSNET_FD): make a new Command for every container"
+    )]
+    AlreadyAttached,
     /// The kernel refused a socketpair.
     #[error("create the socketpair to the container (if file descriptors ran out, raise RLIMIT_NOFILE)")]
     SocketPair(#[source] io::Error),
     /// The setup message could not be queued.
     #[error("queue the setup message for the container")]
     Setup(#[source] ChannelError),
+    /// The file descriptor to be adopted is not a TUN device that carries bare IP packets.
+    #[error("adopt the file descriptor: it is not a TUN device that can be served")]
+    NotTun(#[source] io::Error),
+    /// The MTU of the device to be adopted is too small.
+    #[error("an MTU of {mtu} bytes is too small: at least {least} are needed with these address families")]
+    Mtu {
+        /// What the device is said to have.
+        mtu: u16,
+        /// What would do.
+        least: u16,
+    },
     /// The address belongs to another container, or is not one for containers of this network.
     #[error(
         "the address {0} is taken, or not one for containers of this network: choose a free one of its prefix"

@@ -42,14 +42,13 @@ mod tcp;
 mod udp;
 
 use std::fmt;
-use std::future;
+use std::future::{self, Future};
 use std::net::SocketAddr;
 #[cfg(feature = "serde")]
 use std::path::Path;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -57,6 +56,8 @@ use tokio::task::JoinSet;
 pub use error::PublishError;
 pub use listen::Listen;
 
+use crate::attach::JOIN;
+use crate::block_on::block_on;
 use crate::clients;
 use crate::clock::Clock;
 use crate::commons::Commons;
@@ -64,6 +65,7 @@ use crate::dns::HostName;
 use crate::lifetime;
 use crate::members::Members;
 use crate::statistics::Counters;
+use crate::threads;
 use listen::{Opened, Socket};
 
 /// What is published, and where it leads.
@@ -172,20 +174,33 @@ impl Publish {
         let sockets = listen::open(&self.front, self.port)?;
         let addresses = sockets.iter().filter_map(|opened| opened.address).collect();
         let (close, closing) = oneshot::channel();
-        let (alive, closed) = mpsc::channel();
+        let (alive, closed) = oneshot::channel();
         let listening = Listening { sockets, member: self.member, close: closing, _alive: alive };
-        Ok((listening, Published { addresses, close, closed: Mutex::new(closed) }))
+        Ok((listening, Published { addresses, close, closed }))
     }
 }
 
-/// What has been published. Dropping it changes nothing: a port stays until
-/// [`Network::unpublish`](crate::Network::unpublish) or the end of the network.
+/// What has been published. Dropping it changes nothing: a port stays until [`close`](Self::close) or the end of the
+/// network.
+///
+/// # Examples
+/// ```no_run
+/// use nsnet_host::{Listen, Network, Publish};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let network = Network::builder().build()?;
+/// let debugger = network.publish(Publish::tcp(Listen::loopback(0), 5005))?;
+/// println!("attach the debugger to {:?}", debugger.addresses());
+/// debugger.close();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Published {
     addresses: Vec<SocketAddr>,
     close: oneshot::Sender<()>,
-    /// Disconnects when the sockets are closed. The mutex makes this `Sync`.
-    closed: Mutex<mpsc::Receiver<()>>,
+    /// Resolves when the sockets are closed: nothing is sent.
+    closed: oneshot::Receiver<()>,
 }
 
 impl Published {
@@ -196,13 +211,29 @@ impl Published {
         &self.addresses
     }
 
-    /// Asks for the end, and waits so long for it.
-    pub(crate) fn withdraw(self, patience: Duration) {
-        // Fails only if the network has ended.
-        if self.close.send(()).is_ok() {
-            let closed = self.closed.into_inner().unwrap_or_else(PoisonError::into_inner);
-            // Nothing is ever sent; an engine that a Dialer blocks closes them later.
-            let _ = closed.recv_timeout(patience);
+    /// Stops listening; when this returns, the addresses are free. TCP connections that are open go on; UDP clients are
+    /// not heard any more.
+    ///
+    /// Blocks the calling thread for the engine to do it, which takes 5 s at the most, and that long only if a Dialer blocks
+    /// the engine's thread; then it is done later. A Dialer itself can call this: on an engine thread it does not block,
+    /// and the addresses become free soon after. Async embedders use [`close_async`](Self::close_async).
+    pub fn close(self) {
+        let closed = self.close_async();
+        if !threads::is_engine_thread() {
+            block_on(closed, JOIN);
+        }
+    }
+
+    /// Like [`close`](Self::close), without blocking. It begins with the call, not with the first poll.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the sockets to be closed in the background. It works on any runtime.
+    pub fn close_async(self) -> impl Future<Output = ()> + Send + use<> {
+        // Fails only if the network has ended, and then the sockets are closed.
+        let _ = self.close.send(());
+        let closed = self.closed;
+        async move {
+            let _ = closed.await;
         }
     }
 }
@@ -213,7 +244,7 @@ pub(crate) struct Listening {
     member: Option<String>,
     close: oneshot::Receiver<()>,
     /// Dropped once the sockets are closed.
-    _alive: mpsc::Sender<()>,
+    _alive: oneshot::Sender<()>,
 }
 
 impl fmt::Debug for Listening {

@@ -55,6 +55,16 @@ pub(super) enum State {
     Open(Rc<Flow>),
 }
 
+impl Tuple {
+    /// Whether the stream may yet be owed something that the container has sent, or is going to send.
+    fn is_owed(&self) -> bool {
+        match &self.state {
+            State::Open(flow) => !flow.is_delivered(),
+            State::Dialing { .. } => false,
+        }
+    }
+}
+
 /// The open connection of a tuple.
 pub(super) fn find_open<S: BuildHasher>(
     tuples: &HashMap<FlowKey, Tuple, S>,
@@ -151,11 +161,13 @@ impl Table {
 
     /// Whether every stream has what the container sent it.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.replaced.borrow().is_empty()
-            && self.tuples.borrow().values().all(|tuple| match &tuple.state {
-                State::Open(flow) => flow.is_delivered(),
-                State::Dialing { .. } => true,
-            })
+        self.replaced.borrow().is_empty() && !self.tuples.borrow().values().any(Tuple::is_owed)
+    }
+
+    /// How many streams may yet be owed something.
+    pub(crate) fn undelivered(&self) -> usize {
+        let owed = self.tuples.borrow().values().filter(|tuple| tuple.is_owed()).count();
+        self.replaced.borrow().len() + owed
     }
 
     /// Resets every open connection towards the container, and waits a little for a link that is full.

@@ -1,0 +1,151 @@
+//! TUN devices that come from elsewhere: checked before anything is read from them.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nsnet_proto::{Carriage, Offload, Ready, vnet};
+use nsnet_stack::frame;
+
+use super::SetupError;
+use crate::leases::Member;
+use crate::link::{Framing, LinkProperties, Port};
+use crate::sys;
+
+/// What a device that somebody else has made looks like; see [`Network::adopt`](crate::Network::adopt).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    pub(crate) member: Member,
+    pub(crate) mtu: u16,
+}
+
+impl Device {
+    /// A device with this MTU in bytes, and the next addresses of the network that are free.
+    #[must_use]
+    pub fn new(mtu: u16) -> Self {
+        Self { member: Member::new(), mtu }
+    }
+
+    /// The name and addresses of the container behind it. Default: [`Member::new`].
+    #[must_use]
+    pub fn member(mut self, member: Member) -> Self {
+        self.member = member;
+        self
+    }
+}
+
+/// A device that can be served.
+pub(crate) struct Adopted {
+    /// Name of the interface, as far as it is UTF-8.
+    pub(crate) name: String,
+    pub(crate) port: Port,
+    pub(crate) ready: Ready,
+}
+
+/// Takes over a device that somebody else has made, with as many of the wanted offloads as the kernel grants.
+pub(crate) fn adopt(fd: OwnedFd, mtu: u16, wanted: Offload) -> io::Result<Adopted> {
+    let (framing, name) = inspect(&fd)?;
+    let offload = match framing {
+        Framing::Header => grant(&fd, wanted),
+        Framing::Plain => Offload::NONE,
+    };
+    let nowait = sys::knows_nowait(&fd);
+    let properties = LinkProperties {
+        carriage: Carriage::HandedOver,
+        device: frame::Device { mtu, offload },
+        framing,
+        nowait,
+    };
+    let ready = Ready::new(Carriage::HandedOver, offload, 1);
+    Ok(Adopted { name, port: Port { fd, properties }, ready })
+}
+
+/// Asks for offloads until the kernel agrees. One that agrees to nothing is taken to have granted nothing.
+fn grant(device: &OwnedFd, wanted: Offload) -> Offload {
+    let wanted = if wanted.checksum { wanted } else { Offload::NONE };
+    let granted = wanted.fallbacks().into_iter().find(|offload| sys::set_offload(device, *offload).is_ok());
+    granted.unwrap_or(Offload::NONE)
+}
+
+/// Makes sure that every fd from the container is what it should be, see [`inspect`], and how the frames of all look.
+///
+/// Whether they are queues of one device is not asked: the container decides anyway what comes in on each.
+pub(super) fn inspect_all(devices: &[OwnedFd]) -> Result<Framing, SetupError> {
+    let inspected = devices.iter().map(|device| inspect(device).map(|(framing, _)| framing));
+    let framings: Vec<Framing> = inspected.collect::<io::Result<_>>().map_err(SetupError::NotTun)?;
+    match framings[..] {
+        [first, ref others @ ..] if others.iter().all(|other| *other == first) => Ok(first),
+        _ => Err(SetupError::QueuesDiffer),
+    }
+}
+
+/// Makes sure that an fd is a device that can be served. Returns how its frames look, and its name.
+///
+/// A device without header must have its offloads off: the kernel accepts them there, and then delivers
+/// super-packets that nothing marks as such.
+fn inspect(device: &OwnedFd) -> io::Result<(Framing, String)> {
+    // An ioctl on a file of a file system that the container serves (FUSE) could wait for the container. What
+    // the kernel prints of an fd cannot: for an attached TUN device a line with the interface's name.
+    let description = fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd()))?;
+    if !description.lines().any(|line| line.starts_with("iff:")) {
+        return Err(unsuitable("it is no TUN device, or one without an interface (TUNSETIFF)"));
+    }
+    let interface = sys::tun_interface(device)?;
+    if !interface.is_tun {
+        return Err(unsuitable("it is a TAP device and carries Ethernet frames: make it with IFF_TUN"));
+    }
+    sys::set_nonblocking(device)?;
+    let framing = if interface.has_header {
+        sys::set_vnet_header_size(device)?;
+        Framing::Header
+    } else {
+        sys::set_offload(device, Offload::NONE)?;
+        Framing::Plain
+    };
+    if has_protocol_information(device, framing)? {
+        return Err(unsuitable("it puts protocol information in front of packets: make it with IFF_NO_PI"));
+    }
+    Ok((framing, interface.name))
+}
+
+/// Length of `struct tun_pi` (linux/if_tun.h).
+const PROTOCOL_INFORMATION: usize = 4;
+
+/// Whether there is protocol information in front of each packet (no `IFF_NO_PI`).
+///
+/// `TUNGETIFF` cannot tell: it sets the same bit for `IFF_NOFILTER`. So this writes zeroes: without protocol information
+/// they are a packet of no IP version, which the kernel refuses; with it, one of no protocol, which it takes and drops.
+fn has_protocol_information(device: &OwnedFd, framing: Framing) -> io::Result<bool> {
+    let zeroes = [0; PROTOCOL_INFORMATION + vnet::HEADER_LEN + 1];
+    let probe = match framing {
+        Framing::Header => &zeroes[..],
+        Framing::Plain => &zeroes[vnet::HEADER_LEN..],
+    };
+    match nix::unistd::write(device, probe) {
+        Err(Errno::EINVAL) => Ok(false),
+        // The latter if the interface is down.
+        Ok(_) | Err(Errno::EIO) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn unsuitable(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_device_is_told_so() {
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let error = inspect(&null()).unwrap_err();
+        assert!(error.to_string().starts_with("it is no TUN device"), "{error}");
+        assert!(matches!(inspect_all(&[null()]), Err(SetupError::NotTun(_))));
+        assert!(matches!(inspect_all(&[]), Err(SetupError::QueuesDiffer)));
+    }
+}

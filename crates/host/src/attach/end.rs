@@ -1,0 +1,85 @@
+//! How a container's network ends.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+/// Why a container has no network any more.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum End {
+    /// The embedder closed or finished the [`Attachment`](crate::Attachment).
+    Closed,
+    /// The container's end of the link is gone: its device was deleted, or the process that shuttled its frames ended.
+    LinkGone,
+    /// The [`Network`](crate::Network) was finished or dropped.
+    NetworkEnded,
+    /// The container side never got ready; [`wait_ready`](crate::Attachment::wait_ready) returns the reason.
+    SetupFailed,
+    /// The link could not be read, or this library has a fault; the log has more.
+    Failed(Arc<io::Error>),
+}
+
+impl End {
+    /// What it means that reading the link has ended like this.
+    pub(crate) fn of_link(result: io::Result<()>) -> Self {
+        match result {
+            Ok(()) => Self::LinkGone,
+            Err(error) => Self::Failed(Arc::new(error)),
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the attachment was closed"),
+            Self::LinkGone => f.write_str("the container's device or its shuttle is gone"),
+            Self::NetworkEnded => f.write_str("the network has ended"),
+            Self::SetupFailed => f.write_str("the container side did not get ready"),
+            Self::Failed(error) => write!(f, "serving the container failed: {error}"),
+        }
+    }
+}
+
+/// How an end in good order went, of a whole [`Network`](crate::Network) or of one container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finished {
+    /// Everything that containers had sent and finished has reached the upstream sockets.
+    Delivered,
+    /// The grace was over first, or this library has a fault. What was left is lost.
+    Incomplete {
+        /// How many TCP connections were reset before the container had ended them and all its bytes were delivered.
+        connections: usize,
+    },
+    /// Nobody waited for the outcome: a Dialer blocks the engine's thread or made this call on it, or this library has a
+    /// fault. Where it can, the network goes on ending in the background.
+    Abandoned,
+}
+
+impl Finished {
+    /// The outcome of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Delivered, outcome) | (outcome, Self::Delivered) => outcome,
+            (Self::Incomplete { connections: one }, Self::Incomplete { connections: other }) => {
+                Self::Incomplete { connections: one.saturating_add(other) }
+            }
+            (Self::Abandoned, _) | (_, Self::Abandoned) => Self::Abandoned,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_of_all_containers_add_up() {
+        let cut = |connections| Finished::Incomplete { connections };
+        assert_eq!(Finished::Delivered.and(Finished::Delivered), Finished::Delivered);
+        assert_eq!(Finished::Delivered.and(cut(2)).and(cut(3)), cut(5));
+        assert_eq!(cut(1).and(Finished::Abandoned), Finished::Abandoned);
+    }
+}

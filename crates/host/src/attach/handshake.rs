@@ -1,0 +1,103 @@
+//! The handshake with a container side.
+
+use std::future::Future;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nsnet_proto::{Carriage, Channel, ChannelError, Offload, Ready, Report};
+use nsnet_stack::frame::Device;
+
+use super::SetupError;
+use super::device::inspect_all;
+use crate::link::{Framing, LinkProperties, Port};
+use crate::sys;
+
+/// What the host offers to the container side.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offer {
+    pub(crate) mtu: u16,
+    pub(crate) offload: Offload,
+    pub(crate) queues: u16,
+}
+
+/// Reads the container side's report and takes over what it speaks of: a port for each queue. `further` are the ends
+/// that carry the queues behind the first if they are shuttled. `given_up` resolves when the container is to end before it
+/// is ready.
+pub(crate) async fn handshake(
+    channel: Channel,
+    further: Vec<Channel>,
+    offer: &Offer,
+    given_up: impl Future<Output = SetupError>,
+) -> Result<(Vec<Port>, Ready), SetupError> {
+    let (report, fds) = report(&channel, given_up).await?;
+    let granted = match report {
+        Report::Failed(failure) => return Err(SetupError::Container(failure)),
+        Report::Ready(granted) => granted,
+    };
+    if !(1..=offer.queues).contains(&granted.queues) {
+        return Err(SetupError::Queues { granted: granted.queues, wanted: offer.queues });
+    }
+    let queues = usize::from(granted.queues);
+    let expected = match granted.carriage {
+        Carriage::HandedOver => queues,
+        Carriage::Shuttled => 0,
+    };
+    if fds.len() != expected {
+        return Err(SetupError::FileDescriptors(fds.len(), expected));
+    }
+    let (fds, framing) = match granted.carriage {
+        Carriage::HandedOver => {
+            let framing = inspect_all(&fds)?;
+            (fds, framing)
+        }
+        Carriage::Shuttled => {
+            let ends = std::iter::once(channel).chain(further).take(queues);
+            (ends.map(Channel::into_fd).collect(), Framing::Header)
+        }
+    };
+    let offload = match framing {
+        Framing::Header => offer.offload.intersection(granted.offload),
+        Framing::Plain => Offload::NONE,
+    };
+    let carriage = granted.carriage;
+    let port = |fd: OwnedFd| {
+        let nowait = carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
+        let properties =
+            LinkProperties { carriage, device: Device { mtu: offer.mtu, offload }, framing, nowait };
+        Port { fd, properties }
+    };
+    Ok((fds.into_iter().map(port).collect(), Ready::new(carriage, offload, granted.queues)))
+}
+
+/// Waits for what the container side has to say.
+async fn report(
+    channel: &Channel,
+    given_up: impl Future<Output = SetupError>,
+) -> Result<(Report, Vec<OwnedFd>), SetupError> {
+    // The channel stays whole for the link; a second fd for it is what the runtime watches.
+    let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
+    tokio::pin!(given_up);
+    loop {
+        tokio::select! {
+            biased;
+            ready = watched.readable() => {
+                let mut guard = ready.map_err(SetupError::Host)?;
+                match try_report(channel)? {
+                    Some(received) => return Ok(received),
+                    None => guard.clear_ready(),
+                }
+            }
+            // What the runtime has not noticed yet counts: the container may have sent all it has, and ended.
+            error = &mut given_up => return try_report(channel)?.ok_or(error),
+        }
+    }
+}
+
+/// The report, if it is there.
+fn try_report(channel: &Channel) -> Result<Option<(Report, Vec<OwnedFd>)>, SetupError> {
+    match channel.try_receive::<Report>() {
+        Ok(received) => Ok(Some(received)),
+        Err(error) if error.would_block() => Ok(None),
+        Err(ChannelError::Closed) => Err(SetupError::ClosedEarly),
+        Err(error) => Err(SetupError::Handshake(error)),
+    }
+}

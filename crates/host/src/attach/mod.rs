@@ -1,0 +1,347 @@
+//! Attaching a container: what the embedder holds of it, the handshake with the container side, devices.
+//!
+//! [`Attachment`] is the embedder's side, [`Attached`] the engine's. Between them go orders one way, and the other way
+//! three answers: that the container is ready, that it has no network any more, and that everything of it is over.
+
+mod attached;
+mod device;
+mod end;
+mod ending;
+mod error;
+mod handshake;
+mod inherited;
+
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nsnet_proto::{Channel, Ready, Setup};
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use attached::{Attached, Order};
+pub use device::Device;
+pub(crate) use device::adopt;
+pub use end::{End, Finished};
+pub(crate) use ending::Ending;
+pub use error::SetupError;
+pub(crate) use handshake::{Offer, handshake};
+pub(crate) use inherited::Inherited;
+
+use crate::block_on::block_on;
+use crate::leases::{Lease, Member};
+use crate::link::Port;
+use crate::statistics::{Counters, Statistics};
+use crate::threads;
+
+/// How long a blocking call waits beyond the grace. The end takes a scheduling round unless a Dialer blocks the thread.
+pub(crate) const JOIN: Duration = Duration::from_secs(5);
+
+/// A container of a [`Network`]: one that has been started, is about to be, or was [adopted](crate::Network::adopt).
+///
+/// Dropping it changes nothing for a container that is up: its network lives until the [`Network`] is dropped or
+/// [`close`](Self::close) is called. [`close_on_drop`](Self::close_on_drop) changes that. A command that has not been
+/// spawned when its attachment is dropped cannot be.
+///
+/// No method takes part in an async runtime; those that are `async` work on any.
+///
+/// # Examples
+/// ```no_run
+/// use std::process::Command;
+/// use std::time::Duration;
+/// use nsnet_host::{End, Member, Network};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let network = Network::builder().build()?;
+/// let mut command = Command::new("./sandbox-init");
+/// let mut attachment = network.attach(&mut command, Member::named("db"))?.close_on_drop();
+/// // The sandbox does not exist yet; what belongs into its file system can be made already.
+/// std::fs::write("rootfs/etc/resolv.conf", attachment.resolv_conf())?;
+/// command.spawn()?;
+/// attachment.wait_ready(Duration::from_secs(10))?;
+/// println!("the database is at {:?}", attachment.ipv4());
+/// match attachment.wait_ended(Duration::from_secs(3600)) {
+///     Some(End::LinkGone) => println!("somebody deleted the device"),
+///     Some(end) => println!("{end}"),
+///     None => println!("it still runs"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// [`Network`]: crate::Network
+#[derive(Debug)]
+pub struct Attachment {
+    setup: Setup,
+    counters: Arc<Counters>,
+    outcome: oneshot::Receiver<Result<Ready, SetupError>>,
+    told: Told,
+    orders: watch::Sender<Order>,
+    end: watch::Receiver<Option<End>>,
+    finished: Option<oneshot::Receiver<Finished>>,
+    /// This process's copy of the end the command inherits.
+    inherited: Mutex<Option<Inherited>>,
+    on_drop: OnDrop,
+}
+
+/// A container on its way to the engine.
+pub(crate) struct Request {
+    pub(crate) origin: Origin,
+    pub(crate) member: Member,
+    pub(crate) lease: Lease,
+    /// Of this container.
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) attached: Attached,
+}
+
+/// Where the link of a container comes from.
+pub(crate) enum Origin {
+    /// A container side that was given its end of a channel. `further` carry the queues behind the first, should they be
+    /// shuttled.
+    ContainerSide { channel: Channel, further: Vec<Channel> },
+    /// A device that is ready.
+    Device { port: Port, ready: Ready },
+}
+
+/// What the caller has been told.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Nothing,
+    Ready(Ready),
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnDrop {
+    Leave,
+    Close,
+}
+
+/// Both sides of a container that is to be set up like this.
+pub(crate) fn pair(setup: Setup, counters: Arc<Counters>) -> (Attachment, Attached) {
+    let (outcome_in, outcome) = oneshot::channel();
+    let (orders, orders_out) = watch::channel(Order::Serve);
+    let (end_in, end) = watch::channel(None);
+    let (finished_in, finished) = oneshot::channel();
+    let attachment = Attachment {
+        setup,
+        counters,
+        outcome,
+        told: Told::Nothing,
+        orders,
+        end,
+        finished: Some(finished),
+        inherited: Mutex::new(None),
+        on_drop: OnDrop::Leave,
+    };
+    (attachment, Attached::new(outcome_in, orders_out, end_in, finished_in))
+}
+
+impl Attachment {
+    /// Keeps open what the command inherits until it has it.
+    pub(crate) fn keep(mut self, inherited: Inherited) -> Self {
+        self.inherited = Mutex::new(Some(inherited));
+        self
+    }
+
+    /// For a container that was ready from the start.
+    pub(crate) fn already(mut self, ready: Ready) -> Self {
+        self.told = Told::Ready(ready);
+        self
+    }
+
+    /// From now on, dropping the attachment closes it, as [`close`](Self::close) does: without blocking. Default: dropping
+    /// changes nothing.
+    #[must_use]
+    pub fn close_on_drop(mut self) -> Self {
+        self.on_drop = OnDrop::Close;
+        self
+    }
+
+    /// How the container's interface is to look: name, MTU, addresses with their gateways, DNS. Known before the container
+    /// exists.
+    #[must_use]
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The container's IPv4 address, unless the network has none.
+    #[must_use]
+    pub fn ipv4(&self) -> Option<Ipv4Addr> {
+        self.setup.addresses.iter().find_map(|address| match address.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The container's IPv6 address, unless the network has none.
+    #[must_use]
+    pub fn ipv6(&self) -> Option<Ipv6Addr> {
+        self.setup.addresses.iter().find_map(|address| match address.address {
+            IpAddr::V6(address) => Some(address),
+            IpAddr::V4(_) => None,
+        })
+    }
+
+    /// The content of a resolv.conf(5) for the container: the same text that `nsnet_container::resolv_conf` writes from
+    /// inside. For embedders that prepare the container's file system from outside.
+    #[must_use]
+    pub fn resolv_conf(&self) -> String {
+        self.setup.resolv_conf()
+    }
+
+    /// What has been carried and refused for this container so far, also after it has ended.
+    /// [`Network::statistics`](crate::Network::statistics) has the sum over all containers.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::{Member, Network};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::builder().build()?;
+    /// let (attachment, _container_side) = network.attach_fd(Member::new())?;
+    /// let statistics = attachment.statistics();
+    /// println!("{} bytes to the container", statistics.bytes_to_container);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.counters.read()
+    }
+
+    /// Waits until the container's interface is up. Called after the command was spawned; from then on the
+    /// command cannot be spawned again.
+    ///
+    /// Blocks the calling thread; async embedders use [`ready`](Self::ready).
+    ///
+    /// # Errors
+    /// The container side's own error, a [`SetupError`] that says what it did instead of getting ready (it
+    /// exited, it closed its fd), or [`SetupError::TimedOut`].
+    pub fn wait_ready(&mut self, timeout: Duration) -> Result<Ready, SetupError> {
+        block_on(self.ready(), timeout).unwrap_or(Err(SetupError::TimedOut(timeout)))
+    }
+
+    /// Like [`wait_ready`](Self::wait_ready), without blocking and without a timeout of its own.
+    ///
+    /// # Errors
+    /// See [`wait_ready`](Self::wait_ready).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe; it works on any runtime.
+    pub async fn ready(&mut self) -> Result<Ready, SetupError> {
+        self.release_inherited();
+        match self.told {
+            Told::Nothing => {}
+            Told::Ready(ready) => return Ok(ready),
+            Told::Failed => return Err(SetupError::AlreadyFailed),
+        }
+        let outcome = (&mut self.outcome).await.unwrap_or(Err(SetupError::ShutDown));
+        self.told = outcome.as_ref().map_or(Told::Failed, |ready| Told::Ready(*ready));
+        outcome
+    }
+
+    /// Waits until the container has no network any more, and says why. `None` if it still has one after `timeout`. Called
+    /// after the command was spawned, as often as is wanted: the answer stays the same.
+    ///
+    /// [`End::LinkGone`] is told as soon as it is known. What the container had sent and finished by then is still being
+    /// delivered; [`finish`](Self::finish) waits for that. When any other end is told, the connections are gone, and the
+    /// container's addresses and its name are free again.
+    ///
+    /// The end of the container's processes is not an end of its network: the kernel keeps a namespace as long as
+    /// somebody holds its device, and if that was handed over, this process does. Wait for the child, then
+    /// [`close`](Self::close).
+    ///
+    /// Blocks the calling thread; async embedders use [`ended`](Self::ended).
+    #[must_use]
+    pub fn wait_ended(&self, timeout: Duration) -> Option<End> {
+        block_on(self.ended(), timeout)
+    }
+
+    /// Like [`wait_ended`](Self::wait_ended), without blocking and without a timeout.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe; it works on any runtime.
+    pub async fn ended(&self) -> End {
+        self.release_inherited();
+        let mut end = self.end.clone();
+        let told = end.wait_for(Option::is_some).await.ok().and_then(|end| end.clone());
+        told.unwrap_or(End::NetworkEnded)
+    }
+
+    /// Takes the network away from this container; its connections are reset. What the container had finished
+    /// sending and the upstream sockets have taken is delivered.
+    ///
+    /// To be called when the container has ended, if the network lives on. Returns at once;
+    /// [`wait_ended`](Self::wait_ended) waits until it is done. Called again it does nothing.
+    pub fn close(&self) {
+        self.orders.send_replace(Order::Close);
+    }
+
+    /// Ends this container's network in good order, and only this container's: serves until the upstream sockets have
+    /// everything that it has sent and finished with FIN, for `grace` at the most, and then closes. A grace of zero is
+    /// [`close`](Self::close) with waiting.
+    ///
+    /// Blocks the calling thread for that long, unless that is an engine thread, on which Dialers are asked: there it
+    /// returns [`Finished::Abandoned`] at once. Async embedders use [`finish_async`](Self::finish_async).
+    pub fn finish(self, grace: Duration) -> Finished {
+        let finished = self.finish_async(grace);
+        if threads::is_engine_thread() {
+            return Finished::Abandoned;
+        }
+        block_on(finished, grace.saturating_add(JOIN)).unwrap_or(Finished::Abandoned)
+    }
+
+    /// Like [`finish`](Self::finish), without blocking. The end begins with the call, not with the first poll.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the container to end in the background, after `grace` at the latest. It works on any
+    /// runtime.
+    pub fn finish_async(mut self, grace: Duration) -> impl Future<Output = Finished> + Send + use<> {
+        self.release_inherited();
+        self.on_drop = OnDrop::Leave;
+        self.orders.send_if_modified(|order| {
+            let is_news = *order == Order::Serve;
+            if is_news {
+                *order = Order::Finish(grace);
+            }
+            is_news
+        });
+        let finished = self.finished.take();
+        async move {
+            match finished {
+                Some(finished) => finished.await.unwrap_or(Finished::Abandoned),
+                None => Finished::Abandoned,
+            }
+        }
+    }
+
+    /// Closes this process's copy of what the command inherits, or the end of a command would not be seen.
+    fn release_inherited(&self) {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Attachment {
+    /// Does not block.
+    fn drop(&mut self) {
+        if self.on_drop == OnDrop::Close {
+            self.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use std::sync::Arc;
+
+    use nsnet_proto::{NamespaceId, Setup};
+
+    use super::{Attached, Attachment, pair};
+
+    /// Both sides of a container without addresses.
+    pub(super) fn both() -> (Attachment, Attached) {
+        let setup = Setup::new("tun0", 1500, NamespaceId { device: 0, inode: 0 });
+        pair(setup, Arc::default())
+    }
+}

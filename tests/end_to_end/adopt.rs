@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::libc::{IFF_NO_PI, IFF_TAP, IFF_TUN, IFF_VNET_HDR};
-use nsnet::host::{AttachError, Device, End, Finished, Member, Network, NetworkBuilder, Offload, Publish};
+use nsnet::host::{
+    AttachError, Device, End, Finished, Member, MemberError, Network, NetworkBuilder, Offload, Publish,
+};
 use nsnet_proto::{Carriage, Channel, Ready, Report};
 
 use crate::world::{
@@ -126,7 +128,10 @@ fn mtu_and_addresses_are_checked(_: &World) {
     let refused = |device| network.adopt(made_in(&namespace, PLAIN), device).unwrap_err();
     assert!(matches!(refused(Device::new(1279)), AttachError::Mtu { mtu: 1279, least: 1280 }));
     let elsewhere = Member::new().ipv4([10, 0, 3, 1].into());
-    assert!(matches!(refused(Device::new(MTU).member(elsewhere)), AttachError::Address(_)));
+    assert!(matches!(
+        refused(Device::new(MTU).member(elsewhere)),
+        AttachError::Member(MemberError::Address(_))
+    ));
     let attachment = network.adopt(made_in(&namespace, PLAIN), Device::new(MTU)).unwrap();
     assert_eq!((&*attachment.setup().device, attachment.setup().mtu), ("tun7", MTU));
     assert_eq!(attachment.ipv4(), Some([10, 0, 2, 100].into()));

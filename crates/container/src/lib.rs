@@ -38,11 +38,11 @@ mod clock;
 #[allow(unsafe_code)]
 mod sys;
 pub mod namespace;
-pub mod join;
-mod setup;
 mod netlink;
 mod interface;
 mod loopback;
+pub mod join;
+mod setup;
 mod local_route;
 mod tun;
 pub mod resolv_conf;

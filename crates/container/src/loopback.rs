@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::Error;
 use crate::clock::is_true_within;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
-use crate::{Error, TunDevice};
 
-/// What [`TunDevice::configure`] does about `lo`, the loopback interface.
+/// What [`TunDevice::configure`](crate::TunDevice::configure) does about `lo`, the loopback interface.
 ///
 /// It is down in a new network namespace, and nothing reaches 127.0.0.1 or ::1 until somebody brings it up.
 ///
@@ -51,15 +51,6 @@ pub enum Loopback {
     Wait(Duration),
     /// Leaves it as it is.
     Leave,
-}
-
-impl TunDevice {
-    /// Chooses what [`configure`](Self::configure), called afterwards, does about the loopback interface. See
-    /// [`Loopback`] for the default.
-    pub fn loopback(&mut self, loopback: Loopback) -> &mut Self {
-        self.loopback = loopback;
-        self
-    }
 }
 
 /// Whether this process has joined the namespace of a process that may bring `lo` up itself.
@@ -105,8 +96,8 @@ mod tests {
     use nsnet_proto::Offload;
 
     use super::*;
-    use crate::Namespaces;
     use crate::testing::{ends, inside, ip, setup};
+    use crate::{Namespaces, TunDevice};
 
     const NAMESPACES: Namespaces = Namespaces::new().user().network();
 

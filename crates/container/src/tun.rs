@@ -105,6 +105,13 @@ impl TunDevice {
         self.device.queues()
     }
 
+    /// Chooses what [`configure`](Self::configure), called afterwards, does about the loopback interface. See
+    /// [`Loopback`] for the default.
+    pub fn loopback(&mut self, loopback: Loopback) -> &mut Self {
+        self.loopback = loopback;
+        self
+    }
+
     /// Tells the host that a step of the embedder's own has failed, so that `wait_ready` returns it.
     ///
     /// Best effort: if the host is gone there is nobody to tell.

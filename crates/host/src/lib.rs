@@ -17,44 +17,33 @@
 
 #![deny(unsafe_code)]
 
-mod addressing;
-mod attach;
-mod block_on;
-mod clients;
-mod clock;
-mod commons;
-mod contained;
-mod container;
-mod context;
+// Each module imports only from those above it. Tests may import anything.
+#[allow(unsafe_code)]
+mod sys;
+mod task;
+mod statistics;
+mod notation;
 mod dialer;
-mod dns;
-mod engine;
-mod gateway;
-mod host_ports;
-mod leases;
-mod lifetime;
+mod addressing;
+mod threads;
 mod link;
-mod local;
-mod members;
+mod attach;
+mod dns;
+mod context;
+mod protocols;
+mod gateway;
+mod publish;
+mod engine;
+mod network;
+#[cfg(feature = "serde")]
+mod serialize;
 #[cfg(feature = "_micro")]
 #[doc(hidden)]
 pub mod micro;
-mod neighbours;
-mod network;
-mod notation;
-mod protocols;
-mod publish;
-mod queues;
-#[cfg(feature = "serde")]
-mod serialize;
-mod statistics;
-mod subnet;
-#[allow(unsafe_code)]
-mod sys;
-mod tcp;
-mod threads;
-mod udp;
 
+pub use addressing::host_ports::{HostPorts, HostPortsError};
+pub use addressing::leases::{Member, MemberError};
+pub use addressing::subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};
 pub use async_trait::async_trait;
 pub use attach::{Attachment, Device, End, Finished, SetupError};
 pub use bytes::Bytes;
@@ -64,9 +53,7 @@ pub use dialer::{
     Unreachable,
 };
 pub use dns::{DnsQuery, Resolver};
-pub use host_ports::{HostPorts, HostPortsError};
 pub use ipnet::{Ipv4Net, Ipv6Net};
-pub use leases::Member;
 pub use network::{AttachError, BuildError, Network, NetworkBuilder};
 pub use notation::ParseError;
 pub use nsnet_proto::{
@@ -74,7 +61,6 @@ pub use nsnet_proto::{
 };
 pub use publish::{Listen, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
-pub use subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};
 
 /// The example of README.md, compiled.
 #[cfg(doctest)]

@@ -40,3 +40,8 @@ pub mod fragments;
 pub mod frame;
 pub mod between;
 pub mod dns;
+
+/// The example of README.md, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

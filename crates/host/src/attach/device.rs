@@ -9,7 +9,7 @@ use nsnet_proto::{Carriage, Offload, Ready, vnet};
 use nsnet_stack::frame;
 
 use super::SetupError;
-use crate::leases::Member;
+use crate::addressing::leases::Member;
 use crate::link::{Framing, LinkProperties, Port};
 use crate::sys;
 

@@ -98,6 +98,7 @@ mod tests {
     use super::super::Attachment;
     use super::super::testing::both;
     use super::*;
+    use crate::task::clock::now;
 
     const GRACE: Duration = Duration::from_secs(7);
 
@@ -117,10 +118,10 @@ mod tests {
     impl Scene {
         /// After how long the end comes, if it does within an hour of virtual time.
         async fn end_after(&self) -> Option<Duration> {
-            let start = tokio::time::Instant::now();
+            let start = now();
             let end = self.ending.at_once(&self.attached);
             let came = tokio::time::timeout(Duration::from_secs(3600), end).await.is_ok();
-            came.then(|| start.elapsed())
+            came.then(|| now() - start)
         }
     }
 

@@ -28,10 +28,10 @@ pub use error::SetupError;
 pub(crate) use handshake::{Offer, handshake};
 pub(crate) use inherited::Inherited;
 
-use crate::block_on::block_on;
-use crate::leases::{Lease, Member};
+use crate::addressing::leases::{Lease, Member};
 use crate::link::Port;
 use crate::statistics::{Counters, Statistics};
+use crate::task::block_on;
 use crate::threads;
 
 /// How long a blocking call waits beyond the grace. The end takes a scheduling round unless a Dialer blocks the thread.

@@ -1,7 +1,7 @@
 //! What the protocols of one container work with: the link, the time, whom to ask, where addresses lead.
 //!
 //! It knows no protocol. A table is made of a context and nothing else, so a test makes one with a link in memory, a
-//! clock that the test moves, and a Dialer of its own ([`testing`]).
+//! clock that the test moves, and a Dialer of its own (`testing.rs`).
 
 mod answers;
 mod question;
@@ -22,10 +22,10 @@ pub(crate) use question::Questions;
 pub(crate) use tasks::Tasks;
 
 use crate::addressing::Addressing;
-use crate::clock::Clock;
-use crate::commons::Commons;
 use crate::link::Link;
 use crate::statistics::Counters;
+use crate::task::clock::Clock;
+use crate::threads::commons::Commons;
 
 /// What bounds a container's use of the host.
 #[derive(Debug, Clone, Copy)]

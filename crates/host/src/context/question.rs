@@ -8,8 +8,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::contained::{Panicked, contained};
 use crate::dialer::{DialError, Dialer};
+use crate::task::{Panicked, contained};
 
 /// The Dialer, and how long it may take.
 #[derive(Clone)]

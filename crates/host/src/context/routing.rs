@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Context;
 use crate::addressing::Destination;
+use crate::addressing::local::Reach;
 use crate::dialer::{DialError, Protocol, Service};
-use crate::local::Reach;
 
 impl Context {
     /// What stands behind a destination once the host's own addresses are taken out.

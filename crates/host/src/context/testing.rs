@@ -16,18 +16,18 @@ use tokio::sync::Notify;
 
 use super::{Context, Limits, Parts, Questions};
 use crate::addressing::Addressing;
-use crate::clock::Clock;
-use crate::commons::Commons;
+use crate::addressing::host_ports::OpenHost;
+use crate::addressing::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::dialer::{
     DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, Envelope, Flow, Inbound, Received, Source,
     Stream,
 };
 use crate::dns;
-use crate::host_ports::OpenHost;
 use crate::link::Link;
 use crate::link::memory::FarEnd;
 use crate::statistics::Counters;
-use crate::subnet::{Ipv4Subnet, Ipv6Subnet};
+use crate::task::clock::Clock;
+use crate::threads::commons::Commons;
 
 /// The container's address and port of most flows.
 pub(crate) const CONTAINER: &str = "10.0.2.100:4000";

@@ -17,17 +17,9 @@ use std::sync::Arc;
 use simple_dns::rdata::{PTR, RData};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QCLASS, RCODE, ResourceRecord, TYPE};
 
-use crate::leases::Directory;
+use crate::addressing::leases::{Directory, Records};
 use nsnet_stack::dns::HostName;
 use nsnet_stack::dns::{Query, Question};
-
-/// What is known under one name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Records {
-    pub(crate) addresses: Vec<IpAddr>,
-    /// Of the reverse name of an address.
-    pub(crate) names: Vec<HostName>,
-}
 
 /// The names that were chosen when the network was built.
 #[derive(Debug, Default)]

@@ -67,12 +67,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::leases::Directory;
+use crate::addressing::leases::Directory;
 use forward::Forwarder;
 use local::LocalNames;
 use servers::Servers;
 
-pub(crate) use local::{Hosts, Records};
+pub(crate) use local::Hosts;
 pub(crate) use nsnet_stack::dns::HostName;
 pub(crate) use places::Places;
 pub use resolver::{DnsQuery, Resolver};

@@ -6,8 +6,8 @@ use nsnet_proto::vnet;
 
 use super::Gateway;
 use crate::dialer::{IcmpError, Unreachable};
-use crate::members::Isolation;
-use crate::queues::{Message, Passed, Siblings};
+use crate::gateway::members::Isolation;
+use crate::gateway::queues::{Message, Passed, Siblings};
 use nsnet_stack::between::Form;
 use nsnet_stack::discard::Discard;
 use nsnet_stack::flow::{Endpoints, FlowKey};

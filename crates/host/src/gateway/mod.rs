@@ -1,12 +1,15 @@
 //! What the container believes to be its router: reads frames, finds the flow of each packet, answers.
 //!
-//! One gateway serves one container, or one queue of its device ([`queues`](crate::queues)). Everything of it runs on
+//! One gateway serves one container, or one queue of its device ([`queues`]). Everything of it runs on
 //! one engine thread; flows share the gateway by `Rc` and nothing else. The reader takes at most [`BATCH`] frames before
 //! the flows get their turn.
 
 mod dispatch;
 mod echo;
 mod fragments;
+pub(crate) mod members;
+pub(crate) mod neighbours;
+pub(crate) mod queues;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{self, Future};
@@ -18,10 +21,10 @@ use nsnet_stack::fragments::Reassembler;
 
 use crate::attach::Finished;
 use crate::context::Context;
-use crate::members::Isolation;
-use crate::neighbours::Neighbours;
+use crate::gateway::members::Isolation;
+use crate::gateway::neighbours::Neighbours;
+use crate::gateway::queues::Siblings;
 use crate::protocols::Protocols;
-use crate::queues::Siblings;
 
 /// Frames read before the flows they belong to run: enough to share the cost of a wake-up, few enough that an
 /// answer does not wait for a millisecond's worth of input.

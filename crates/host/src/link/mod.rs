@@ -25,8 +25,8 @@ use nsnet_stack::udp::{self, Datagrams};
 
 use descriptor::Descriptor;
 
-use crate::commons::Commons;
 use crate::statistics::Counters;
+use crate::threads::commons::Commons;
 use nsnet_stack::fragments::{self, Fragments};
 
 /// What the link is and what its far end can do.

@@ -6,8 +6,8 @@ use nsnet_proto::Offload;
 use nsnet_proto::vnet::SegmentKind;
 
 use super::*;
-use crate::commons::MAX_FRAME;
-use crate::local::LocalRoutes;
+use crate::addressing::local::LocalRoutes;
+use crate::threads::commons::MAX_FRAME;
 use nsnet_stack::fragments::{Fragment, Reassembler};
 use nsnet_stack::packet::{Packet, Transport};
 

@@ -5,10 +5,11 @@
 //! nothing in there is random or depends on the time.
 
 mod packets;
+mod tcp;
 
 use std::hint::black_box;
 
-use crate::tcp::micro::{Connection, Lookup, PLAIN, SEGMENTATION};
+use tcp::{Connection, Lookup, PLAIN, SEGMENTATION};
 
 /// One micro-benchmark.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{IpProtocol, IpRepr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
 
 use super::{Round, measured};
-use crate::clock::Clock;
+use crate::task::clock::Clock;
 use nsnet_stack::fragments::{self, Fragment, Fragments, Reassembler};
 use nsnet_stack::packet::{Packet, Transport};
 use nsnet_stack::udp::packet::{self as datagram, ChecksumMode};

@@ -9,8 +9,8 @@ use nsnet_proto::{Channel, FD_VARIABLE, InterfaceAddress, Setup};
 
 use super::builder::least_mtu;
 use super::{AttachError, Network};
+use crate::addressing::leases::{Lease, Member};
 use crate::attach::{self, Attached, Attachment, Device, Inherited, Origin, Request};
-use crate::leases::{Lease, Member};
 use crate::statistics::Counters;
 use crate::sys;
 

@@ -10,17 +10,17 @@ use nsnet_proto::{DEVICE_NAME_MAX, MAX_QUEUES, Offload, Setup};
 use super::names::Names;
 use super::{BuildError, Network, limits};
 use crate::addressing::Addressing;
+use crate::addressing::host_ports::HostPorts;
+use crate::addressing::leases::Pool;
+use crate::addressing::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::attach::Offer;
 use crate::context::Limits;
 use crate::dialer::{Dialer, DirectDialer};
 use crate::dns::{self, Resolver, Upstreams};
 use crate::engine::{Config, Engine};
-use crate::host_ports::HostPorts;
-use crate::leases::Pool;
-use crate::members::Isolation;
+use crate::gateway::members::Isolation;
 use crate::publish::Publish;
 use crate::statistics::Ledger;
-use crate::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::threads::{Seats, own_namespace};
 
 /// Builds a [`Network`]. Everything has a default.

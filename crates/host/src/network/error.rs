@@ -4,13 +4,13 @@
 //! [`source`](std::error::Error::source), which is not repeated in the message.
 
 use std::io;
-use std::net::IpAddr;
 
 use nsnet_proto::{ChannelError, DEVICE_NAME_MAX};
 
-use crate::host_ports::{HostPorts, HostPortsError};
+use crate::addressing::host_ports::{HostPorts, HostPortsError};
+use crate::addressing::leases::MemberError;
+use crate::addressing::subnet::SubnetError;
 use crate::publish::PublishError;
-use crate::subnet::SubnetError;
 
 /// Why a command could not be attached, or a device not adopted.
 ///
@@ -40,28 +40,9 @@ pub enum AttachError {
         /// What would do.
         least: u16,
     },
-    /// The address belongs to another container, or is not one for containers of this network.
-    #[error(
-        "the address {0} is taken, or not one for containers of this network: choose a free one of its prefix"
-    )]
-    Address(IpAddr),
-    /// The name is not one that DNS can carry.
-    #[error("the container's name {name:?} {problem}")]
-    Name {
-        /// What was asked for.
-        name: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The name is another container's.
-    #[error("the name {0} is taken; close the attachment of the container that has it")]
-    NameTaken(String),
-    /// All addresses are taken.
-    #[error(
-        "all addresses of the network are taken: close the attachments of containers that have ended, or build \
-         the network with a shorter prefix"
-    )]
-    NoAddress,
+    /// The name or an address is not to be had.
+    #[error(transparent)]
+    Member(#[from] MemberError),
     /// The engine's thread has ended.
     #[error("the network has been shut down")]
     ShutDown,

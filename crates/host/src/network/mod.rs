@@ -15,9 +15,9 @@ use nsnet_proto::Setup;
 pub use builder::NetworkBuilder;
 pub use error::{AttachError, BuildError};
 
+use crate::addressing::leases::Pool;
 use crate::attach::Finished;
 use crate::engine::Engine;
-use crate::leases::Pool;
 use crate::publish::{Publish, PublishError, Published};
 use crate::statistics::{Ledger, Statistics};
 
@@ -147,7 +147,7 @@ impl Network {
     }
 
     /// What the network has carried and refused so far, for all of its containers together.
-    /// [`Attachment::statistics`] has those of one.
+    /// [`Attachment::statistics`](crate::Attachment::statistics) has those of one.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.ledger.read()

@@ -3,12 +3,12 @@
 //! # Who opens what
 //! [`Publish`] says what is wanted, and opening its sockets is part of the call, on the thread of the caller: an address
 //! in use is an error of `publish`, not a line in a log. The engine takes the sockets over and finds the container anew
-//! for every connection and every client ([`Members`](crate::members::Members)), so a port outlives the containers it
+//! for every connection and every client ([`Members`]), so a port outlives the containers it
 //! leads to. Without one, TCP is reset and datagrams are lost.
 //!
 //! # TCP
 //! A client is accepted, the Dialer is asked, and then the connection is opened inside
-//! ([`tcp::connect`](crate::tcp)); what the client says meanwhile stays in its socket. Refused inside: once more by the
+//! ([`tcp::connect`](crate::protocols::tcp)); what the client says meanwhile stays in its socket. Refused inside: once more by the
 //! other address family, for a server that listens on one only, and then the client is reset. From then on it is a
 //! connection like any other, and has nothing to do with the port any more.
 //!
@@ -19,7 +19,7 @@
 //! nobody listens (ICMP), what the client has written first is sent again by the other address family.
 //!
 //! # Who is seen inside
-//! The client, with its own address and port ([`appearance`]). The host's own addresses, the loopback among them,
+//! The client, with its own address and port ([`ways`](clients::ways)). The host's own addresses, the loopback among them,
 //! are not the container's business or would be taken for its own: those clients appear as the gateway, and so does one
 //! whose address the container's network uses or has no family for.
 //!
@@ -57,15 +57,15 @@ pub use error::PublishError;
 pub use listen::Listen;
 
 use crate::attach::JOIN;
-use crate::block_on::block_on;
-use crate::clients;
-use crate::clock::Clock;
-use crate::commons::Commons;
 use crate::dns::HostName;
-use crate::lifetime;
-use crate::members::Members;
+use crate::gateway::members::Members;
+use crate::protocols::clients;
 use crate::statistics::Counters;
+use crate::task::block_on;
+use crate::task::clock::Clock;
+use crate::task::lifetime;
 use crate::threads;
+use crate::threads::commons::Commons;
 use listen::{Opened, Socket};
 
 /// What is published, and where it leads.

@@ -11,12 +11,12 @@ use tokio::task::AbortHandle;
 
 use super::socket_file::SocketFile;
 use super::{Scene, Target};
-use crate::clients::{Way, ways};
-use crate::clock::Clock;
 use crate::dialer::{DialError, Inbound, Protocol, Stream};
 use crate::protocols::Protocols;
+use crate::protocols::clients::{Way, ways};
+use crate::protocols::tcp::{Connection, OpenError, Reservation, connect};
 use crate::statistics::Counted;
-use crate::tcp::{Connection, OpenError, Reservation, connect};
+use crate::task::clock::Clock;
 use nsnet_stack::flow::FlowKey;
 
 /// Clients accepted before other tasks get their turn.

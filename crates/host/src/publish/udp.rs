@@ -8,11 +8,11 @@ use nsnet_stack::icmp;
 use nsnet_stack::udp::Datagrams;
 
 use super::{Scene, Target};
-use crate::clients::{Answers, Arrival, Client, PublishedPort, Socket};
 use crate::dialer::Received;
 use crate::link::Sent;
 use crate::protocols::Protocols;
-use crate::udp::{Backlog, send_all};
+use crate::protocols::clients::{Answers, Arrival, Client, PublishedPort, Socket};
+use crate::protocols::udp::{Backlog, send_all};
 
 /// Receipts before other tasks get their turn.
 const BATCH: usize = 64;

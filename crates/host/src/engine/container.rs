@@ -1,0 +1,276 @@
+//! One container from its handshake to its end: a gateway for each queue of its device.
+//!
+//! The first gateway runs on the network's own thread, the others on further ones, and they end together. A container
+//! of one queue has the first gateway and nothing else.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nsnet_proto::Ready;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::addressing::Addressing;
+use crate::attach::{self, Attached, End, Ending, Finished, Offer, Origin, Request, SetupError};
+use crate::context::{Context, Limits, Parts};
+use crate::dns;
+use crate::gateway::Gateway;
+use crate::gateway::members::{Isolation, Members, Presence};
+use crate::gateway::neighbours::Neighbours;
+use crate::gateway::queues::Siblings;
+use crate::link::{Link, Port};
+use crate::protocols::Protocols;
+use crate::task::lifetime;
+use crate::threads::Seat;
+use crate::threads::commons::Commons;
+
+/// What is the same for every container of a network.
+pub(crate) struct Terms {
+    pub(crate) parts: Parts,
+    pub(crate) link: Offer,
+    pub(crate) dns: dns::Terms,
+    pub(crate) isolation: Isolation,
+    pub(crate) members: Rc<Members>,
+    /// Unless containers are isolated.
+    pub(crate) neighbours: Option<Rc<Neighbours>>,
+}
+
+/// Takes one container from its start to its end. `further` are seats for the queues behind the first; `network` is set
+/// to end in good order, and closed to end at once.
+pub(crate) async fn host(
+    request: Request,
+    terms: &Terms,
+    commons: Rc<Commons>,
+    further: &[Seat],
+    network: watch::Receiver<bool>,
+) -> Finished {
+    let Request { origin, member, lease, counters, mut attached } = request;
+    let parts = Parts { counters, ..terms.parts.clone() };
+    let ending = Ending::new(network);
+    let is_adopted = matches!(origin, Origin::Device { .. });
+    let opening = async {
+        let (ports, ready) = open(origin, terms, ending.begun()).await?;
+        let is_finishing = ending.watch();
+        let gateways =
+            Gateways::open(ports, terms, parts, lease.addressing(), &commons, further, &is_finishing).await;
+        Ok((gateways.map_err(SetupError::Host)?, ready))
+    };
+    let opened = tokio::select! {
+        biased;
+        opened = opening => opened,
+        () = ending.at_once(&attached) => Err(ending.refusal()),
+    };
+    let served = match opened {
+        Ok((gateways, ready)) => {
+            let Ready { carriage, offload, queues, .. } = ready;
+            tracing::info!(?carriage, ?offload, queues, "container attached");
+            attached.set_up(Ok(ready));
+            let presence = terms.members.enter(member, &gateways.first.protocols);
+            let _stay = terms.neighbours.as_ref().map(|neighbours| {
+                gateways.first.meet(Rc::clone(neighbours));
+                neighbours.admit(&gateways.first.protocols)
+            });
+            Ok(gateways.run(&ending, &attached, presence).await)
+        }
+        Err(error) => Err(error),
+    };
+    // Whoever hears of the end may attach the next container of this name.
+    drop(lease);
+    let (end, finished) = match served {
+        Ok(finished) => (ending.asked(), finished),
+        Err(error) => {
+            tracing::debug!(%error, "the container did not get ready");
+            let end = ending.asked().unwrap_or_else(|| failure(&error, is_adopted));
+            attached.set_up(Err(error));
+            (Some(end), Finished::Delivered)
+        }
+    };
+    attached.finished(end, finished);
+    finished
+}
+
+/// The end of a container that did not get ready. An adopted one was called ready: there is no other way to say why.
+fn failure(error: &SetupError, is_adopted: bool) -> End {
+    if is_adopted { End::of_link(Err(io::Error::other(error.to_string()))) } else { End::SetupFailed }
+}
+
+/// The ports of a container, and what it was granted. `given_up` resolves when the container is to end before it is ready.
+async fn open(
+    origin: Origin,
+    terms: &Terms,
+    given_up: impl Future<Output = SetupError>,
+) -> Result<(Vec<Port>, Ready), SetupError> {
+    match origin {
+        Origin::ContainerSide { channel, further } => {
+            attach::handshake(channel, further, &terms.link, given_up).await
+        }
+        Origin::Device { port, ready } => Ok((vec![port], ready)),
+    }
+}
+
+/// The gateways of one container.
+struct Gateways {
+    first: Rc<Gateway>,
+    others: Option<Others>,
+}
+
+/// The gateways of the queues behind the first.
+struct Others {
+    /// Dropped to end them.
+    end: watch::Sender<()>,
+    /// Waits for each of them.
+    ended: JoinSet<Ended>,
+}
+
+/// How a gateway behind the first has ended.
+enum Ended {
+    AsTold(Finished),
+    Failed,
+}
+
+impl Gateways {
+    async fn open(
+        ports: Vec<Port>,
+        terms: &Terms,
+        parts: Parts,
+        addressing: Addressing,
+        commons: &Rc<Commons>,
+        further: &[Seat],
+        is_finishing: &watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        let parts = Parts { limits: share(parts.limits, ports.len()), ..parts };
+        let queues = ports.len();
+        let places = dns::Places::new(parts.limits.dns_queries, parts.limits.dns_connections);
+        let mut siblings = Siblings::new(queues).into_iter();
+        let mut queue = |port: Port| Queue {
+            port,
+            sibling: siblings.next().filter(|_| queues > 1),
+            addressing: addressing.clone(),
+            isolation: terms.isolation,
+            parts: parts.clone(),
+            dns: terms.dns.clone(),
+            places: places.clone(),
+        };
+        let mut ports = ports.into_iter();
+        let first = queue(ports.next().ok_or(io::ErrorKind::InvalidInput)?).open(Rc::clone(commons))?;
+        if queues == 1 {
+            return Ok(Self { first, others: None });
+        }
+        let (end, ending) = watch::channel(());
+        let mut others = Others { end, ended: JoinSet::new() };
+        for (port, seat) in ports.zip(further) {
+            others.start(seat, queue(port), ending.clone(), is_finishing.clone()).await?;
+        }
+        Ok(Self { first, others: Some(others) })
+    }
+
+    /// Serves until the end. The container is not to be found any more as soon as its first gateway is closed.
+    async fn run(self, ending: &Ending, attached: &Attached, presence: Presence) -> Finished {
+        let end = pin!(ending.at_once(attached));
+        let finish = lifetime::finishing(ending.watch());
+        let lost = |result| attached.ended(End::of_link(result));
+        let Some(Others { end: end_others, mut ended }) = self.others else {
+            return self.first.run(end, finish, lost).await;
+        };
+        let mut end_others = Some(end_others);
+        let end_of_all = async {
+            tokio::select! {
+                () = end => {}
+                // Only a fault ends one of them before it is told to.
+                _ = ended.join_next() => lost(Err(io::Error::other("the thread of a queue has failed"))),
+            }
+            end_others.take();
+        };
+        let mut finished = self.first.run(pin!(end_of_all), finish, lost).await;
+        drop(presence);
+        drop(end_others);
+        while let Some(other) = ended.join_next().await {
+            finished = finished.and(match other {
+                Ok(Ended::AsTold(finished)) => finished,
+                Ok(Ended::Failed) | Err(_) => Finished::Incomplete { connections: 0 },
+            });
+        }
+        finished
+    }
+}
+
+impl Others {
+    /// Starts a gateway on another thread. Returns once it has taken its link over.
+    async fn start(
+        &mut self,
+        seat: &Seat,
+        queue: Queue,
+        ending: watch::Receiver<()>,
+        is_finishing: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let (started, has_started) = oneshot::channel();
+        let (finished, has_finished) = oneshot::channel();
+        seat.run(move |commons| async move {
+            match queue.open(commons) {
+                Ok(gateway) => {
+                    let _ = started.send(Ok(()));
+                    let _ = finished.send(serve(&gateway, ending, is_finishing).await);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        });
+        self.ended.spawn_local(async {
+            has_finished.await.map_or_else(
+                |_| {
+                    tracing::error!("the gateway of one of a container's queues failed");
+                    Ended::Failed
+                },
+                Ended::AsTold,
+            )
+        });
+        has_started.await.unwrap_or_else(|_| Err(io::Error::other("the thread of a queue has ended")))
+    }
+}
+
+/// What a gateway is made of, to be carried to its thread.
+struct Queue {
+    port: Port,
+    /// None if the device has one queue only.
+    sibling: Option<Siblings>,
+    addressing: Addressing,
+    isolation: Isolation,
+    parts: Parts,
+    dns: dns::Terms,
+    places: dns::Places,
+}
+
+impl Queue {
+    fn open(self, commons: Rc<Commons>) -> io::Result<Rc<Gateway>> {
+        let link = Link::new(self.port, Arc::clone(&self.parts.counters), Rc::clone(&commons))?;
+        let context = Context::new(link, self.addressing, self.parts, commons);
+        let protocols = Protocols::new(context, self.dns.server(self.places));
+        Ok(Gateway::new(protocols, self.isolation, self.sibling))
+    }
+}
+
+/// Runs a gateway behind the first until the container ends.
+async fn serve(
+    gateway: &Rc<Gateway>,
+    mut ending: watch::Receiver<()>,
+    is_finishing: watch::Receiver<bool>,
+) -> Finished {
+    let end = async {
+        // Only ever fails: nothing is sent.
+        let _ = ending.changed().await;
+    };
+    // The gateway of the first queue hears of it, and tells the embedder.
+    let lost = drop;
+    gateway.run(pin!(end), lifetime::finishing(is_finishing), lost).await
+}
+
+/// The limits of one of so many queues: what is not on the first queue only is divided, rounded up.
+fn share(limits: Limits, queues: usize) -> Limits {
+    Limits {
+        tcp_flows: limits.tcp_flows.div_ceil(queues),
+        ring_memory: limits.ring_memory.div_ceil(queues),
+        ..limits
+    }
+}

@@ -1,0 +1,195 @@
+//! The engine of one network: serves its containers on the thread on which it has a seat, and where a container has
+//! several queues on further ones.
+//!
+//! Dropping it resets all connections, closes all links and waits until that is done.
+
+mod container;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::attach::{Finished, JOIN, Offer, Request};
+use crate::context::{Limits, Parts, Questions};
+use crate::dialer::Dialer;
+use crate::dns;
+use crate::gateway::members::{Isolation, Members};
+use crate::gateway::neighbours::Neighbours;
+use crate::publish::{self, Listening, Scene};
+use crate::statistics::Counters;
+use crate::task::block_on;
+use crate::task::clock::Clock;
+use crate::task::lifetime;
+use crate::threads::commons::Commons;
+use crate::threads::{self, Seat, Seats};
+use container::Terms;
+
+/// Everything the engine needs to know.
+pub(crate) struct Config {
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) limits: Limits,
+    pub(crate) dns: dns::Terms,
+    pub(crate) link: Offer,
+    pub(crate) isolation: Isolation,
+}
+
+pub(crate) struct Engine {
+    requests: Option<mpsc::UnboundedSender<Message>>,
+    /// Resolves when the network has ended; taken by who waits for it.
+    over: Option<oneshot::Receiver<Finished>>,
+    seat: Seat,
+    /// For the queues behind the first.
+    further: Arc<[Seat]>,
+}
+
+impl Engine {
+    /// Starts on the first of these seats. `counters` are for what concerns no container.
+    pub(crate) fn start(config: Config, counters: Arc<Counters>, seats: Seats) -> Self {
+        let Seats { first: seat, further } = seats;
+        let further: Arc<[Seat]> = further.into();
+        let (requests, incoming) = mpsc::unbounded_channel();
+        let (over_in, over) = oneshot::channel();
+        let seats = Arc::clone(&further);
+        seat.run(move |commons| async move {
+            let finished = serve(config, counters, commons, seats, incoming).await;
+            // Nobody need wait for it.
+            let _ = over_in.send(finished);
+        });
+        Self { requests: Some(requests), over: Some(over), seat, further }
+    }
+
+    /// Hands a container to the engine. Fails only if the engine has ended.
+    pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
+        self.tell(Message::Attach(Box::new(request)))
+    }
+
+    /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest, and waits for
+    /// that.
+    pub(crate) fn finish(mut self, grace: Duration) -> Finished {
+        match self.tell(Message::Finish { grace, keep: None }) {
+            Ok(()) => self.join(grace.saturating_add(JOIN)),
+            Err(ShutDown) => Finished::Abandoned,
+        }
+    }
+
+    /// Like [`finish`](Self::finish), without waiting: returns what does, unless the engine has ended already.
+    pub(crate) fn begin_to_finish(mut self, grace: Duration) -> Option<oneshot::Receiver<Finished>> {
+        // The threads are kept by the engine itself. Without this, dropping does not wait.
+        let over = self.over.take();
+        let keep = Some((self.seat.clone(), Arc::clone(&self.further)));
+        self.tell(Message::Finish { grace, keep }).ok().and(over)
+    }
+
+    /// Hands published sockets to the engine. Fails only if it has ended.
+    pub(crate) fn publish(&self, listening: Listening) -> Result<(), ShutDown> {
+        self.tell(Message::Publish(listening))
+    }
+
+    fn tell(&self, message: Message) -> Result<(), ShutDown> {
+        self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
+    }
+
+    /// Waits for the end of the network, which must have been told to end.
+    fn join(&mut self, patience: Duration) -> Finished {
+        let Some(over) = self.over.take() else { return Finished::Abandoned };
+        // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
+        if threads::is_engine_thread() {
+            return Finished::Abandoned;
+        }
+        let Some(finished) = block_on(over, patience) else {
+            tracing::error!("a network does not end: a Dialer blocks its thread");
+            return Finished::Abandoned;
+        };
+        finished.unwrap_or(Finished::Abandoned)
+    }
+}
+
+/// The engine has ended.
+#[derive(Debug)]
+pub(crate) struct ShutDown;
+
+enum Message {
+    Attach(Box<Request>),
+    Publish(Listening),
+    Finish {
+        grace: Duration,
+        /// Seats to keep until the end.
+        keep: Option<(Seat, Arc<[Seat]>)>,
+    },
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.requests = None;
+        self.join(JOIN);
+    }
+}
+
+/// Serves until the engine is dropped or finished.
+async fn serve(
+    config: Config,
+    counters: Arc<Counters>,
+    commons: Rc<Commons>,
+    further: Arc<[Seat]>,
+    mut requests: mpsc::UnboundedReceiver<Message>,
+) -> Finished {
+    let Config { dialer, limits, dns, link, isolation } = config;
+    let members: Rc<Members> = Rc::default();
+    let neighbours = match isolation {
+        Isolation::Isolated => None,
+        Isolation::Open => Some(Neighbours::new(Rc::clone(&members), &limits)),
+    };
+    let scene = Scene {
+        members: Rc::clone(&members),
+        clock: Clock::start(),
+        counters: Arc::clone(&counters),
+        commons: Rc::clone(&commons),
+    };
+    let questions = Questions::new(dialer, limits.dial_timeout);
+    let parts = Parts { questions, limits, clock: scene.clock, counters };
+    let terms = Rc::new(Terms { parts, link, dns, isolation, members, neighbours });
+    // Dropped to end the containers' networks at once, set to end them in good order.
+    let (is_finishing, _) = watch::channel(false);
+    let mut containers = JoinSet::new();
+    let mut ports = JoinSet::new();
+    let (grace, _keep) = loop {
+        tokio::select! {
+            message = requests.recv() => match message {
+                Some(Message::Attach(request)) => {
+                    let shutdown = is_finishing.subscribe();
+                    let (terms, commons, further) = (Rc::clone(&terms), Rc::clone(&commons), Arc::clone(&further));
+                    containers.spawn_local(async move {
+                        container::host(*request, &terms, commons, &further, shutdown).await
+                    });
+                }
+                Some(Message::Publish(listening)) => {
+                    let shutdown = is_finishing.subscribe();
+                    ports.spawn_local(publish::serve(listening, scene.clone(), shutdown));
+                }
+                Some(Message::Finish { grace, keep }) => break (grace, keep),
+                None => break (Duration::ZERO, None),
+            },
+            Some(ended) = containers.join_next() => lifetime::report_panic(ended.map(drop)),
+            Some(ended) = ports.join_next() => lifetime::report_panic(ended),
+        }
+    };
+    is_finishing.send_replace(!grace.is_zero());
+    let mut finished = Finished::Delivered;
+    let _ = tokio::time::timeout(grace, join_all(&mut containers, &mut finished)).await;
+    drop(is_finishing);
+    join_all(&mut containers, &mut finished).await;
+    ports.shutdown().await;
+    finished
+}
+
+/// Waits for all containers, and notes how they have ended.
+async fn join_all(containers: &mut JoinSet<Finished>, finished: &mut Finished) {
+    while let Some(ended) = containers.join_next().await {
+        let outcome = ended.as_ref().copied().unwrap_or(Finished::Incomplete { connections: 0 });
+        *finished = finished.and(outcome);
+        lifetime::report_panic(ended.map(drop));
+    }
+}

@@ -1,0 +1,347 @@
+//! The clients of published UDP ports, as one container's gateway knows them.
+//!
+//! A client is an address that has written to a port. It is found by that for what comes in, and by the tuple it has
+//! inside for what goes out. What the container sends to somebody else from the same port goes its ordinary way
+//! ([`crate::protocols::udp`]).
+//!
+//! An address costs nothing to forge, and a client of a name server has one question: when a port has
+//! [as many as it may have](crate::NetworkBuilder::max_published_udp_clients), the oldest that has not written again after an answer makes room for the next.
+
+mod appearance;
+mod client;
+mod decide;
+mod port;
+mod socket;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::udp::{Datagrams, Envelope, Run};
+
+pub(crate) use appearance::{Caller, Way, ways};
+pub(crate) use client::Client;
+pub(crate) use port::{Answers, PublishedPort};
+pub(crate) use socket::{Arrival, Local, Socket};
+
+use client::Permission;
+use decide::Undecided;
+
+use crate::addressing::local::Reach;
+use crate::context::Context;
+use crate::dialer::{Inbound, Protocol};
+use crate::protocols::udp::{ByteBudget, HeldDatagrams};
+use crate::statistics::Counted;
+
+/// Clients about which the Dialer is asked that are passed over when one has to make room.
+const PASSED_OVER: usize = 8;
+
+/// The least time between two looks at all clients.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// Ports from which those who have none are given one.
+const FIRST_PORT: u16 = 32_768;
+
+/// The clients of published UDP ports that one container has.
+pub(crate) struct Clients {
+    pub(crate) context: Rc<Context>,
+    /// By the port that they have written to. Its address is nobody else's as long as a client refers to it.
+    by_client: RefCell<HashMap<(*const PublishedPort, SocketAddr), Rc<Client>>>,
+    by_key: RefCell<HashMap<FlowKey, Rc<Client>>>,
+    /// Whether an errand waits for the next to be forgotten.
+    is_watched: Cell<bool>,
+    /// For datagrams that wait for the Dialer, or for a full link.
+    held: ByteBudget,
+    /// For datagrams that may have to be sent again.
+    kept: ByteBudget,
+    handed_out: Cell<u16>,
+    /// What leaves at the end of the batch that it was read in.
+    waiting: RefCell<Option<Waiting>>,
+}
+
+/// Answers to one client, back to back.
+struct Waiting {
+    client: Rc<Client>,
+    run: Run,
+    bytes: Vec<u8>,
+}
+
+impl Waiting {
+    fn send(&self) {
+        let Some(port) = self.client.port.upgrade() else { return };
+        let datagrams = self.run.datagrams(&self.bytes);
+        if let Err(error) = port.answers.send(datagrams, self.client.address, &self.client.local.get()) {
+            // Lost, as on any network.
+            tracing::trace!(client = %self.client.address, %error, "answers of a published port are lost");
+        }
+    }
+}
+
+impl Clients {
+    pub(crate) fn new(context: Rc<Context>) -> Rc<Self> {
+        Rc::new(Self {
+            context,
+            by_client: RefCell::default(),
+            by_key: RefCell::default(),
+            is_watched: Cell::new(false),
+            held: ByteBudget::default(),
+            kept: ByteBudget::default(),
+            handed_out: Cell::new(0),
+            waiting: RefCell::default(),
+        })
+    }
+
+    /// Where a client comes from, as far as the container may know. An address about which the kernel cannot be asked
+    /// is taken for the host's, and so is a forged one that reaches more than one machine.
+    pub(crate) fn caller(&self, peer: Option<SocketAddr>) -> Caller {
+        let Some(peer) = peer else { return Caller::Local(self.next_port()) };
+        match self.context.reach(peer.ip()) {
+            Ok(Reach::HostOwn | Reach::Broadcast | Reach::Multicast) | Err(_) => Caller::Host(peer),
+            Ok(Reach::Remote | Reach::Unreachable) => Caller::Remote(peer),
+        }
+    }
+
+    /// For datagrams of clients that wait for a full link.
+    pub(crate) fn budget(&self) -> &ByteBudget {
+        &self.held
+    }
+
+    /// A port for a client that has none, another one each time.
+    fn next_port(&self) -> u16 {
+        let offset = self.handed_out.get();
+        self.handed_out.set((offset + 1) % FIRST_PORT);
+        FIRST_PORT + offset
+    }
+
+    /// Notes datagrams of a client. Returns it if they may go into the container now.
+    pub(crate) fn hear(
+        self: &Rc<Self>,
+        port: &Rc<PublishedPort>,
+        address: SocketAddr,
+        local: Local,
+        datagrams: Datagrams<'_>,
+    ) -> Option<Rc<Client>> {
+        let client = match self.get(port, address) {
+            Some(client) => client,
+            None => self.admit(port, address, local)?,
+        };
+        client.used.set(self.context.clock.now());
+        client.local.set(local);
+        if client.is_answered.get() {
+            client.is_confirmed.set(true);
+        }
+        match &mut *client.permission.borrow_mut() {
+            Permission::Allowed(_) => {}
+            Permission::Asking(held) => {
+                let envelope = Envelope::new(client.key().container);
+                datagrams.iter().for_each(|datagram| held.push(&envelope, datagram));
+                return None;
+            }
+        }
+        Some(client)
+    }
+
+    pub(crate) fn get(&self, port: &Rc<PublishedPort>, address: SocketAddr) -> Option<Rc<Client>> {
+        self.by_client.borrow().get(&(Rc::as_ptr(port), address)).cloned()
+    }
+
+    /// Sends datagrams of the container to the client they are for. Returns whether there is one. What it sends may
+    /// wait for [`flush`](Self::flush).
+    pub(crate) fn answer(&self, key: FlowKey, datagrams: Datagrams<'_>) -> bool {
+        if let Some(waiting) =
+            self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.client.key() == key)
+            && waiting.run.extend(datagrams)
+        {
+            waiting.bytes.extend_from_slice(datagrams.bytes());
+            return true;
+        }
+        self.flush();
+        let client = self.by_key.borrow().get(&key).cloned();
+        let is_served = |client: &Rc<Client>| client.has_port() && !client.is_asked_about();
+        let Some(client) = client.filter(is_served) else { return false };
+        client.used.set(self.context.clock.now());
+        if !client.is_answered.replace(true) {
+            client.permission.replace(Permission::Allowed(None));
+        }
+        let waiting = Waiting { client, run: Run::new(datagrams), bytes: datagrams.bytes().into() };
+        if datagrams.count() > 1 {
+            waiting.send();
+        } else {
+            self.waiting.replace(Some(waiting));
+        }
+        true
+    }
+
+    /// Sends what waits for the end of the batch.
+    pub(crate) fn flush(&self) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.send();
+        }
+    }
+
+    /// The container refuses what has come for this tuple. A client that it has never answered is tried by the other
+    /// address family, with what it has written first; then it is forgotten, so that it begins anew.
+    pub(crate) fn refuse(&self, key: FlowKey) {
+        let client = self.by_key.borrow().get(&key).cloned();
+        let is_refused = |client: &Rc<Client>| !client.is_asked_about() && !client.is_answered.get();
+        let Some(client) = client.filter(is_refused) else { return };
+        self.forget(&client);
+        let Some(port) = client.port.upgrade() else { return };
+        port.refused(key.container.ip(), self.context.clock.now());
+        let next = client.way.get() + 1;
+        let way = ways(&self.context.addressing, self.caller(Some(client.address)), port.target).nth(next);
+        let Some(key) = way.and_then(|way| self.free_key(&way)) else {
+            tracing::debug!(client = %client.address, "a client of a published port is refused inside");
+            return self.context.counters.published.refused();
+        };
+        client.key.set(key);
+        client.way.set(next);
+        self.insert(&port, &client);
+        if let Permission::Allowed(Some(kept)) = client.permission.replace(Permission::Allowed(None)) {
+            client.send(&self.context.link, &kept);
+        }
+    }
+
+    /// Forgets everybody.
+    pub(crate) fn close(&self) {
+        self.waiting.take();
+        self.by_client.borrow_mut().clear();
+        self.by_key.borrow_mut().clear();
+    }
+
+    /// Makes a client known, and puts it to the Dialer.
+    fn admit(
+        self: &Rc<Self>,
+        port: &Rc<PublishedPort>,
+        address: SocketAddr,
+        local: Local,
+    ) -> Option<Rc<Client>> {
+        let context = &self.context;
+        let most = context.limits.published_udp_clients;
+        if port.clients.get() >= most && !self.make_room(port) {
+            context.counters.published.overflowed();
+            return None;
+        }
+        let now = context.clock.now();
+        let caller = self.caller(Some(address));
+        let ways = || ways(&context.addressing, caller, port.target).enumerate();
+        let is_promising = |(_, way): &(usize, Way)| !port.has_refused(way.container().ip(), now);
+        let (number, way) = ways().find(is_promising).or_else(|| ways().next())?;
+        let key = self.free_key(&way)?;
+        port.clients.set(port.clients.get() + 1);
+        let client = Rc::new(Client {
+            key: Cell::new(key),
+            way: Cell::new(number),
+            address,
+            local: Cell::new(local),
+            port: Rc::downgrade(port),
+            permission: RefCell::new(Permission::Asking(HeldDatagrams::new(&self.held))),
+            used: Cell::new(now),
+            is_answered: Cell::new(false),
+            is_confirmed: Cell::new(false),
+            _counted: Counted::published(&context.counters),
+        });
+        self.insert(port, &client);
+        let mut passing = port.passing.borrow_mut();
+        if passing.len() >= most.saturating_mul(2) {
+            passing.retain(|client| client.upgrade().is_some_and(|client| !client.is_confirmed.get()));
+        }
+        passing.push_back(Rc::downgrade(&client));
+        if !self.is_watched.replace(true) {
+            context.tasks.spawn(watch(Rc::clone(self)));
+        }
+        let inbound = Inbound {
+            protocol: Protocol::Udp,
+            client: Some(address),
+            listener: Some(SocketAddr::new(local.address(), port.answers.port())),
+            container: key.container,
+        };
+        let undecided = Undecided { clients: Rc::clone(self), client: Rc::clone(&client) };
+        context.tasks.spawn(undecided.decide(inbound));
+        Some(client)
+    }
+
+    fn insert(&self, port: &Rc<PublishedPort>, client: &Rc<Client>) {
+        self.by_client.borrow_mut().insert((Rc::as_ptr(port), client.address), Rc::clone(client));
+        self.by_key.borrow_mut().insert(client.key(), Rc::clone(client));
+    }
+
+    /// A tuple that no client has whose port is still published.
+    fn free_key(&self, way: &Way) -> Option<FlowKey> {
+        way.key(|key| self.by_key.borrow().get(key).is_none_or(|client| !client.has_port()))
+    }
+
+    /// Forgets the oldest client of a port that has not written again after an answer: it has had its one answer, as
+    /// those of a DNS server have, or has forged its address. Returns whether there was one.
+    fn make_room(&self, port: &PublishedPort) -> bool {
+        let mut passed_over = 0;
+        while passed_over < PASSED_OVER {
+            let Some(oldest) = port.passing.borrow_mut().pop_front() else { return false };
+            match oldest.upgrade() {
+                // Its task would go on.
+                Some(client) if client.is_asked_about() => {
+                    port.passing.borrow_mut().push_back(oldest);
+                    passed_over += 1;
+                }
+                Some(client) if !client.is_confirmed.get() && self.is_known(&client) => {
+                    self.forget(&client);
+                    return true;
+                }
+                Some(_) | None => {}
+            }
+        }
+        false
+    }
+
+    /// Whether a client is one of this container, and has not been forgotten.
+    fn is_known(&self, client: &Rc<Client>) -> bool {
+        self.by_key.borrow().get(&client.key()).is_some_and(|other| Rc::ptr_eq(other, client))
+    }
+
+    /// A copy of what a client has written first, as long as there is room.
+    fn keep(&self, held: &HeldDatagrams) -> Option<HeldDatagrams> {
+        let kept = held.copy(&self.kept);
+        (!kept.letters().is_empty()).then_some(kept)
+    }
+
+    fn forget(&self, client: &Rc<Client>) {
+        // Another may have its tuple by now, if its port was closed.
+        remove(&mut self.by_client.borrow_mut(), &(client.port.as_ptr(), client.address), client);
+        remove(&mut self.by_key.borrow_mut(), &client.key(), client);
+    }
+
+    /// Forgets those who have been silent for too long, and those whose port is closed. Returns when to look again.
+    fn expire(&self, now: Instant, idle: Duration) -> Option<Instant> {
+        let lives = |client: &Rc<Client>| {
+            // A decision has a deadline of its own.
+            client.has_port() && (client.is_asked_about() || client.deadline(idle) > now)
+        };
+        self.by_client.borrow_mut().retain(|_, client| lives(client));
+        self.by_key.borrow_mut().retain(|_, client| lives(client));
+        self.by_key.borrow().values().map(|client| client.deadline(idle)).min()
+    }
+}
+
+/// Removes what a key stands for if it is this client.
+fn remove<K: Eq + Hash>(clients: &mut HashMap<K, Rc<Client>>, key: &K, client: &Rc<Client>) {
+    if clients.get(key).is_some_and(|other| Rc::ptr_eq(other, client)) {
+        clients.remove(key);
+    }
+}
+
+/// Forgets silent clients, until there is none left.
+async fn watch(clients: Rc<Clients>) {
+    let Context { clock, limits, .. } = &*clients.context;
+    while let Some(deadline) = clients.expire(clock.now(), limits.udp_idle_timeout) {
+        let deadline = deadline.max(clock.now() + PERIOD);
+        tokio::time::sleep_until(deadline.into()).await;
+    }
+    clients.is_watched.set(false);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! The active open (RFC 9293, 3.10.1): a connection from outside, opened towards the container under its client's
+//! address. It shares table, stack and relay with those that the container opens.
+//!
+//! ```text
+//!                  SYN to the container          SYN-ACK: ACK, relay
+//! (nothing) ─────────────────────────► Opening ──────────────────────► as the container's own
+//!                                       │  ▲ │ RST, ICMP unreachable: refused
+//!                                       └──┘ └────► (nothing)
+//!                               ACK of an older connection:
+//!                               RST, and a SYN that begins anew
+//! ```
+//!
+//! A client may use its port again while the container's end of the connection before rests in TIME-WAIT. The container
+//! then answers a SYN below the old sequence numbers with an acknowledgment, our RST ends its rest, and the SYN that
+//! follows at once is accepted; smoltcp alone would repeat it a second later. Whoever calls sets the time limit, and
+//! drops the future to give up: the container gets an RST.
+
+use std::future::poll_fn;
+use std::hash::BuildHasher;
+use std::io;
+use std::rc::Rc;
+use std::task::{self, Poll, ready};
+
+use smoltcp::wire::TcpSeqNumber;
+use tokio::task::AbortHandle;
+
+use super::flow::{Flow, Opening};
+use super::relay::{TICK, Timer, relay};
+use super::table::{Origin, Release, State, Table, Tuple, find_open};
+use crate::context::Context;
+use crate::dialer::Stream;
+use crate::threads::commons::RingSocket;
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::tcp::Rings;
+use nsnet_stack::tcp::{Standing, TcpStack};
+
+/// How often a container may take our SYN for a segment of an older connection; once is what happens.
+const CHALLENGES: usize = 3;
+
+/// Room for one connection, until it is opened.
+pub(crate) struct Reservation(Rc<Table>);
+
+impl Reservation {
+    /// `None` if the table has no room.
+    pub(crate) fn take(table: &Rc<Table>) -> Option<Self> {
+        table.has_room().then(|| {
+            table.reserved.set(table.reserved.get() + 1);
+            Self(Rc::clone(table))
+        })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let reserved = &self.0.reserved;
+        reserved.set(reserved.get() - 1);
+    }
+}
+
+/// A connection that the container has accepted.
+pub(crate) struct Connection {
+    flow: Rc<Flow>,
+    release: Release,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// Nobody listens, or the container says so.
+    #[error("connection refused inside")]
+    Refused,
+    #[error("{0}")]
+    Host(#[source] io::Error),
+}
+
+/// Opens a connection to `key.container`, which is the container, in the name of `key.peer`. The tuple must be
+/// [free](Table::is_free). `task` is the caller's, aborted when the connection is to end at once.
+pub(crate) async fn connect(
+    reservation: Reservation,
+    key: FlowKey,
+    task: AbortHandle,
+) -> Result<Connection, OpenError> {
+    let table = Rc::clone(&reservation.0);
+    // From here on the connection counts by itself.
+    drop(reservation);
+    let connection = table.begin(key, task)?;
+    let context = &*table.context;
+    Handshake { flow: &connection.flow, context, timer: Timer::new(), challenges: 0 }.run().await?;
+    Ok(connection)
+}
+
+impl Connection {
+    /// Relays between the container and `stream` until neither is owed anything.
+    pub(crate) async fn relay(self, stream: Stream) {
+        relay(self.flow, &self.release.table.context, stream).await;
+    }
+}
+
+impl Table {
+    /// Whether no connection of this gateway uses the tuple.
+    pub(crate) fn is_free(&self, key: &FlowKey) -> bool {
+        !self.tuples.borrow().contains_key(key)
+    }
+
+    /// Gives up an active open of which the container says that it leads nowhere (RFC 9293, 3.9.2.2).
+    pub(crate) fn refuse_opening(&self, key: &FlowKey) {
+        let open = find_open(&self.tuples.borrow(), key);
+        if let Some(flow) = open {
+            flow.refuse_opening();
+        }
+    }
+
+    fn begin(self: &Rc<Self>, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
+        let context = &self.context;
+        let RingSocket { socket, pages } =
+            context.commons.sockets().take().map_err(|errno| OpenError::Host(errno.into()))?;
+        let now = context.clock.now();
+        let id = self.next_id();
+        let stack = TcpStack::connect(
+            key,
+            socket,
+            context.link.device().tcp_capabilities(key.peer.ip()),
+            self.seeds.hash_one((key, id)),
+            context.clock.smoltcp(now),
+        );
+        // The container's SYN will say where its stream begins.
+        let rings = Rings::new(pages, TcpSeqNumber(0), Rc::clone(&self.budget));
+        let flow = Rc::new(Flow::opening(key, stack, rings, Rc::clone(&context.commons), now));
+        self.resting.borrow_mut().remove(&key);
+        let tuple = Tuple { id, task: Some(task), state: State::Open(Rc::clone(&flow)) };
+        self.tuples.borrow_mut().insert(key, tuple);
+        let release = Release { table: Rc::clone(self), key, id, origin: Origin::World };
+        Ok(Connection { flow, release })
+    }
+}
+
+struct Handshake<'a> {
+    flow: &'a Flow,
+    context: &'a Context,
+    timer: Timer,
+    challenges: usize,
+}
+
+enum Progress {
+    /// The link took no more.
+    Blocked,
+    Done(Result<(), OpenError>),
+}
+
+impl Handshake<'_> {
+    async fn run(&mut self) -> Result<(), OpenError> {
+        let (flow, link) = (self.flow, &self.context.link);
+        loop {
+            let blocked = flow.is_blocked();
+            tokio::select! {
+                biased;
+                progress = poll_fn(|cx| self.poll(cx, blocked)) => match progress {
+                    Progress::Blocked => {}
+                    Progress::Done(result) => return result,
+                },
+                writable = link.writable(), if blocked => match writable {
+                    Ok(()) => flow.retry(link),
+                    Err(error) => return Err(OpenError::Host(error)),
+                },
+            }
+        }
+    }
+
+    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Progress> {
+        self.flow.register(cx.waker());
+        loop {
+            if self.flow.stack.borrow().standing() != Standing::Alive {
+                return Poll::Ready(Progress::Done(Err(OpenError::Refused)));
+            }
+            match self.flow.how_it_opens() {
+                Opening::Unreachable => return Poll::Ready(Progress::Done(Err(OpenError::Refused))),
+                Opening::Challenged if self.challenges < CHALLENGES => {
+                    self.challenges += 1;
+                    self.flow.open_anew();
+                }
+                Opening::Over if self.flow.stack.borrow().is_synchronized() => {
+                    return Poll::Ready(Progress::Done(Ok(())));
+                }
+                // With a SYN of the container's own, its acknowledgment of ours is still to come.
+                Opening::Over | Opening::UnderWay | Opening::Challenged => {}
+            }
+            let (clock, link) = (&self.context.clock, &self.context.link);
+            let now = clock.now();
+            let sent = self.flow.transmit(clock, link, now);
+            if self.flow.is_blocked() {
+                return if blocked { Poll::Pending } else { Poll::Ready(Progress::Blocked) };
+            }
+            if sent {
+                continue;
+            }
+            let due = self.flow.stack.borrow_mut().poll_at(clock.smoltcp(now));
+            let Some(due) = due else { return Poll::Pending };
+            ready!(self.timer.poll(cx, clock.instant(due).max(now + TICK)));
+        }
+    }
+}

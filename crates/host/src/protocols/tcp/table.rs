@@ -1,0 +1,335 @@
+//! All TCP connections of one container: finds the flow of a segment and cleans up after a flow.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use nsnet_stack::flow::FlowKey;
+use nsnet_stack::tcp::{self, Budget, Control, Resting, Segment};
+use smoltcp::wire::TcpSeqNumber;
+use tokio::task::AbortHandle;
+
+use super::flow::Flow;
+use super::warm::Warm;
+use crate::context::Context;
+use crate::dns::NameServer;
+
+/// How long the end of a network waits for a container that does not read its resets.
+const RESET_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The connections of one container, or of one queue of it.
+pub(crate) struct Table {
+    pub(super) context: Rc<Context>,
+    pub(super) resolver: Rc<NameServer>,
+    pub(super) tuples: RefCell<HashMap<FlowKey, Tuple>>,
+    pub(super) resting: RefCell<Resting>,
+    /// Flows that deliver their last bytes while another uses their tuple.
+    replaced: RefCell<HashSet<u64>>,
+    pub(super) budget: Rc<Budget>,
+    /// Connections whose rings may hold memory.
+    warm: Warm,
+    /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
+    pub(super) seeds: RandomState,
+    opened: Cell<u64>,
+    /// Connections from outside that are on their way to being opened.
+    pub(super) reserved: Cell<usize>,
+}
+
+/// A tuple in use.
+pub(crate) struct Tuple {
+    /// Tells this use from an earlier one whose task has yet to end.
+    pub(crate) id: u64,
+    pub(crate) task: Option<AbortHandle>,
+    pub(crate) state: State,
+}
+
+pub(crate) enum State {
+    /// The Dialer is at work; the SYN is held.
+    Dialing {
+        syn: Segment,
+        packet: Box<[u8]>,
+    },
+    Open(Rc<Flow>),
+}
+
+impl Tuple {
+    /// Whether the stream may yet be owed something that the container has sent, or is going to send.
+    fn is_owed(&self) -> bool {
+        match &self.state {
+            State::Open(flow) => !flow.is_delivered(),
+            State::Dialing { .. } => false,
+        }
+    }
+}
+
+/// The open connection of a tuple.
+pub(crate) fn find_open<S: BuildHasher>(
+    tuples: &HashMap<FlowKey, Tuple, S>,
+    key: &FlowKey,
+) -> Option<Rc<Flow>> {
+    match tuples.get(key).map(|tuple| &tuple.state) {
+        Some(State::Open(flow)) => Some(Rc::clone(flow)),
+        Some(State::Dialing { .. }) | None => None,
+    }
+}
+
+impl Table {
+    pub(crate) fn new(context: Rc<Context>, resolver: Rc<NameServer>) -> Rc<Self> {
+        Rc::new(Self {
+            budget: Rc::new(Budget::new(context.limits.ring_memory)),
+            context,
+            resolver,
+            tuples: RefCell::default(),
+            resting: RefCell::default(),
+            replaced: RefCell::default(),
+            warm: Warm::default(),
+            seeds: RandomState::new(),
+            opened: Cell::new(0),
+            reserved: Cell::new(0),
+        })
+    }
+
+    /// Takes in a segment from the container. Returns whether anything here has to do with it; if not, it is for
+    /// [`answer_stray`](Self::answer_stray).
+    #[must_use]
+    pub(crate) fn handle(self: &Rc<Self>, key: FlowKey, segment: &Segment, packet: &[u8]) -> bool {
+        let open = find_open(&self.tuples.borrow(), &key);
+        match open {
+            // The container is done with this connection, while its stream is still owed bytes, and opens another.
+            Some(flow) if segment.control == Control::Open && flow.is_over() => {
+                if let Some(tuple) = self.tuples.borrow_mut().remove(&key) {
+                    self.replaced.borrow_mut().insert(tuple.id);
+                }
+                self.handle_syn(key, segment, packet);
+            }
+            Some(flow) => self.feed(key, &flow, segment, packet),
+            None if segment.control == Control::Open => self.handle_syn(key, segment, packet),
+            None => return self.handle_unopened(key, segment),
+        }
+        true
+    }
+
+    /// Whether a segment of this tuple has to do with something here.
+    pub(crate) fn knows(&self, key: &FlowKey) -> bool {
+        self.tuples.borrow().contains_key(key) || self.resting.borrow().contains(key)
+    }
+
+    /// Answers a segment that belongs to no connection of the container.
+    pub(crate) fn answer_stray(&self, key: FlowKey, segment: &Segment) {
+        if segment.control == Control::Reset {
+            self.resting.borrow_mut().remove(&key);
+            return;
+        }
+        let answer = match self.resting.borrow_mut().get(self.context.clock.now(), &key) {
+            Some(ack) => tcp::acknowledgment(key, ack.sequence, ack.expected),
+            None => tcp::reset_for(key, segment),
+        };
+        self.context.send(&answer);
+    }
+
+    /// Ends all flows; their streams are aborted unless they have everything.
+    pub(crate) fn close(&self) {
+        let tuples = std::mem::take(&mut *self.tuples.borrow_mut());
+        for tuple in tuples.into_values() {
+            if let State::Open(flow) = tuple.state {
+                self.reset_flow(&flow);
+            }
+            if let Some(task) = tuple.task {
+                task.abort();
+            }
+        }
+    }
+
+    /// Leaves to themselves the flows that the container has ended, and breaks the others off: its end of the link is
+    /// gone.
+    pub(crate) fn orphan(&self) {
+        let broken: Vec<FlowKey> = {
+            let tuples = self.tuples.borrow();
+            let is_broken = |tuple: &Tuple| match &tuple.state {
+                State::Open(flow) => !flow.orphan(),
+                State::Dialing { .. } => true,
+            };
+            tuples.iter().filter(|(_, tuple)| is_broken(tuple)).map(|(key, _)| *key).collect()
+        };
+        for key in broken {
+            self.cancel(&key);
+        }
+    }
+
+    /// Whether every stream has what the container sent it.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.replaced.borrow().is_empty() && !self.tuples.borrow().values().any(Tuple::is_owed)
+    }
+
+    /// How many streams may yet be owed something.
+    pub(crate) fn undelivered(&self) -> usize {
+        let owed = self.tuples.borrow().values().filter(|tuple| tuple.is_owed()).count();
+        self.replaced.borrow().len() + owed
+    }
+
+    /// Resets every open connection towards the container, and waits a little for a link that is full.
+    pub(crate) async fn reset(&self) {
+        let open = |tuple: &Tuple| match &tuple.state {
+            State::Open(flow) => Some(Rc::clone(flow)),
+            State::Dialing { .. } => None,
+        };
+        let flows: Vec<Rc<Flow>> = self.tuples.borrow().values().filter_map(open).collect();
+        for flow in &flows {
+            self.reset_flow(flow);
+        }
+        let link = &self.context.link;
+        let retries = async {
+            for flow in &flows {
+                while flow.is_blocked() && link.writable().await.is_ok() {
+                    flow.retry(link);
+                }
+            }
+        };
+        if tokio::time::timeout(RESET_PATIENCE, retries).await.is_err() {
+            tracing::debug!("the container does not read: some of its connections were not reset");
+        }
+    }
+
+    pub(super) fn warm(&self) -> &Warm {
+        &self.warm
+    }
+
+    /// Whether one more connection is within the limit.
+    pub(super) fn has_room(&self) -> bool {
+        let used = self.tuples.borrow().len() + self.replaced.borrow().len() + self.reserved.get();
+        used < self.context.limits.tcp_flows
+    }
+
+    /// Tells this use of a tuple from all others.
+    pub(super) fn next_id(&self) -> u64 {
+        let id = self.opened.get();
+        self.opened.set(id + 1);
+        id
+    }
+
+    /// Drops a flow without a word to the container.
+    pub(super) fn cancel(&self, key: &FlowKey) {
+        let Some(tuple) = self.tuples.borrow_mut().remove(key) else { return };
+        if let Some(task) = tuple.task {
+            task.abort();
+        }
+    }
+
+    fn feed(self: &Rc<Self>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
+        if flow.warm() {
+            self.warm.insert(self, flow);
+        }
+        let fed = catch_unwind(AssertUnwindSafe(|| {
+            flow.handle_packet(&self.context.clock, &self.context.link, segment, packet);
+        }));
+        if fed.is_err() {
+            // The panic has been reported by the panic hook. It ends this flow and no other.
+            tracing::error!(%key.container, %key.peer, "a TCP flow failed on a segment and was dropped");
+            self.reset_flow(flow);
+            self.cancel(&key);
+        }
+    }
+
+    fn handle_syn(self: &Rc<Self>, key: FlowKey, syn: &Segment, packet: &[u8]) {
+        match self.held_syn(&key) {
+            Some(sequence) if sequence == syn.sequence => {}
+            Some(_) => {
+                self.cancel(&key);
+                self.dial(key, syn, packet);
+            }
+            None => {
+                self.resting.borrow_mut().remove(&key);
+                self.dial(key, syn, packet);
+            }
+        }
+    }
+
+    /// Takes in a segment that opens nothing and belongs to no open connection. Returns whether it belongs to one that
+    /// is being dialled, or rests.
+    fn handle_unopened(&self, key: FlowKey, segment: &Segment) -> bool {
+        let Some(sequence) = self.held_syn(&key) else {
+            let rests = self.resting.borrow().contains(&key);
+            if rests {
+                self.answer_stray(key, segment);
+            }
+            return rests;
+        };
+        // From SYN-SENT the container can take only its SYN back.
+        if segment.control == Control::Reset && is_reset_of(sequence, segment) {
+            self.cancel(&key);
+        }
+        true
+    }
+
+    /// The sequence number of the SYN that is held for a tuple.
+    fn held_syn(&self, key: &FlowKey) -> Option<TcpSeqNumber> {
+        match self.tuples.borrow().get(key).map(|tuple| &tuple.state) {
+            Some(State::Dialing { syn, .. }) => Some(syn.sequence),
+            Some(State::Open(_)) | None => None,
+        }
+    }
+
+    fn reset_flow(&self, flow: &Flow) {
+        flow.reset(&self.context.clock, &self.context.link);
+    }
+
+    /// Called when a flow's task has ended in whatever way.
+    fn release(&self, key: FlowKey, id: u64) {
+        self.context.progress.notify_one();
+        if self.replaced.borrow_mut().remove(&id) {
+            return;
+        }
+        let tuple = {
+            let mut tuples = self.tuples.borrow_mut();
+            if tuples.get(&key).is_none_or(|tuple| tuple.id != id) {
+                return;
+            }
+            tuples.remove(&key)
+        };
+        let Some(Tuple { state: State::Open(flow), .. }) = tuple else { return };
+        if !flow.is_over() {
+            // Its task has failed: the container must not wait for it.
+            self.reset_flow(&flow);
+        }
+        if let Some(ack) = flow.last_ack() {
+            self.resting.borrow_mut().insert(self.context.clock.now(), key, ack);
+        }
+    }
+}
+
+/// Releases a tuple when the task that serves it ends, a panic included.
+pub(super) struct Release {
+    pub(super) table: Rc<Table>,
+    pub(super) key: FlowKey,
+    pub(super) id: u64,
+    pub(super) origin: Origin,
+}
+
+/// Who has opened a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    Container,
+    /// A client of a published port, where such connections are counted.
+    World,
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        match self.origin {
+            Origin::Container => self.table.context.counters.tcp.closed(),
+            Origin::World => {}
+        }
+        self.table.release(self.key, self.id);
+    }
+}
+
+/// Whether an RST takes back a SYN: it sits at the SYN or right behind it (RFC 9293, 3.5.3).
+fn is_reset_of(syn: TcpSeqNumber, reset: &Segment) -> bool {
+    reset.sequence == syn || reset.sequence == syn + 1
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,325 @@
+//! One mapping: an upstream socket and the peers that may answer through it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OnceCell};
+
+use super::held::{Backlog, ByteBudget, HeldDatagrams, send_all};
+use super::kind::Kind;
+use crate::context::Context;
+use crate::dialer::{DatagramSocket, Datagrams, DialError, Dialer, Envelope, Source};
+use crate::link::Sent;
+use crate::threads::commons::{Inbox, Origin, Undelivered};
+use nsnet_stack::flow::FlowKey;
+
+/// How often an idle mapping looks whether the Dialer has decided.
+const ASKING: Duration = Duration::from_secs(1);
+
+pub(crate) struct Mapping {
+    kind: Kind,
+    source: SocketAddr,
+    socket: OnceCell<Box<dyn DatagramSocket>>,
+    opened: Notify,
+    peers: RefCell<HashMap<SocketAddr, Peer>>,
+    deadline: Cell<Instant>,
+    /// For what waits in all mappings of the container.
+    budget: ByteBudget,
+}
+
+/// A destination the source has written to, keyed by its address as the container sees it.
+pub(crate) enum Peer {
+    /// The Dialer is deciding.
+    Asking(HeldDatagrams),
+    /// Allowed; datagrams go to `target`.
+    Allowed { target: SocketAddr, used: Instant },
+    /// Allowed, and it is the network's own resolver.
+    Resolver,
+}
+
+/// What to do with a datagram for a known peer.
+pub(crate) enum Verdict {
+    Unknown,
+    /// Held or lost.
+    Wait,
+    Send(SocketAddr),
+    Resolve,
+}
+
+/// How a batch of datagrams ended.
+#[derive(Debug)]
+enum Batch {
+    /// The socket held nothing.
+    Empty,
+    /// The socket holds no more.
+    Drained,
+    /// The socket may hold more.
+    Full,
+    /// The socket is of no use any more.
+    Failed(io::Error),
+}
+
+impl Mapping {
+    pub(super) fn new(kind: Kind, source: SocketAddr, deadline: Instant, budget: ByteBudget) -> Self {
+        Self {
+            kind,
+            source,
+            socket: OnceCell::new(),
+            opened: Notify::new(),
+            peers: RefCell::default(),
+            deadline: Cell::new(deadline),
+            budget,
+        }
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn source(&self) -> SocketAddr {
+        self.source
+    }
+
+    pub(crate) fn peer_count(&self) -> usize {
+        self.peers.borrow().len()
+    }
+
+    /// Keeps the mapping alive for another `idle`.
+    pub(crate) fn refresh(&self, now: Instant, idle: Duration) {
+        self.deadline.set(self.deadline.get().max(now + idle));
+    }
+
+    /// Decides on datagrams; those for a peer that is being asked about are held here.
+    pub(crate) fn judge(&self, now: Instant, envelope: &Envelope, datagrams: Datagrams<'_>) -> Verdict {
+        match self.peers.borrow_mut().get_mut(&envelope.destination) {
+            None => Verdict::Unknown,
+            Some(Peer::Asking(held)) => {
+                datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
+                Verdict::Wait
+            }
+            Some(Peer::Allowed { target, used }) => {
+                *used = now;
+                Verdict::Send(*target)
+            }
+            Some(Peer::Resolver) => Verdict::Resolve,
+        }
+    }
+
+    /// Notes that the Dialer is being asked about a peer.
+    pub(crate) fn ask(&self, envelope: &Envelope, datagrams: Datagrams<'_>) {
+        let mut held = HeldDatagrams::new(&self.budget);
+        datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
+        self.peers.borrow_mut().insert(envelope.destination, Peer::Asking(held));
+    }
+
+    /// Notes the Dialer's answer and returns the datagrams that waited for it.
+    pub(crate) fn answer(&self, peer: SocketAddr, answer: Option<Peer>) -> HeldDatagrams {
+        let mut peers = self.peers.borrow_mut();
+        let before = match answer {
+            Some(answer) => peers.insert(peer, answer),
+            None => peers.remove(&peer),
+        };
+        match before {
+            Some(Peer::Asking(held)) => held,
+            Some(Peer::Allowed { .. } | Peer::Resolver) | None => HeldDatagrams::new(&self.budget),
+        }
+    }
+
+    /// Forgets allowed peers that were last written to before `limit`. Returns how many.
+    pub(crate) fn forget_peers(&self, limit: Instant) -> usize {
+        let mut peers = self.peers.borrow_mut();
+        let before = peers.len();
+        peers.retain(|_, peer| match peer {
+            Peer::Allowed { used, .. } => *used >= limit,
+            Peer::Asking(_) | Peer::Resolver => true,
+        });
+        before - peers.len()
+    }
+
+    /// Opens the upstream socket, if this is the first flow to need it.
+    pub(crate) async fn open(&self, dialer: &dyn Dialer) -> Result<(), DialError> {
+        let source = Source::new(self.source);
+        self.socket.get_or_try_init(|| self.kind.open(dialer, &source)).await?;
+        self.opened.notify_one();
+        Ok(())
+    }
+
+    /// Sends datagrams of the container to `target` in the world; the rest of the envelope is what it has written.
+    pub(crate) fn send(
+        &self,
+        context: &Context,
+        target: SocketAddr,
+        envelope: &Envelope,
+        datagrams: Datagrams<'_>,
+    ) {
+        let Some(socket) = self.socket.get() else { return };
+        match socket.try_send(datagrams, &envelope.to(target)) {
+            Ok(()) => {}
+            // A full socket buffer loses a datagram silently, like any full queue on the way.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => match DialError::from(error) {
+                // Lost as well: too long, no memory. The peer has nothing to do with it.
+                DialError::Other(_) | DialError::TimedOut | DialError::Refused => {}
+                error @ (DialError::HostUnreachable
+                | DialError::NetworkUnreachable
+                | DialError::Prohibited) => {
+                    if let Some(reason) = error.unreachable() {
+                        let key = FlowKey { container: self.source, peer: envelope.destination };
+                        let quoted = self.kind.quote(key.container, key.peer, datagrams.bytes());
+                        context.report(key, reason.into(), &quoted);
+                    }
+                }
+            },
+        }
+    }
+
+    /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
+    pub(crate) async fn run(&self, context: &Context) {
+        tokio::select! {
+            Err(error) = self.receive(context) => {
+                tracing::debug!(protocol = %self.kind.protocol(), source = %self.source, %error, "a mapping ends");
+            }
+            () = self.expired(context) => {}
+        }
+    }
+
+    async fn receive(&self, context: &Context) -> io::Result<Infallible> {
+        let mut pause = Pause::default();
+        loop {
+            self.readable().await?;
+            match self.deliver(context).await? {
+                Batch::Empty => pause.take().await,
+                Batch::Drained => pause = Pause::default(),
+                Batch::Full => {
+                    pause = Pause::default();
+                    tokio::task::yield_now().await;
+                }
+                Batch::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Resolves once the container has been silent for too long. Its timer is set anew only when it fires: a busy
+    /// mapping costs none.
+    async fn expired(&self, context: &Context) {
+        loop {
+            tokio::time::sleep_until(self.deadline.get().into()).await;
+            let now = context.clock.now();
+            if self.deadline.get() > now {
+                continue;
+            }
+            if !self.is_asking() {
+                return;
+            }
+            // The decision has a deadline of its own; what waits for it is not thrown away before.
+            self.refresh(now, ASKING);
+        }
+    }
+
+    fn is_asking(&self) -> bool {
+        self.peers.borrow().values().any(|peer| matches!(peer, Peer::Asking(_)))
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        loop {
+            match self.socket.get() {
+                Some(socket) => return socket.readable().await,
+                None => self.opened.notified().await,
+            }
+        }
+    }
+
+    /// Delivers at most a batch of what the socket holds.
+    async fn deliver(&self, context: &Context) -> io::Result<Batch> {
+        let (batch, backlog) = self.deliver_now(context);
+        if let Some(backlog) = backlog {
+            backlog.clear(&context.link, |origin, frame| self.send_inside(context, *origin, frame)).await?;
+        }
+        Ok(batch)
+    }
+
+    /// Delivers what the link takes at the moment of a batch.
+    fn deliver_now(&self, context: &Context) -> (Batch, Option<Backlog<Origin>>) {
+        let Some(socket) = self.socket.get() else { return (Batch::Drained, None) };
+        let mut inbox = context.commons.inbox();
+        let batch = self.fill(context, &mut inbox, &**socket);
+        let frames = inbox
+            .runs()
+            .map(|(origin, datagrams)| (origin.seen_inside(&context.addressing), datagrams))
+            .filter(|(origin, datagrams)| self.is_wanted(context, origin.source, *datagrams))
+            .flat_map(|(origin, datagrams)| {
+                let frames = self.kind.frames(&context.link, origin.source, datagrams);
+                frames.map(move |frame| (origin, frame))
+            });
+        let send = |origin: &Origin, frame: Datagrams<'_>| self.send_inside(context, *origin, frame);
+        (batch, send_all(frames, &self.budget, send))
+    }
+
+    /// Takes at most a batch out of the socket.
+    fn fill(&self, context: &Context, inbox: &mut Inbox, socket: &dyn DatagramSocket) -> Batch {
+        inbox.clear();
+        while !inbox.is_full() {
+            match inbox.receive(socket) {
+                Ok(None) => {}
+                Ok(Some(undelivered)) => self.report(context, &undelivered),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return if inbox.is_untouched() { Batch::Empty } else { Batch::Drained };
+                }
+                // What came before it is delivered still.
+                Err(error) => return Batch::Failed(error),
+            }
+        }
+        Batch::Full
+    }
+
+    fn send_inside(&self, context: &Context, origin: Origin, frame: Datagrams<'_>) -> Sent {
+        self.kind.send_inside(context, origin, self.source, frame)
+    }
+
+    /// Whether the container has written to this peer.
+    fn is_wanted(&self, context: &Context, peer: SocketAddr, datagrams: Datagrams<'_>) -> bool {
+        let wanted = matches!(self.peers.borrow().get(&peer), Some(Peer::Allowed { .. }));
+        if !wanted {
+            let count = u64::try_from(datagrams.count()).unwrap_or(u64::MAX);
+            context.counters.unsolicited.fetch_add(count, Relaxed);
+        }
+        wanted
+    }
+
+    /// Tells the container that a datagram did not arrive, if it has written to that peer.
+    fn report(&self, context: &Context, undelivered: &Undelivered<'_>) {
+        let peer = context.addressing.as_seen_inside(undelivered.destination);
+        if self.peers.borrow().contains_key(&peer) {
+            let Undelivered { sender, hop_limit, error, datagram, .. } = *undelivered;
+            let quoted = self.kind.quote(self.source, peer, datagram);
+            let key = FlowKey { container: self.source, peer };
+            context.relay(key, sender, hop_limit, error, &quoted);
+        }
+    }
+}
+
+/// A growing pause, for a socket that says it is readable and then has nothing. A Dialer's own may say so for ever.
+#[derive(Default)]
+struct Pause {
+    /// How often there was nothing in a row.
+    rounds: u32,
+}
+
+impl Pause {
+    /// The longest pause: 64 ms.
+    const MAX_ROUNDS: u32 = 7;
+
+    async fn take(&mut self) {
+        match self.rounds {
+            // Once is no fault: somebody else may have taken what there was.
+            0 => tokio::task::yield_now().await,
+            rounds => tokio::time::sleep(Duration::from_millis(1 << (rounds - 1))).await,
+        }
+        self.rounds = (self.rounds + 1).min(Self::MAX_ROUNDS);
+    }
+}

@@ -1,0 +1,236 @@
+//! The threads that networks run on.
+//!
+//! Threads of our own, so that the embedder needs no runtime and cannot stall a network by blocking one; shared, so
+//! that a process with a thousand networks has no more of them than cores. A network takes a [`Seat`] on the thread
+//! that has the fewest, or several on different threads; a thread starts when no other is free and there are fewer than
+//! cores, and ends with its last seat.
+//!
+//! A thread opens sockets and reads files for its networks, so networks share one only if they were built in the
+//! same namespaces: a thread belongs to those of whoever started it.
+
+pub(crate) mod commons;
+
+use std::cell::Cell;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
+use std::pin::Pin;
+use std::process;
+use std::rc::Rc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::Duration;
+
+use nsnet_proto::NamespaceId;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::mpsc;
+
+use crate::addressing::local::LocalRoutes;
+use crate::threads::commons::Commons;
+
+/// A network's place on an engine thread, which lives as long as anybody has one.
+#[derive(Clone)]
+pub(crate) struct Seat(Arc<EngineThread>);
+
+struct EngineThread {
+    /// Closed to end the thread.
+    tasks: Option<mpsc::UnboundedSender<Task>>,
+    handle: Option<thread::JoinHandle<()>>,
+    /// Disconnects when the thread is past all that could block it. The mutex makes this `Sync`.
+    ended: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+/// How long the last to leave a thread waits for its end. It takes no time, unless a Dialer blocks it.
+const JOIN: Duration = Duration::from_secs(1);
+
+type Task = Box<dyn FnOnce(Rc<Commons>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// Where a thread is at home.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Home {
+    /// A forked process has none of its parent's threads.
+    process: u32,
+    network: NamespaceId,
+    mounts: NamespaceId,
+    users: NamespaceId,
+}
+
+/// All threads of this process that may be running.
+static THREADS: Mutex<Vec<(Home, Weak<EngineThread>)>> = Mutex::new(Vec::new());
+
+/// The seats of one network, on different threads.
+pub(crate) struct Seats {
+    pub(crate) first: Seat,
+    pub(crate) further: Vec<Seat>,
+}
+
+impl Seats {
+    /// As many seats as wanted, or as there are cores if these are fewer, but one at least: on new threads, then on
+    /// those with the fewest networks.
+    ///
+    /// # Errors
+    /// If the namespaces of the calling thread cannot be told, or a new thread has not what it needs: usually
+    /// `EMFILE`.
+    pub(crate) fn take(wanted: usize) -> io::Result<Self> {
+        let home = Home {
+            process: process::id(),
+            network: own_namespace("net")?,
+            mounts: own_namespace("mnt")?,
+            users: own_namespace("user")?,
+        };
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|(_, thread)| thread.strong_count() > 0);
+        let mut own: Vec<_> = threads
+            .iter()
+            .filter(|(other, _)| *other == home)
+            .filter_map(|(_, thread)| thread.upgrade())
+            .collect();
+        own.sort_by_key(Arc::strong_count);
+        let wanted = wanted.clamp(1, cores);
+        let mut seats = Vec::with_capacity(wanted);
+        for _ in 0..wanted.min(cores.saturating_sub(own.len())) {
+            let thread = match EngineThread::start() {
+                Ok(thread) => Arc::new(thread),
+                // Short of file descriptors, say: those that run can take one more network.
+                Err(_) if !own.is_empty() || !seats.is_empty() => break,
+                Err(error) => return Err(error),
+            };
+            threads.push((home, Arc::downgrade(&thread)));
+            seats.push(Seat(thread));
+        }
+        let missing = wanted - seats.len();
+        seats.extend(own.into_iter().map(Seat).take(missing));
+        let first = seats.remove(0);
+        Ok(Self { first, further: seats })
+    }
+}
+
+impl Seat {
+    /// Runs something on the thread. What it returns ends with the thread at the latest, so it must keep a seat
+    /// or be waited for by somebody who does.
+    pub(crate) fn run<F>(&self, task: impl FnOnce(Rc<Commons>) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        // The thread is there as long as the seat is.
+        let task: Task = Box::new(|commons| Box::pin(task(commons)));
+        let _ = self.0.tasks.as_ref().map(|tasks| tasks.send(task));
+    }
+}
+
+impl EngineThread {
+    fn start() -> io::Result<Self> {
+        let routes = LocalRoutes::new()?;
+        let (tasks, incoming) = mpsc::unbounded_channel();
+        let (started, outcome) = std::sync::mpsc::channel();
+        let (alive, ended) = std::sync::mpsc::channel();
+        let handle = thread::Builder::new().name("nsnet".into()).spawn(move || {
+            let _alive: std::sync::mpsc::Sender<()> = alive;
+            IS_ENGINE_THREAD.set(true);
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => {
+                    let _ = started.send(Ok(()));
+                    serve(runtime, Commons::new(routes), incoming);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            }
+        })?;
+        outcome.recv().map_err(io::Error::other)??;
+        Ok(Self { tasks: Some(tasks), handle: Some(handle), ended: Mutex::new(ended) })
+    }
+}
+
+impl Drop for EngineThread {
+    /// Waits for the thread, so that an embedder that has no network has no thread of ours either.
+    fn drop(&mut self) {
+        self.tasks = None;
+        if is_engine_thread() {
+            return;
+        }
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(JOIN) == Err(RecvTimeoutError::Disconnected)
+            && let Some(handle) = self.handle.take()
+        {
+            // Its panics have been reported by the panic hook.
+            let _ = handle.join();
+        }
+    }
+}
+
+thread_local! {
+    static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the caller is on an engine thread, as a Dialer is when it is asked. Such a thread waits for no network: it
+/// might be the network's own, or stall the others that it serves.
+pub(crate) fn is_engine_thread() -> bool {
+    IS_ENGINE_THREAD.get()
+}
+
+/// Runs tasks until the last seat is gone.
+fn serve(runtime: LocalRuntime, commons: Commons, mut tasks: mpsc::UnboundedReceiver<Task>) {
+    let commons = Rc::new(commons);
+    runtime.block_on(async {
+        while let Some(task) = tasks.recv().await {
+            tokio::task::spawn_local(task(Rc::clone(&commons)));
+        }
+    });
+    // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
+    runtime.shutdown_background();
+}
+
+/// The namespace of this kind that the calling thread is in, namespaces(7).
+///
+/// # Errors
+/// If /proc cannot be read.
+pub(crate) fn own_namespace(kind: &str) -> io::Result<NamespaceId> {
+    let metadata = fs::metadata(format!("/proc/thread-self/ns/{kind}"))?;
+    Ok(NamespaceId { device: metadata.dev(), inode: metadata.ino() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::thread::ThreadId;
+
+    use super::*;
+
+    fn id(seat: &Seat) -> ThreadId {
+        seat.0.handle.as_ref().unwrap().thread().id()
+    }
+
+    #[test]
+    fn there_are_no_more_threads_than_cores() {
+        let cores = thread::available_parallelism().unwrap().get();
+        let seats: Vec<Seats> = (0..4 * cores).map(|_| Seats::take(1).unwrap()).collect();
+        let threads: HashSet<ThreadId> = seats.iter().map(|seats| id(&seats.first)).collect();
+        assert!(threads.len() <= cores, "{threads:?}");
+    }
+
+    #[test]
+    fn several_seats_are_on_different_threads() {
+        let cores = thread::available_parallelism().unwrap().get();
+        for wanted in [0, 1, 2, cores, cores + 1, usize::MAX] {
+            let taken = [(); 2].map(|()| Seats::take(wanted).unwrap());
+            for Seats { first, further } in &taken {
+                let threads: HashSet<ThreadId> = further.iter().chain([first]).map(id).collect();
+                assert_eq!(threads.len(), 1 + further.len());
+                assert_eq!(threads.len(), wanted.clamp(1, cores));
+            }
+        }
+    }
+
+    #[test]
+    fn a_task_runs_on_the_thread_of_its_seat() {
+        let (done, result) = std::sync::mpsc::channel();
+        let seat = Seats::take(1).unwrap().first;
+        assert!(!is_engine_thread());
+        seat.run(move |_| async move { done.send((thread::current().id(), is_engine_thread())).unwrap() });
+        assert_eq!(result.recv().unwrap(), (id(&seat), true));
+    }
+}

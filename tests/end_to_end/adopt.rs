@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::libc::{IFF_NO_PI, IFF_TAP, IFF_TUN, IFF_VNET_HDR};
 use nsnet::host::{
-    AttachError, Device, End, Finished, Member, MemberError, Network, NetworkBuilder, Offload, Publish,
+    AdoptedDevice, AttachError, End, Finished, Member, MemberError, Network, NetworkBuilder, Offload, Publish,
 };
 use nsnet_proto::{Carriage, Channel, Ready, Report};
 
@@ -126,13 +126,13 @@ fn mtu_and_addresses_are_checked(_: &World) {
     let network = Network::builder().build().unwrap();
     let namespace = Namespace::new();
     let refused = |device| network.adopt(made_in(&namespace, PLAIN), device).unwrap_err();
-    assert!(matches!(refused(Device::new(1279)), AttachError::Mtu { mtu: 1279, least: 1280 }));
+    assert!(matches!(refused(AdoptedDevice::new(1279)), AttachError::Mtu { mtu: 1279, least: 1280 }));
     let elsewhere = Member::new().ipv4([10, 0, 3, 1].into());
     assert!(matches!(
-        refused(Device::new(MTU).member(elsewhere)),
+        refused(AdoptedDevice::new(MTU).member(elsewhere)),
         AttachError::Member(MemberError::Address(_))
     ));
-    let attachment = network.adopt(made_in(&namespace, PLAIN), Device::new(MTU)).unwrap();
+    let attachment = network.adopt(made_in(&namespace, PLAIN), AdoptedDevice::new(MTU)).unwrap();
     assert_eq!((&*attachment.setup().device, attachment.setup().mtu), ("tun7", MTU));
     assert_eq!(attachment.ipv4(), Some([10, 0, 2, 100].into()));
 }
@@ -146,9 +146,9 @@ fn adopted(builder: NetworkBuilder, flags: i32) -> Container {
     Container::of_device(network, namespace, attachment)
 }
 
-fn device() -> Device {
+fn device() -> AdoptedDevice {
     let [IpAddr::V4(v4), IpAddr::V6(v6)] = OWN else { panic!("{OWN:?}") };
-    Device::new(MTU).member(Member::named("adopted").ipv4(v4).ipv6(v6))
+    AdoptedDevice::new(MTU).member(Member::named("adopted").ipv4(v4).ipv6(v6))
 }
 
 /// Makes a device inside and brings its fd out by `SCM_RIGHTS`.

@@ -45,7 +45,7 @@ pub use addressing::host_ports::{HostPorts, HostPortsError};
 pub use addressing::leases::{Member, MemberError};
 pub use addressing::subnet::{Ipv4Subnet, Ipv6Subnet, SubnetError};
 pub use async_trait::async_trait;
-pub use attach::{Attachment, Device, End, Finished, SetupError};
+pub use attach::{AdoptedDevice, Attachment, End, Finished, SetupError};
 pub use bytes::Bytes;
 pub use dialer::{
     ByteStream, DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, DirectDialer, Envelope,

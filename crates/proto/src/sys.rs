@@ -29,7 +29,7 @@ pub(crate) struct Received {
 pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: MsgFlags) -> Result<Received, Errno> {
     let mut buffer = iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: `zeroed` wants a type for which zeroes are a value: integers and arrays of them.
-    let mut control: Control = unsafe { zeroed() };
+    let mut control: ControlBuffer = unsafe { zeroed() };
     // SAFETY: `zeroed` wants a type for which zeroes are a value: integers and pointers that may be null.
     let mut header: msghdr = unsafe { zeroed() };
     header.msg_iov = &raw mut buffer;
@@ -50,18 +50,18 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: MsgFlags)
 
 /// Room for one control message, cmsg(3), with one descriptor more than may come, to tell when more do.
 #[repr(C)]
-struct Control {
+struct ControlBuffer {
     header: cmsghdr,
     fds: [RawFd; MAX_FDS + 1],
 }
 
 /// Up to the last descriptor: the kernel would fill padding behind it with more.
-const CONTROL_LEN: usize = offset_of!(Control, fds) + size_of::<[RawFd; MAX_FDS + 1]>();
+const CONTROL_LEN: usize = offset_of!(ControlBuffer, fds) + size_of::<[RawFd; MAX_FDS + 1]>();
 
 // The descriptors stand where the kernel puts them: CMSG_DATA is the end of the header.
-const _: () = assert!(offset_of!(Control, fds) == size_of::<cmsghdr>());
+const _: () = assert!(offset_of!(ControlBuffer, fds) == size_of::<cmsghdr>());
 
-impl Control {
+impl ControlBuffer {
     /// Takes ownership of what recvmsg has installed. Zeroes, where it has written nothing, are no `SCM_RIGHTS`.
     ///
     /// There is no list of control messages to walk: all descriptors of a message come in one, and others come

@@ -40,13 +40,13 @@ pub(crate) enum Reach {
 /// The kernel's routing decision, on a netlink socket of the network namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct LocalRoutes {
-    source: Source,
+    source: RouteSource,
     sequence: u32,
 }
 
 /// Who decides.
 #[derive(Debug)]
-enum Source {
+enum RouteSource {
     Kernel(Socket),
     /// Every unicast address is another machine's.
     #[cfg(test)]
@@ -64,13 +64,13 @@ impl LocalRoutes {
         // Connected to the kernel, whose port is 0, the socket hears nobody else.
         socket.connect(&SocketAddr::new(0, 0))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &RECEIVE_TIMEOUT)?;
-        Ok(Self { source: Source::Kernel(socket), sequence: 0 })
+        Ok(Self { source: RouteSource::Kernel(socket), sequence: 0 })
     }
 
     /// A host without addresses of its own.
     #[cfg(test)]
     pub(crate) fn of_no_host() -> Self {
-        Self { source: Source::NoHost, sequence: 0 }
+        Self { source: RouteSource::NoHost, sequence: 0 }
     }
 
     /// Asks where packets for `address` go. An IPv4-mapped IPv6 address is judged as the IPv4 address that a
@@ -94,9 +94,9 @@ impl LocalRoutes {
         }
         self.sequence = self.sequence.wrapping_add(1);
         match &self.source {
-            Source::Kernel(socket) => ask(socket, address, self.sequence),
+            RouteSource::Kernel(socket) => ask(socket, address, self.sequence),
             #[cfg(test)]
-            Source::NoHost => Ok(Reach::Remote),
+            RouteSource::NoHost => Ok(Reach::Remote),
         }
     }
 }
@@ -259,7 +259,7 @@ mod tests {
     fn stale_answer_is_skipped() {
         let mut routes = LocalRoutes::new().unwrap();
         let (stale, length) = request("203.0.113.7".parse().unwrap(), 77);
-        let Source::Kernel(socket) = &routes.source else { panic!("the kernel's") };
+        let RouteSource::Kernel(socket) = &routes.source else { panic!("the kernel's") };
         socket.send(&stale[..length], 0).unwrap();
         assert_eq!(routes.lookup("127.0.0.1".parse().unwrap()).unwrap(), Reach::HostOwn);
     }

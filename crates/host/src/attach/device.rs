@@ -10,17 +10,17 @@ use nsnet_stack::frame;
 
 use super::SetupError;
 use crate::addressing::leases::Member;
-use crate::link::{Framing, LinkProperties, Port};
+use crate::link::{Framing, LinkEnd, LinkProperties};
 use crate::sys;
 
 /// What a device that somebody else has made looks like; see [`Network::adopt`](crate::Network::adopt).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
+pub struct AdoptedDevice {
     pub(crate) member: Member,
     pub(crate) mtu: u16,
 }
 
-impl Device {
+impl AdoptedDevice {
     /// A device with this MTU in bytes, and the next addresses of the network that are free.
     #[must_use]
     pub fn new(mtu: u16) -> Self {
@@ -39,7 +39,7 @@ impl Device {
 pub(crate) struct Adopted {
     /// Name of the interface, as far as it is UTF-8.
     pub(crate) name: String,
-    pub(crate) port: Port,
+    pub(crate) port: LinkEnd,
     pub(crate) ready: Ready,
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn adopt(fd: OwnedFd, mtu: u16, wanted: Offload) -> io::Result<Adopte
         nowait,
     };
     let ready = Ready::new(Carriage::HandedOver, offload, 1);
-    Ok(Adopted { name, port: Port { fd, properties }, ready })
+    Ok(Adopted { name, port: LinkEnd { fd, properties }, ready })
 }
 
 /// Asks for offloads until the kernel agrees. One that agrees to nothing is taken to have granted nothing.

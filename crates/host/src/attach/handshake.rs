@@ -8,7 +8,7 @@ use nsnet_stack::frame::Device;
 
 use super::SetupError;
 use super::device::inspect_all;
-use crate::link::{Framing, LinkProperties, Port};
+use crate::link::{Framing, LinkEnd, LinkProperties};
 use crate::sys;
 
 /// What the host offers to the container side.
@@ -27,7 +27,7 @@ pub(crate) async fn handshake(
     further: Vec<Channel>,
     offer: &Offer,
     given_up: impl Future<Output = SetupError>,
-) -> Result<(Vec<Port>, Ready), SetupError> {
+) -> Result<(Vec<LinkEnd>, Ready), SetupError> {
     let (report, fds) = report(&channel, given_up).await?;
     let granted = match report {
         Report::Failed(failure) => return Err(SetupError::Container(failure)),
@@ -63,7 +63,7 @@ pub(crate) async fn handshake(
         let nowait = carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
         let properties =
             LinkProperties { carriage, device: Device { mtu: offer.mtu, offload }, framing, nowait };
-        Port { fd, properties }
+        LinkEnd { fd, properties }
     };
     Ok((fds.into_iter().map(port).collect(), Ready::new(carriage, offload, granted.queues)))
 }

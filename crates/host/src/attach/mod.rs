@@ -20,7 +20,7 @@ use nsnet_proto::{Channel, Ready, Setup};
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use attached::{Attached, Order};
-pub use device::Device;
+pub use device::AdoptedDevice;
 pub(crate) use device::adopt;
 pub use end::{End, Finished};
 pub(crate) use ending::Ending;
@@ -29,7 +29,7 @@ pub(crate) use handshake::{Offer, handshake};
 pub(crate) use inherited::Inherited;
 
 use crate::addressing::leases::{Lease, Member};
-use crate::link::Port;
+use crate::link::LinkEnd;
 use crate::statistics::{Counters, Statistics};
 use crate::task::block_on;
 use crate::threads;
@@ -86,7 +86,7 @@ pub struct Attachment {
 
 /// A container on its way to the engine.
 pub(crate) struct Request {
-    pub(crate) origin: Origin,
+    pub(crate) origin: LinkOrigin,
     pub(crate) member: Member,
     pub(crate) lease: Lease,
     /// Of this container.
@@ -95,12 +95,12 @@ pub(crate) struct Request {
 }
 
 /// Where the link of a container comes from.
-pub(crate) enum Origin {
+pub(crate) enum LinkOrigin {
     /// A container side that was given its end of a channel. `further` carry the queues behind the first, should they be
     /// shuttled.
     ContainerSide { channel: Channel, further: Vec<Channel> },
     /// A device that is ready.
-    Device { port: Port, ready: Ready },
+    Device { port: LinkEnd, ready: Ready },
 }
 
 /// What the caller has been told.

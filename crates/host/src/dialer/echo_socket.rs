@@ -18,7 +18,7 @@ use tokio::net::UdpSocket;
 
 use super::error_queue::{self, is_too_long, next_of, retried, socket_address};
 use super::ip_options::IpOptions;
-use super::udp_socket::Control;
+use super::udp_socket::ControlBuffer;
 use super::{DatagramSocket, Datagrams, Envelope, Received};
 use nsnet_stack::icmp::echo::{HEADER, Message};
 
@@ -83,7 +83,7 @@ impl EchoDatagrams {
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut header = [0; HEADER];
         let mut iov = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
-        let mut control = Control::default();
+        let mut control = ControlBuffer::default();
         let fd = self.socket.as_raw_fd();
         let message =
             socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;

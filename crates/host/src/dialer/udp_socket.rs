@@ -93,7 +93,7 @@ impl UdpDatagrams {
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = Control::default();
+        let mut control = ControlBuffer::default();
         let fd = self.socket.as_raw_fd();
         let message =
             socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
@@ -206,9 +206,9 @@ impl DatagramSocket for UdpDatagrams {
 
 /// Room for the control messages of `UDP_GRO` and of the hop limit, placed as a `struct cmsghdr` must be.
 #[repr(align(8))]
-pub(super) struct Control(pub(super) [u8; 64]);
+pub(super) struct ControlBuffer(pub(super) [u8; 64]);
 
-impl Default for Control {
+impl Default for ControlBuffer {
     fn default() -> Self {
         Self([0; 64])
     }

@@ -14,7 +14,7 @@ use tokio::time::{self, Duration};
 use super::request::Request;
 use super::servers::{Plan, Servers};
 use super::upstream::{Sockets, set_id};
-use super::{EXCHANGE_DEADLINE, Transport};
+use super::{DnsTransport, EXCHANGE_DEADLINE};
 use crate::task::clock::now;
 
 /// Asks the servers on behalf of one container, or one queue of it.
@@ -40,7 +40,7 @@ impl Forwarder {
     /// Dropping the future gives the exchange up.
     pub(super) async fn exchange(&self, request: &Request<'_>) -> Bytes {
         let query = &request.query;
-        if request.transport == Transport::Stream && query.is_transfer() {
+        if request.transport == DnsTransport::Stream && query.is_transfer() {
             return query.decline(RCODE::NotImplemented).into();
         }
         let mut declined = None;
@@ -68,7 +68,7 @@ impl Forwarder {
 
     async fn ask(&self, server: SocketAddr, request: &Request<'_>, patience: Duration) -> io::Result<Bytes> {
         let answer = within(patience, self.sockets.exchange(server, request.message)).await?;
-        if request.transport == Transport::Datagram || !is_truncated(&answer) {
+        if request.transport == DnsTransport::Datagram || !is_truncated(&answer) {
             return Ok(answer);
         }
         within(patience, self.ask_over_tcp(server, request)).await
@@ -187,10 +187,10 @@ mod tests {
     }
 
     async fn ask(forwarder: &Forwarder, message: &[u8]) -> Bytes {
-        ask_by(forwarder, message, Transport::Datagram).await
+        ask_by(forwarder, message, DnsTransport::Datagram).await
     }
 
-    async fn ask_by(forwarder: &Forwarder, message: &[u8], transport: Transport) -> Bytes {
+    async fn ask_by(forwarder: &Forwarder, message: &[u8], transport: DnsTransport) -> Bytes {
         let message = Bytes::copy_from_slice(message);
         forwarder.exchange(&Request::parse(&message, transport).unwrap()).await
     }
@@ -314,9 +314,9 @@ mod tests {
         serve_tcp(TcpListener::bind((FIRST, lab.port)).await.unwrap(), |query| {
             response(query, RCODE::NoError, &[0xee; 60_000])
         });
-        let long = ask_by(&forwarder, &query(), Transport::Stream).await;
+        let long = ask_by(&forwarder, &query(), DnsTransport::Stream).await;
         assert_eq!(long, response(&query(), RCODE::NoError, &[0xee; 60_000]));
-        let short = ask_by(&forwarder, &query(), Transport::Datagram).await;
+        let short = ask_by(&forwarder, &query(), DnsTransport::Datagram).await;
         assert!(is_truncated(&short) && short.ends_with(b"short"));
     }
 
@@ -330,7 +330,7 @@ mod tests {
             vec![reply]
         });
         serve(lab.second, |query| vec![response(query, RCODE::NoError, b"second")]);
-        let answer = ask_by(&forwarder, &query(), Transport::Stream).await;
+        let answer = ask_by(&forwarder, &query(), DnsTransport::Stream).await;
         assert!(answer.ends_with(b"second"));
     }
 
@@ -341,7 +341,7 @@ mod tests {
         let kind = message.len() - 4;
         message[kind..kind + 2].copy_from_slice(&[0, 252]);
         let rcode = async |transport| header_buffer::rcode(&ask_by(&forwarder, &message, transport).await);
-        assert_eq!(rcode(Transport::Stream).await, Ok(RCODE::NotImplemented));
-        assert_eq!(rcode(Transport::Datagram).await, Ok(RCODE::ServerFailure), "forwarded");
+        assert_eq!(rcode(DnsTransport::Stream).await, Ok(RCODE::NotImplemented));
+        assert_eq!(rcode(DnsTransport::Datagram).await, Ok(RCODE::ServerFailure), "forwarded");
     }
 }

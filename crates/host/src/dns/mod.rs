@@ -80,7 +80,7 @@ pub(crate) use server::NameServer;
 
 /// What a query has come by, and its answer goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
+pub(crate) enum DnsTransport {
     /// UDP: an answer may be too long.
     Datagram,
     /// TCP.

@@ -17,7 +17,7 @@ pub(super) struct Place(OwnedSemaphorePermit);
 
 /// A connection; has one until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct ConnectionPlace {
     _permit: OwnedSemaphorePermit,
 }
 
@@ -34,9 +34,9 @@ impl Places {
     }
 
     /// Room for one more connection, if there is any.
-    pub(super) fn connect(&self) -> Option<Connection> {
+    pub(super) fn connect(&self) -> Option<ConnectionPlace> {
         let permit = Arc::clone(&self.connections).try_acquire_owned().ok()?;
-        Some(Connection { _permit: permit })
+        Some(ConnectionPlace { _permit: permit })
     }
 }
 

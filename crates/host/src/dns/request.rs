@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::Transport;
+use super::DnsTransport;
 use nsnet_stack::dns::Query;
 
 /// A query: the message, which can be kept or sent on without a copy, what it says, and what it has come by.
@@ -10,12 +10,12 @@ use nsnet_stack::dns::Query;
 pub(super) struct Request<'a> {
     pub(super) message: &'a Bytes,
     pub(super) query: Query<'a>,
-    pub(super) transport: Transport,
+    pub(super) transport: DnsTransport,
 }
 
 impl<'a> Request<'a> {
     /// `None` if the message is no query.
-    pub(super) fn parse(message: &'a Bytes, transport: Transport) -> Option<Self> {
+    pub(super) fn parse(message: &'a Bytes, transport: DnsTransport) -> Option<Self> {
         Query::parse(message).map(|query| Self { message, query, transport })
     }
 }

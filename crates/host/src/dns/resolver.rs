@@ -11,7 +11,7 @@ use simple_dns::RCODE;
 use super::forward::Forwarder;
 use super::local::with_records;
 use super::request::Request;
-use super::{Transport, local};
+use super::{DnsTransport, local};
 use nsnet_stack::dns::HostName;
 use nsnet_stack::dns::Query;
 
@@ -134,7 +134,7 @@ impl<'a> DnsQuery<'a> {
     /// ```
     #[must_use]
     pub fn new(message: &'a Bytes, source: SocketAddr) -> Option<Self> {
-        let request = Request::parse(message, Transport::Datagram)?;
+        let request = Request::parse(message, DnsTransport::Datagram)?;
         Some(Self { request, source, forwarder: None })
     }
 

@@ -15,7 +15,7 @@ use super::local::LocalNames;
 use super::places::{Place, Places};
 use super::request::Request;
 use super::resolver::{DnsQuery, Resolver, is_sound};
-use super::{EXCHANGE_DEADLINE, Transport, stream};
+use super::{DnsTransport, EXCHANGE_DEADLINE, stream};
 use crate::task::{Panicked, contained};
 
 /// Answers the queries of one container, or one queue of it.
@@ -46,7 +46,7 @@ impl NameServer {
         &self,
         message: &Bytes,
         source: SocketAddr,
-        transport: Transport,
+        transport: DnsTransport,
     ) -> Option<Reply> {
         let request = Request::parse(message, transport)?;
         let query = &request.query;
@@ -130,8 +130,8 @@ impl Reply {
     fn new(request: &Request<'_>, answer: Bytes, mut place: Option<Place>) -> Self {
         let query = &request.query;
         let fits = match request.transport {
-            Transport::Datagram => answer.len() <= query.longest_datagram(),
-            Transport::Stream => true,
+            DnsTransport::Datagram => answer.len() <= query.longest_datagram(),
+            DnsTransport::Stream => true,
         };
         let message = if fits { answer } else { query.truncated().into() };
         if place.as_mut().is_some_and(|place| !place.hold(message.len())) {
@@ -180,13 +180,13 @@ mod tests {
         NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new(QUERIES, 256))
     }
 
-    async fn answered(server: &NameServer, message: &[u8], transport: Transport) -> Bytes {
+    async fn answered(server: &NameServer, message: &[u8], transport: DnsTransport) -> Bytes {
         let message = Bytes::copy_from_slice(message);
         server.answer(&message, SOURCE.parse().unwrap(), transport).await.unwrap().message
     }
 
     async fn rcode(server: &NameServer, name: &str) -> RCODE {
-        let answer = answered(server, &query_for(name, TYPE::A), Transport::Datagram).await;
+        let answer = answered(server, &query_for(name, TYPE::A), DnsTransport::Datagram).await;
         header_buffer::rcode(&answer).unwrap()
     }
 
@@ -209,18 +209,18 @@ mod tests {
         let server = server(None, vec![upstream(2000).await]);
         let plain = query_for("long.test", TYPE::TXT);
         for (message, transport, is_whole) in [
-            (plain.clone(), Transport::Datagram, false),
-            (with_opt(&plain, 1232), Transport::Datagram, false),
-            (with_opt(&plain, 4096), Transport::Datagram, true),
-            (plain.clone(), Transport::Stream, true),
+            (plain.clone(), DnsTransport::Datagram, false),
+            (with_opt(&plain, 1232), DnsTransport::Datagram, false),
+            (with_opt(&plain, 4096), DnsTransport::Datagram, true),
+            (plain.clone(), DnsTransport::Stream, true),
         ] {
             let answer = answered(&server, &message, transport).await;
             assert_eq!(answer.len() > 2000, is_whole);
             assert_eq!(header_buffer::has_flags_unchecked(&answer, PacketFlag::TRUNCATION), !is_whole);
         }
         let hosts = query_for("many.test", TYPE::A);
-        assert!(answered(&server, &hosts, Transport::Datagram).await.len() < 512);
-        assert!(answered(&server, &hosts, Transport::Stream).await.len() > 60 * 16);
+        assert!(answered(&server, &hosts, DnsTransport::Datagram).await.len() < 512);
+        assert!(answered(&server, &hosts, DnsTransport::Stream).await.len() > 60 * 16);
     }
 
     #[tokio::test]
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(rcode(&server, "db.test").await, RCODE::NoError, "needs no place");
         drop(taken);
         let asked = Bytes::from(query_for("www.test", TYPE::A));
-        let given_up = server.answer(&asked, SOURCE.parse().unwrap(), Transport::Datagram);
+        let given_up = server.answer(&asked, SOURCE.parse().unwrap(), DnsTransport::Datagram);
         assert!(time::timeout(Duration::from_millis(20), given_up).await.is_err());
         let places: Vec<_> = (0..QUERIES).map_while(|_| server.places.take(0)).collect();
         assert_eq!(places.len(), QUERIES);
@@ -247,7 +247,7 @@ mod tests {
         let asked: Vec<_> = (0..QUERIES / 50)
             .map(|_| {
                 let (server, long) = (Arc::clone(&server), long.clone());
-                tokio::spawn(async move { answered(&server, &long, Transport::Stream).await })
+                tokio::spawn(async move { answered(&server, &long, DnsTransport::Stream).await })
             })
             .collect();
         let mut failed = 0;
@@ -269,7 +269,7 @@ mod tests {
         pointer.extend_from_slice(&[0xc0, 18, 0, 1, 0, 1]);
         pointer.extend_from_slice(&message[12..message.len() - 4]);
         for hidden in [two, pointer, message[..20].to_vec()] {
-            for transport in [Transport::Datagram, Transport::Stream] {
+            for transport in [DnsTransport::Datagram, DnsTransport::Stream] {
                 let answer = answered(&server, &hidden, transport).await;
                 assert_eq!(header_buffer::rcode(&answer), Ok(RCODE::FormatError));
                 assert_eq!(header_buffer::id(&answer), header_buffer::id(&hidden));
@@ -283,7 +283,7 @@ mod tests {
         let message = query_for("db.test", TYPE::A);
         for silent in [&b""[..], &message[..11], &response(&message, RCODE::NoError, b"")] {
             let silent = Bytes::copy_from_slice(silent);
-            assert!(server.answer(&silent, SOURCE.parse().unwrap(), Transport::Datagram).await.is_none());
+            assert!(server.answer(&silent, SOURCE.parse().unwrap(), DnsTransport::Datagram).await.is_none());
         }
     }
 

@@ -125,8 +125,8 @@ impl Watched {
         }
         self.checked = Some(now);
         match self.read() {
-            Ok(Content::AsBefore) => None,
-            Ok(Content::Settings(settings)) => {
+            Ok(FileContent::AsBefore) => None,
+            Ok(FileContent::Settings(settings)) => {
                 tracing::debug!(path = %self.path.display(), servers = ?settings.servers, "DNS servers read");
                 self.problem = None;
                 Some(settings)
@@ -144,7 +144,7 @@ impl Watched {
         }
     }
 
-    fn read(&mut self) -> Result<Content, Problem> {
+    fn read(&mut self) -> Result<FileContent, Problem> {
         // Forgotten first, so that a file that comes back is read even if it is the one seen before.
         let before = self.seen.take();
         // Were it a FIFO or a device, opening or reading it could stall the engine.
@@ -152,7 +152,7 @@ impl Watched {
         let fingerprint = Fingerprint::of(&file)?;
         self.seen = Some(fingerprint);
         if before == Some(fingerprint) && !self.scoped_by_name {
-            return Ok(Content::AsBefore);
+            return Ok(FileContent::AsBefore);
         }
         let mut text = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut text)?;
@@ -164,7 +164,7 @@ impl Watched {
             return Err(Problem::NoServer);
         }
         let (options, _errors) = resolv_conf::Config::parse_with_errors(text.as_bytes());
-        Ok(Content::Settings(Settings {
+        Ok(FileContent::Settings(Settings {
             servers,
             timeout: Duration::from_secs(options.timeout.clamp(1, MAX_TIMEOUT).into()),
             attempts: options.attempts.clamp(1, MAX_ATTEMPTS),
@@ -199,7 +199,7 @@ fn addresses(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-enum Content {
+enum FileContent {
     AsBefore,
     Settings(Settings),
 }

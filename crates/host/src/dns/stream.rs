@@ -23,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{self, Duration};
 
 use super::server::{NameServer, Reply};
-use super::{Transport, upstream::MAX_MESSAGE};
+use super::{DnsTransport, upstream::MAX_MESSAGE};
 
 /// Serves one connection of the container at `source` until either side ends it.
 ///
@@ -47,7 +47,7 @@ pub(super) async fn serve(
                 Ok(Some(message)) => {
                     let server = Rc::clone(&server);
                     under_way.spawn_local(async move {
-                        server.answer(&message, source, Transport::Stream).await
+                        server.answer(&message, source, DnsTransport::Stream).await
                     });
                 }
                 Ok(None) => input.is_open = false,

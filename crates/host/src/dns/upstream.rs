@@ -29,7 +29,7 @@ use nsnet_stack::dns::Query;
 /// The sockets of one network.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    servers: Mutex<HashMap<SocketAddr, Vec<Weak<Socket>>>>,
+    servers: Mutex<HashMap<SocketAddr, Vec<Weak<SharedSocket>>>>,
     ids: Ids,
 }
 
@@ -60,7 +60,7 @@ impl Sockets {
         self.ids.draw()
     }
 
-    fn socket(&self, server: SocketAddr) -> io::Result<Arc<Socket>> {
+    fn socket(&self, server: SocketAddr) -> io::Result<Arc<SharedSocket>> {
         let mut servers = lock(&self.servers);
         servers.retain(|_, sockets| {
             sockets.retain(|socket| socket.strong_count() > 0);
@@ -73,7 +73,7 @@ impl Sockets {
                 return Ok(socket);
             }
         }
-        let socket = Arc::new(Socket::open(server)?);
+        let socket = Arc::new(SharedSocket::open(server)?);
         sockets.push(Arc::downgrade(&socket));
         Ok(socket)
     }
@@ -84,12 +84,12 @@ const MAX_SOCKETS: usize = 64;
 
 /// A socket and the task that reads from it.
 #[derive(Debug)]
-struct Socket {
+struct SharedSocket {
     shared: Arc<Shared>,
     reader: AbortHandle,
 }
 
-impl Socket {
+impl SharedSocket {
     /// A new socket on a random port that hears `server` only.
     fn open(server: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
@@ -102,7 +102,7 @@ impl Socket {
     }
 }
 
-impl Drop for Socket {
+impl Drop for SharedSocket {
     fn drop(&mut self) {
         self.reader.abort();
     }
@@ -128,12 +128,12 @@ impl Shared {
         ids: &Ids,
         query: &Bytes,
         answer: oneshot::Sender<io::Result<Bytes>>,
-    ) -> io::Result<Place> {
+    ) -> io::Result<Slot> {
         let mut waiting = lock(&self.waiting);
         let mut drawn = (0..MAX_DRAWS).map(|_| ids.draw());
         let id = drawn.find(|id| !waiting.contains_key(id)).ok_or(io::ErrorKind::AddrInUse)?;
         waiting.insert(id, Exchange { query: query.clone(), answer });
-        Ok(Place { shared: Arc::clone(self), id })
+        Ok(Slot { shared: Arc::clone(self), id })
     }
 
     /// Sends a query under another ID.
@@ -179,12 +179,12 @@ impl Shared {
 }
 
 /// An ID in use until this is dropped.
-struct Place {
+struct Slot {
     shared: Arc<Shared>,
     id: u16,
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         lock(&self.shared.waiting).remove(&self.id);
     }

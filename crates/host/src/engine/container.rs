@@ -14,21 +14,21 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
-use crate::attach::{self, Attached, End, Ending, Finished, Offer, Origin, Request, SetupError};
+use crate::attach::{self, Attached, End, Ending, Finished, LinkOrigin, Offer, Request, SetupError};
 use crate::context::{Context, Limits, Parts};
 use crate::dns;
 use crate::gateway::Gateway;
 use crate::gateway::members::{Isolation, Members, Presence};
 use crate::gateway::neighbours::Neighbours;
 use crate::gateway::queues::Siblings;
-use crate::link::{Link, Port};
+use crate::link::{Link, LinkEnd};
 use crate::protocols::Protocols;
 use crate::task::lifetime;
 use crate::threads::Seat;
 use crate::threads::commons::Commons;
 
 /// What is the same for every container of a network.
-pub(crate) struct Terms {
+pub(crate) struct NetworkTerms {
     pub(crate) parts: Parts,
     pub(crate) link: Offer,
     pub(crate) dns: dns::Terms,
@@ -42,7 +42,7 @@ pub(crate) struct Terms {
 /// to end in good order, and closed to end at once.
 pub(crate) async fn host(
     request: Request,
-    terms: &Terms,
+    terms: &NetworkTerms,
     commons: Rc<Commons>,
     further: &[Seat],
     network: watch::Receiver<bool>,
@@ -50,7 +50,7 @@ pub(crate) async fn host(
     let Request { origin, member, lease, counters, mut attached } = request;
     let parts = Parts { counters, ..terms.parts.clone() };
     let ending = Ending::new(network);
-    let is_adopted = matches!(origin, Origin::Device { .. });
+    let is_adopted = matches!(origin, LinkOrigin::Device { .. });
     let opening = async {
         let (ports, ready) = open(origin, terms, ending.begun()).await?;
         let is_finishing = ending.watch();
@@ -99,15 +99,15 @@ fn failure(error: &SetupError, is_adopted: bool) -> End {
 
 /// The ports of a container, and what it was granted. `given_up` resolves when the container is to end before it is ready.
 async fn open(
-    origin: Origin,
-    terms: &Terms,
+    origin: LinkOrigin,
+    terms: &NetworkTerms,
     given_up: impl Future<Output = SetupError>,
-) -> Result<(Vec<Port>, Ready), SetupError> {
+) -> Result<(Vec<LinkEnd>, Ready), SetupError> {
     match origin {
-        Origin::ContainerSide { channel, further } => {
+        LinkOrigin::ContainerSide { channel, further } => {
             attach::handshake(channel, further, &terms.link, given_up).await
         }
-        Origin::Device { port, ready } => Ok((vec![port], ready)),
+        LinkOrigin::Device { port, ready } => Ok((vec![port], ready)),
     }
 }
 
@@ -133,8 +133,8 @@ enum Ended {
 
 impl Gateways {
     async fn open(
-        ports: Vec<Port>,
-        terms: &Terms,
+        ports: Vec<LinkEnd>,
+        terms: &NetworkTerms,
         parts: Parts,
         addressing: Addressing,
         commons: &Rc<Commons>,
@@ -145,7 +145,7 @@ impl Gateways {
         let queues = ports.len();
         let places = dns::Places::new(parts.limits.dns_queries, parts.limits.dns_connections);
         let mut siblings = Siblings::new(queues).into_iter();
-        let mut queue = |port: Port| Queue {
+        let mut queue = |port: LinkEnd| Queue {
             port,
             sibling: siblings.next().filter(|_| queues > 1),
             addressing: addressing.clone(),
@@ -232,7 +232,7 @@ impl Others {
 
 /// What a gateway is made of, to be carried to its thread.
 struct Queue {
-    port: Port,
+    port: LinkEnd,
     /// None if the device has one queue only.
     sibling: Option<Siblings>,
     addressing: Addressing,

@@ -25,7 +25,7 @@ use crate::task::clock::Clock;
 use crate::task::lifetime;
 use crate::threads::commons::Commons;
 use crate::threads::{self, Seat, Seats};
-use container::Terms;
+use container::NetworkTerms;
 
 /// Everything the engine needs to know.
 pub(crate) struct Config {
@@ -37,7 +37,7 @@ pub(crate) struct Config {
 }
 
 pub(crate) struct Engine {
-    requests: Option<mpsc::UnboundedSender<Message>>,
+    requests: Option<mpsc::UnboundedSender<Instruction>>,
     /// Resolves when the network has ended; taken by who waits for it.
     over: Option<oneshot::Receiver<Finished>>,
     seat: Seat,
@@ -63,13 +63,13 @@ impl Engine {
 
     /// Hands a container to the engine. Fails only if the engine has ended.
     pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
-        self.tell(Message::Attach(Box::new(request)))
+        self.tell(Instruction::Attach(Box::new(request)))
     }
 
     /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest, and waits for
     /// that.
     pub(crate) fn finish(mut self, grace: Duration) -> Finished {
-        match self.tell(Message::Finish { grace, keep: None }) {
+        match self.tell(Instruction::Finish { grace, keep: None }) {
             Ok(()) => self.join(grace.saturating_add(JOIN)),
             Err(ShutDown) => Finished::Abandoned,
         }
@@ -80,15 +80,15 @@ impl Engine {
         // The threads are kept by the engine itself. Without this, dropping does not wait.
         let over = self.over.take();
         let keep = Some((self.seat.clone(), Arc::clone(&self.further)));
-        self.tell(Message::Finish { grace, keep }).ok().and(over)
+        self.tell(Instruction::Finish { grace, keep }).ok().and(over)
     }
 
     /// Hands published sockets to the engine. Fails only if it has ended.
     pub(crate) fn publish(&self, listening: Listening) -> Result<(), ShutDown> {
-        self.tell(Message::Publish(listening))
+        self.tell(Instruction::Publish(listening))
     }
 
-    fn tell(&self, message: Message) -> Result<(), ShutDown> {
+    fn tell(&self, message: Instruction) -> Result<(), ShutDown> {
         self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
     }
 
@@ -111,7 +111,7 @@ impl Engine {
 #[derive(Debug)]
 pub(crate) struct ShutDown;
 
-enum Message {
+enum Instruction {
     Attach(Box<Request>),
     Publish(Listening),
     Finish {
@@ -134,7 +134,7 @@ async fn serve(
     counters: Arc<Counters>,
     commons: Rc<Commons>,
     further: Arc<[Seat]>,
-    mut requests: mpsc::UnboundedReceiver<Message>,
+    mut requests: mpsc::UnboundedReceiver<Instruction>,
 ) -> Finished {
     let Config { dialer, limits, dns, link, isolation } = config;
     let members: Rc<Members> = Rc::default();
@@ -150,7 +150,7 @@ async fn serve(
     };
     let questions = Questions::new(dialer, limits.dial_timeout);
     let parts = Parts { questions, limits, clock: scene.clock, counters };
-    let terms = Rc::new(Terms { parts, link, dns, isolation, members, neighbours });
+    let terms = Rc::new(NetworkTerms { parts, link, dns, isolation, members, neighbours });
     // Dropped to end the containers' networks at once, set to end them in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
@@ -158,18 +158,18 @@ async fn serve(
     let (grace, _keep) = loop {
         tokio::select! {
             message = requests.recv() => match message {
-                Some(Message::Attach(request)) => {
+                Some(Instruction::Attach(request)) => {
                     let shutdown = is_finishing.subscribe();
                     let (terms, commons, further) = (Rc::clone(&terms), Rc::clone(&commons), Arc::clone(&further));
                     containers.spawn_local(async move {
                         container::host(*request, &terms, commons, &further, shutdown).await
                     });
                 }
-                Some(Message::Publish(listening)) => {
+                Some(Instruction::Publish(listening)) => {
                     let shutdown = is_finishing.subscribe();
                     ports.spawn_local(publish::serve(listening, scene.clone(), shutdown));
                 }
-                Some(Message::Finish { grace, keep }) => break (grace, keep),
+                Some(Instruction::Finish { grace, keep }) => break (grace, keep),
                 None => break (Duration::ZERO, None),
             },
             Some(ended) = containers.join_next() => lifetime::report_panic(ended.map(drop)),

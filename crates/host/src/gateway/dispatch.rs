@@ -7,7 +7,7 @@ use nsnet_proto::vnet;
 use super::Gateway;
 use crate::dialer::{IcmpError, Unreachable};
 use crate::gateway::members::Isolation;
-use crate::gateway::queues::{Message, Passed, Siblings};
+use crate::gateway::queues::{Passed, SiblingMessage, Siblings};
 use nsnet_stack::between::Form;
 use nsnet_stack::discard::Discard;
 use nsnet_stack::flow::{Endpoints, FlowKey};
@@ -123,18 +123,18 @@ impl Gateway {
         }
     }
 
-    pub(super) fn handle_message(self: &Rc<Self>, message: Message) {
+    pub(super) fn handle_message(self: &Rc<Self>, message: SiblingMessage) {
         match (message, &self.siblings) {
-            (Message::Packet(passed), Some(siblings)) => {
+            (SiblingMessage::Packet(passed), Some(siblings)) => {
                 if let Err(discard) = self.handle_passed(siblings, passed) {
                     self.context().counters.discarded(discard);
                 }
             }
-            (Message::Delivered, Some(siblings)) => {
+            (SiblingMessage::Delivered, Some(siblings)) => {
                 siblings.note_delivered();
                 self.context().progress.notify_one();
             }
-            (Message::Packet(_) | Message::Delivered, None) => {}
+            (SiblingMessage::Packet(_) | SiblingMessage::Delivered, None) => {}
         }
     }
 

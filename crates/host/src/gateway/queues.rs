@@ -50,16 +50,16 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// One gateway's way to those of the other queues.
 pub(crate) struct Siblings {
     index: usize,
-    all: Arc<[mpsc::Sender<Message>]>,
+    all: Arc<[mpsc::Sender<SiblingMessage>]>,
     gone: watch::Sender<bool>,
     /// How many others have yet to deliver what they have; only the first counts.
     undelivered: Cell<usize>,
     has_reported: Cell<bool>,
-    inbox: RefCell<Option<mpsc::Receiver<Message>>>,
+    inbox: RefCell<Option<mpsc::Receiver<SiblingMessage>>>,
 }
 
 /// What a gateway hears from another.
-pub(crate) enum Message {
+pub(crate) enum SiblingMessage {
     Packet(Passed),
     /// Everything is delivered on a queue.
     Delivered,
@@ -95,7 +95,7 @@ impl Siblings {
     }
 
     /// What the others have for this one; to be had once.
-    pub(crate) fn take_inbox(&self) -> Option<mpsc::Receiver<Message>> {
+    pub(crate) fn take_inbox(&self) -> Option<mpsc::Receiver<SiblingMessage>> {
         self.inbox.take()
     }
 
@@ -131,7 +131,7 @@ impl Siblings {
     }
 
     fn pass(&self, to: usize, passed: Passed) -> Result<(), Lost> {
-        self.all[to].try_send(Message::Packet(passed)).map_err(|_| Lost)
+        self.all[to].try_send(SiblingMessage::Packet(passed)).map_err(|_| Lost)
     }
 
     /// Tells the others that the link of this one is gone.
@@ -168,7 +168,7 @@ impl Siblings {
         }
         if !self.has_reported.get() {
             // Fails only if the first has ended, and then so does this.
-            let _ = self.all[FIRST].send(Message::Delivered).await;
+            let _ = self.all[FIRST].send(SiblingMessage::Delivered).await;
             // Not before: whoever waits here may be dropped and begin anew.
             self.has_reported.set(true);
         }
@@ -218,7 +218,7 @@ mod tests {
             let sibling = &siblings[at];
             let mut inbox = sibling.inbox.borrow_mut();
             let inbox = inbox.as_mut().unwrap();
-            let Ok(Message::Packet(passed)) = inbox.try_recv() else { panic!("not at {at}") };
+            let Ok(SiblingMessage::Packet(passed)) = inbox.try_recv() else { panic!("not at {at}") };
             assert_eq!(&*passed.packet, b"segment");
             assert_eq!(sibling.is_back(&passed), at == 1);
             if at != 1 {
@@ -249,7 +249,7 @@ mod tests {
                 .await
                 .expect_err("it waits for its end");
             for _ in 0..reports {
-                assert!(matches!(inbox.try_recv(), Ok(Message::Delivered)));
+                assert!(matches!(inbox.try_recv(), Ok(SiblingMessage::Delivered)));
                 first.note_delivered();
             }
             assert!(inbox.try_recv().is_err(), "reported once");

@@ -50,7 +50,7 @@ pub(crate) enum Framing {
 
 /// A file descriptor that a link is made of, wherever it is to be.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub(crate) struct LinkEnd {
     /// A non-blocking TUN device or socketpair end.
     pub(crate) fd: OwnedFd,
     pub(crate) properties: LinkProperties,
@@ -84,10 +84,10 @@ pub(crate) enum Sent {
 
 /// A frame that waits for the link to become writable.
 #[derive(Debug)]
-pub(crate) struct HeldFrame(Held);
+pub(crate) struct HeldFrame(HeldContent);
 
 #[derive(Debug)]
-enum Held {
+enum HeldContent {
     Frame(Box<[u8]>),
     /// What is left of a datagram that exceeds the MTU.
     Fragments(Fragments),
@@ -95,8 +95,8 @@ enum Held {
 
 impl Link {
     /// Takes a port over. Must be called within the runtime of the engine thread that `commons` belongs to.
-    pub(crate) fn new(port: Port, counters: Arc<Counters>, commons: Rc<Commons>) -> io::Result<Self> {
-        let Port { fd, properties } = port;
+    pub(crate) fn new(port: LinkEnd, counters: Arc<Counters>, commons: Rc<Commons>) -> io::Result<Self> {
+        let LinkEnd { fd, properties } = port;
         let io = Io::Descriptor(Descriptor::new(fd, properties.carriage, properties.nowait)?);
         Ok(Self { io, properties, counters, commons, identification: Cell::new(random()) })
     }
@@ -251,9 +251,9 @@ impl Link {
     /// Sends a frame that was held back.
     pub(crate) fn resend(&self, frame: HeldFrame) -> Sent {
         match frame.0 {
-            Held::Frame(frame) if self.is_taken(&frame) => Sent::Done,
-            Held::Frame(frame) => Sent::Held(HeldFrame(Held::Frame(frame))),
-            Held::Fragments(fragments) => self.send_fragments(fragments),
+            HeldContent::Frame(frame) if self.is_taken(&frame) => Sent::Done,
+            HeldContent::Frame(frame) => Sent::Held(HeldFrame(HeldContent::Frame(frame))),
+            HeldContent::Fragments(fragments) => self.send_fragments(fragments),
         }
     }
 
@@ -278,7 +278,7 @@ impl Link {
         while let Some(length) = fragments.next_len() {
             let fill = |buffer: &mut [u8]| fragments.write_next(buffer);
             if let (Sent::Held(_), ()) = self.send_with(vnet::Header::default(), length, fill) {
-                return Sent::Held(HeldFrame(Held::Fragments(fragments)));
+                return Sent::Held(HeldFrame(HeldContent::Fragments(fragments)));
             }
             fragments.advance();
         }
@@ -286,7 +286,11 @@ impl Link {
     }
 
     fn write(&self, frame: &[u8]) -> Sent {
-        if self.is_taken(frame) { Sent::Done } else { Sent::Held(HeldFrame(Held::Frame(frame.into()))) }
+        if self.is_taken(frame) {
+            Sent::Done
+        } else {
+            Sent::Held(HeldFrame(HeldContent::Frame(frame.into())))
+        }
     }
 
     fn is_taken(&self, frame: &[u8]) -> bool {

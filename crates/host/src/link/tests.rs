@@ -26,7 +26,7 @@ fn link(offload: Offload, buffer: usize) -> (Link, OwnedFd) {
         nowait: false,
     };
     let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
-    (Link::new(Port { fd: near, properties }, Arc::default(), commons).unwrap(), far)
+    (Link::new(LinkEnd { fd: near, properties }, Arc::default(), commons).unwrap(), far)
 }
 
 #[tokio::test]

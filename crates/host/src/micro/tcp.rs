@@ -12,7 +12,7 @@ use smoltcp::wire::TcpSeqNumber;
 
 use super::measured;
 use crate::addressing::local::LocalRoutes;
-use crate::protocols::tcp::{Flow, State, Tuple, find_open};
+use crate::protocols::tcp::{State, TcpFlow, TupleUse, find_open};
 use crate::sys::Pages;
 use crate::task::clock::Clock;
 use crate::threads::commons::{Commons, RingSocket, Sockets};
@@ -173,7 +173,7 @@ impl Transmit for Wire {
 
 /// A table of open connections. Its hash is the table's with a key that never changes, and its entries share one flow.
 pub(crate) struct Lookup {
-    entries: HashMap<FlowKey, Tuple, BuildHasherDefault<DefaultHasher>>,
+    entries: HashMap<FlowKey, TupleUse, BuildHasherDefault<DefaultHasher>>,
     wanted: Vec<FlowKey>,
 }
 
@@ -183,7 +183,7 @@ impl Lookup {
 
     pub(crate) fn among(flows: usize) -> Self {
         let flow = Rc::new(flow());
-        let entry = |id| Tuple { id, task: None, state: State::Open(Rc::clone(&flow)) };
+        let entry = |id| TupleUse { id, task: None, state: State::Open(Rc::clone(&flow)) };
         let entries = (0u64..).zip(0..flows).map(|(id, number)| (key(number), entry(id))).collect();
         let wanted = (0..Self::ROUND).map(|number| key(number * flows / Self::ROUND)).collect();
         Self { entries, wanted }
@@ -208,7 +208,7 @@ fn key(number: usize) -> FlowKey {
     }
 }
 
-fn flow() -> Flow {
+fn flow() -> TcpFlow {
     let key = key(0);
     let RingSocket { socket, pages } = ring_socket();
     let stack = TcpStack::listen(key, socket, PLAIN, 1, Instant::ZERO);
@@ -222,7 +222,7 @@ fn flow() -> Flow {
     };
     let rings = Rings::new(pages, TcpSeqNumber(1), Rc::new(Budget::new(1 << 20)));
     let commons = Commons::new(LocalRoutes::new().expect("a netlink socket"));
-    Flow::new(key, &syn, stack, rings, Rc::new(commons), Clock::start().now())
+    TcpFlow::new(key, &syn, stack, rings, Rc::new(commons), Clock::start().now())
 }
 
 fn ring_socket() -> RingSocket {

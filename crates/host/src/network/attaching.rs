@@ -10,7 +10,7 @@ use nsnet_proto::{Channel, FD_VARIABLE, InterfaceAddress, Setup};
 use super::builder::least_mtu;
 use super::{AttachError, Network};
 use crate::addressing::leases::{Lease, Member};
-use crate::attach::{self, Attached, Attachment, Device, Inherited, Origin, Request};
+use crate::attach::{self, AdoptedDevice, Attached, Attachment, Inherited, LinkOrigin, Request};
 use crate::statistics::Counters;
 use crate::sys;
 
@@ -71,7 +71,7 @@ impl Network {
         channel.send(&setup, &fds).map_err(AttachError::Setup)?;
         let counters = self.ledger.open();
         let (attachment, attached) = attach::pair(setup, Arc::clone(&counters));
-        self.hand_in(Origin::ContainerSide { channel, further }, member, lease, counters, attached)?;
+        self.hand_in(LinkOrigin::ContainerSide { channel, further }, member, lease, counters, attached)?;
         Ok((attachment, container.into_fd()))
     }
 
@@ -88,7 +88,7 @@ impl Network {
     /// nsnet configures nothing: addresses, routes, MTU and the interface's being up are the caller's work, before this
     /// call or after. The device must have the addresses that [`Attachment::setup`] names, which are those of the
     /// [`Member`] or the next that are free, and its default routes lead to the gateways there; what comes from other
-    /// addresses is discarded. The MTU of [`Device`] should be the interface's own.
+    /// addresses is discarded. The MTU of [`AdoptedDevice`] should be the interface's own.
     ///
     /// # Errors
     /// [`AttachError::NotTun`] if the fd is something else, [`AttachError::Mtu`] for an MTU that is too small, and as
@@ -97,18 +97,18 @@ impl Network {
     /// # Examples
     /// ```no_run
     /// use std::os::fd::OwnedFd;
-    /// use nsnet_host::{Attachment, Device, Member, Network};
+    /// use nsnet_host::{Attachment, AdoptedDevice, Member, Network};
     ///
     /// /// `fd` has come with `SCM_RIGHTS` from a program that has made the device with address 10.0.2.7/24.
     /// fn serve(network: &Network, fd: OwnedFd) -> Result<Attachment, Box<dyn std::error::Error>> {
     ///     let member = Member::named("vm").ipv4("10.0.2.7".parse()?);
-    ///     let attachment = network.adopt(fd, Device::new(1500).member(member))?;
+    ///     let attachment = network.adopt(fd, AdoptedDevice::new(1500).member(member))?;
     ///     println!("{} is served", attachment.setup().device);
     ///     Ok(attachment.close_on_drop())
     /// }
     /// ```
-    pub fn adopt(&self, fd: OwnedFd, device: Device) -> Result<Attachment, AttachError> {
-        let Device { member, mtu } = device;
+    pub fn adopt(&self, fd: OwnedFd, device: AdoptedDevice) -> Result<Attachment, AttachError> {
+        let AdoptedDevice { member, mtu } = device;
         let lease = self.addresses.lease(&member)?;
         let least = least_mtu(lease.addressing().v6.is_some());
         if mtu < least {
@@ -121,7 +121,7 @@ impl Network {
         (setup.offload, setup.queues) = (ready.offload, ready.queues);
         let counters = self.ledger.open();
         let (attachment, attached) = attach::pair(setup, Arc::clone(&counters));
-        self.hand_in(Origin::Device { port, ready }, member, lease, counters, attached)?;
+        self.hand_in(LinkOrigin::Device { port, ready }, member, lease, counters, attached)?;
         Ok(attachment.already(ready))
     }
 
@@ -137,7 +137,7 @@ impl Network {
 
     fn hand_in(
         &self,
-        origin: Origin,
+        origin: LinkOrigin,
         member: Member,
         lease: Lease,
         counters: Arc<Counters>,

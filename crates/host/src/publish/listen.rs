@@ -98,7 +98,7 @@ impl<A: Into<IpAddr>> From<(A, RangeInclusive<u16>)> for Listen {
 
 /// A socket that listens.
 pub(super) struct Opened {
-    pub(super) socket: Socket,
+    pub(super) socket: BoundSocket,
     /// Where; none for a UNIX socket.
     pub(super) address: Option<SocketAddr>,
     /// The port in the container.
@@ -107,21 +107,21 @@ pub(super) struct Opened {
 
 /// What ports there are to publish.
 #[derive(Debug, Clone, Copy)]
-enum Transport {
+enum ListenTransport {
     Tcp,
     Udp,
 }
 
-impl From<Transport> for Protocol {
-    fn from(transport: Transport) -> Self {
+impl From<ListenTransport> for Protocol {
+    fn from(transport: ListenTransport) -> Self {
         match transport {
-            Transport::Tcp => Self::Tcp,
-            Transport::Udp => Self::Udp,
+            ListenTransport::Tcp => Self::Tcp,
+            ListenTransport::Udp => Self::Udp,
         }
     }
 }
 
-pub(super) enum Socket {
+pub(super) enum BoundSocket {
     Tcp(TcpListener),
     Udp(UdpSocket),
     /// The file goes first: as long as the socket is there, nobody else's can have its number.
@@ -134,16 +134,16 @@ pub(super) fn open(front: &Front, port: u16) -> Result<Vec<Opened>, PublishError
         return Err(PublishError::NoContainerPort);
     }
     match front {
-        Front::Tcp(listen) => open_ports(Transport::Tcp, listen, port),
-        Front::Udp(listen) => open_ports(Transport::Udp, listen, port),
+        Front::Tcp(listen) => open_ports(ListenTransport::Tcp, listen, port),
+        Front::Udp(listen) => open_ports(ListenTransport::Udp, listen, port),
         Front::Unix(path) => {
             let (listener, file) = open_file(path)?;
-            Ok(vec![Opened { socket: Socket::Unix(file, listener), address: None, port }])
+            Ok(vec![Opened { socket: BoundSocket::Unix(file, listener), address: None, port }])
         }
     }
 }
 
-fn open_ports(transport: Transport, listen: &Listen, port: u16) -> Result<Vec<Opened>, PublishError> {
+fn open_ports(transport: ListenTransport, listen: &Listen, port: u16) -> Result<Vec<Opened>, PublishError> {
     let (first, last) = (*listen.ports.start(), *listen.ports.end());
     if first > last || (first == 0 && last > 0) {
         return Err(PublishError::NoRange { first, last });
@@ -170,7 +170,10 @@ fn open_ports(transport: Transport, listen: &Listen, port: u16) -> Result<Vec<Op
 }
 
 /// One socket of each family, with the same port. The second is missing on a host without IPv6.
-fn bind_everywhere(transport: Transport, port: u16) -> Result<Vec<(Socket, SocketAddr)>, PublishError> {
+fn bind_everywhere(
+    transport: ListenTransport,
+    port: u16,
+) -> Result<Vec<(BoundSocket, SocketAddr)>, PublishError> {
     let mut attempts = ATTEMPTS;
     loop {
         attempts -= 1;
@@ -188,36 +191,36 @@ fn bind_everywhere(transport: Transport, port: u16) -> Result<Vec<(Socket, Socke
     }
 }
 
-fn bind(transport: Transport, address: SocketAddr) -> Result<(Socket, SocketAddr), PublishError> {
+fn bind(transport: ListenTransport, address: SocketAddr) -> Result<(BoundSocket, SocketAddr), PublishError> {
     try_bind(transport, address).map_err(|error| PublishError::of_socket(address, transport.into(), error))
 }
 
-fn try_bind(transport: Transport, address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+fn try_bind(transport: ListenTransport, address: SocketAddr) -> io::Result<(BoundSocket, SocketAddr)> {
     let kind = match transport {
-        Transport::Tcp => Type::STREAM,
-        Transport::Udp => Type::DGRAM,
+        ListenTransport::Tcp => Type::STREAM,
+        ListenTransport::Udp => Type::DGRAM,
     };
     let socket = socket2::Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     match transport {
-        Transport::Tcp => {
+        ListenTransport::Tcp => {
             // So that connections in TIME-WAIT do not keep a server from coming back; another listener does.
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
             let listener = TcpListener::from(socket);
             let address = listener.local_addr()?;
-            Ok((Socket::Tcp(listener), address))
+            Ok((BoundSocket::Tcp(listener), address))
         }
-        Transport::Udp => {
+        ListenTransport::Udp => {
             // The kernel cuts the request down to `net.core.rmem_max`, socket(7); less is slower and still right.
             let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
             socket.bind(&address.into())?;
             let socket = UdpSocket::from(socket);
             let address = socket.local_addr()?;
-            Ok((Socket::Udp(socket), address))
+            Ok((BoundSocket::Udp(socket), address))
         }
     }
 }

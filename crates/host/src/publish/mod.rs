@@ -66,7 +66,7 @@ use crate::task::clock::Clock;
 use crate::task::lifetime;
 use crate::threads;
 use crate::threads::commons::Commons;
-use listen::{Opened, Socket};
+use listen::{BoundSocket, Opened};
 
 /// What is published, and where it leads.
 ///
@@ -279,7 +279,7 @@ pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::R
     for Opened { socket, address, port } in sockets {
         let target = Target { member: member.clone(), port };
         let started = match socket {
-            Socket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
+            BoundSocket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
                 ports.spawn_local(tcp::serve(
                     listener,
                     target,
@@ -287,7 +287,7 @@ pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::R
                     lifetime::finishing(shutdown.clone()),
                 ))
             }),
-            Socket::Unix(file, listener) => tcp::Listener::unix(file, listener).map(|listener| {
+            BoundSocket::Unix(file, listener) => tcp::Listener::unix(file, listener).map(|listener| {
                 ports.spawn_local(tcp::serve(
                     listener,
                     target,
@@ -295,7 +295,7 @@ pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::R
                     lifetime::finishing(shutdown.clone()),
                 ))
             }),
-            Socket::Udp(socket) => clients::Socket::new(socket)
+            BoundSocket::Udp(socket) => clients::Socket::new(socket)
                 .map(|socket| ports.spawn_local(udp::serve(socket, target, scene.clone()))),
         };
         if let Err(error) = started {

@@ -14,7 +14,7 @@ use super::{Scene, Target};
 use crate::dialer::{DialError, Inbound, Protocol, Stream};
 use crate::protocols::Protocols;
 use crate::protocols::clients::{Way, ways};
-use crate::protocols::tcp::{Connection, OpenError, Reservation, connect};
+use crate::protocols::tcp::{OpenError, OpenedConnection, Reservation, connect};
 use crate::statistics::Counted;
 use crate::task::clock::Clock;
 use nsnet_stack::flow::FlowKey;
@@ -210,7 +210,7 @@ async fn open(
     reservation: Reservation,
     ways: &[Way],
     task: &AbortHandle,
-) -> Result<Connection, DialError> {
+) -> Result<OpenedConnection, DialError> {
     let tcp = &protocols.tcp;
     let mut reservation = Some(reservation);
     for way in ways {

@@ -36,7 +36,7 @@ pub struct Statistics {
     pub echo: FlowStatistics,
     /// What came in through published ports: TCP connections, and UDP clients.
     pub published: FlowStatistics,
-    /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
+    /// FlowCounters between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
     pub between_containers: FlowStatistics,
     /// ICMP errors towards containers.
     pub icmp: IcmpStatistics,
@@ -60,13 +60,13 @@ pub struct IcmpStatistics {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct FlowStatistics {
-    /// Flows that were put to the Dialer, or are about to be.
+    /// FlowCounters that were put to the Dialer, or are about to be.
     pub opened: u64,
-    /// Flows that exist now, those still being dialled included.
+    /// FlowCounters that exist now, those still being dialled included.
     pub active: u64,
-    /// Flows that were refused or could not be connected.
+    /// FlowCounters that were refused or could not be connected.
     pub refused: u64,
-    /// Flows that were dropped because a limit was reached.
+    /// FlowCounters that were dropped because a limit was reached.
     pub overflowed: u64,
 }
 
@@ -151,12 +151,12 @@ impl AddAssign for DiscardStatistics {
 pub(crate) struct Counters {
     pub(crate) from_container: Traffic,
     pub(crate) to_container: Traffic,
-    pub(crate) tcp: Flows,
-    pub(crate) udp: Flows,
-    pub(crate) between_containers: Flows,
-    pub(crate) echo: Flows,
+    pub(crate) tcp: FlowCounters,
+    pub(crate) udp: FlowCounters,
+    pub(crate) between_containers: FlowCounters,
+    pub(crate) echo: FlowCounters,
     pub(crate) icmp: IcmpErrors,
-    pub(crate) published: Flows,
+    pub(crate) published: FlowCounters,
     malformed: AtomicU64,
     fragments: AtomicU64,
     not_unicast: AtomicU64,
@@ -183,14 +183,14 @@ impl Traffic {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Flows {
+pub(crate) struct FlowCounters {
     opened: AtomicU64,
     closed: AtomicU64,
     refused: AtomicU64,
     overflowed: AtomicU64,
 }
 
-impl Flows {
+impl FlowCounters {
     pub(crate) fn opened(&self) {
         self.opened.fetch_add(1, Relaxed);
     }
@@ -239,7 +239,7 @@ impl IcmpErrors {
 #[derive(Debug)]
 pub(crate) struct Counted {
     counters: Arc<Counters>,
-    kind: fn(&Counters) -> &Flows,
+    kind: fn(&Counters) -> &FlowCounters,
 }
 
 impl Counted {
@@ -253,7 +253,7 @@ impl Counted {
         Self::new(counters, |counters| &counters.between_containers)
     }
 
-    fn new(counters: &Arc<Counters>, kind: fn(&Counters) -> &Flows) -> Self {
+    fn new(counters: &Arc<Counters>, kind: fn(&Counters) -> &FlowCounters) -> Self {
         kind(counters).opened();
         Self { counters: Arc::clone(counters), kind }
     }

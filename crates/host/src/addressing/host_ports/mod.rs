@@ -47,14 +47,14 @@ use crate::Protocol;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPorts {
-    place: Place,
+    place: HostAddress,
     ports: RangeInclusive<u16>,
     /// `None` is any.
     protocol: Option<Protocol>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum HostAddress {
     Loopback,
     Address(IpAddr),
 }
@@ -77,13 +77,13 @@ impl HostPorts {
     /// All ports of the host's loopback, both families.
     #[must_use]
     pub fn loopback() -> Self {
-        Self { place: Place::Loopback, ports: ALL_PORTS, protocol: None }
+        Self { place: HostAddress::Loopback, ports: ALL_PORTS, protocol: None }
     }
 
     /// All ports of one address of the host.
     #[must_use]
     pub fn at(address: impl Into<IpAddr>) -> Self {
-        Self { place: Place::Address(address.into().to_canonical()), ..Self::loopback() }
+        Self { place: HostAddress::Address(address.into().to_canonical()), ..Self::loopback() }
     }
 
     /// Opens this port only.
@@ -122,8 +122,8 @@ impl HostPorts {
         };
         match self.place {
             _ if self.ports.is_empty() => Err(HostPortsError::NoPort),
-            Place::Address(address) if !is_possible(address) => Err(HostPortsError::Address(address)),
-            Place::Address(_) | Place::Loopback => Ok(()),
+            HostAddress::Address(address) if !is_possible(address) => Err(HostPortsError::Address(address)),
+            HostAddress::Address(_) | HostAddress::Loopback => Ok(()),
         }
     }
 
@@ -139,8 +139,8 @@ impl HostPorts {
     /// Whether this is about the loopback address.
     fn is_of_loopback(&self, loopback: IpAddr) -> bool {
         match self.place {
-            Place::Loopback => true,
-            Place::Address(address) => address == loopback,
+            HostAddress::Loopback => true,
+            HostAddress::Address(address) => address == loopback,
         }
     }
 }
@@ -177,7 +177,7 @@ impl OpenHost {
     pub(crate) fn opens_own(&self, protocol: Protocol, destination: SocketAddr) -> bool {
         let address = destination.ip().to_canonical();
         self.0.iter().any(|open| {
-            open.place == Place::Address(address)
+            open.place == HostAddress::Address(address)
                 && !address.is_loopback()
                 && open.has(protocol, destination.port())
         })

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::{ALL_PORTS, HostPorts, Place};
+use super::{ALL_PORTS, HostAddress, HostPorts};
 use crate::notation::{Notation, ParseError, written, written_ports};
 
 const FORM: &str =
@@ -37,8 +37,8 @@ impl FromStr for HostPorts {
 impl fmt::Display for HostPorts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.place {
-            Place::Loopback => f.write_str(LOOPBACK)?,
-            Place::Address(address) => f.write_str(&written(address))?,
+            HostAddress::Loopback => f.write_str(LOOPBACK)?,
+            HostAddress::Address(address) => f.write_str(&written(address))?,
         }
         if self.ports != ALL_PORTS {
             write!(f, ":{}", written_ports(&self.ports))?;

@@ -113,7 +113,7 @@ impl Socket {
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
         let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = Control([0; 128]);
+        let mut control = ControlBuffer([0; 128]);
         let message = socket::recvmsg::<SockaddrStorage>(
             self.io.as_raw_fd(),
             &mut iov,
@@ -170,7 +170,7 @@ fn is_link_local(address: IpAddr) -> bool {
 
 /// Room for `IPV6_PKTINFO` and `UDP_GRO`, placed as a `struct cmsghdr` must be.
 #[repr(align(8))]
-struct Control([u8; 128]);
+struct ControlBuffer([u8; 128]);
 
 #[cfg(test)]
 mod tests {

@@ -24,9 +24,9 @@ use std::task::{self, Poll, ready};
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
 
-use super::flow::{Flow, Opening};
+use super::flow::{Opening, TcpFlow};
 use super::relay::{TICK, Timer, relay};
-use super::table::{Origin, Release, State, Table, Tuple, find_open};
+use super::table::{OpenedBy, Release, State, Table, TupleUse, find_open};
 use crate::context::Context;
 use crate::dialer::Stream;
 use crate::threads::commons::RingSocket;
@@ -58,8 +58,8 @@ impl Drop for Reservation {
 }
 
 /// A connection that the container has accepted.
-pub(crate) struct Connection {
-    flow: Rc<Flow>,
+pub(crate) struct OpenedConnection {
+    flow: Rc<TcpFlow>,
     release: Release,
 }
 
@@ -79,7 +79,7 @@ pub(crate) async fn connect(
     reservation: Reservation,
     key: FlowKey,
     task: AbortHandle,
-) -> Result<Connection, OpenError> {
+) -> Result<OpenedConnection, OpenError> {
     let table = Rc::clone(&reservation.0);
     // From here on the connection counts by itself.
     drop(reservation);
@@ -89,7 +89,7 @@ pub(crate) async fn connect(
     Ok(connection)
 }
 
-impl Connection {
+impl OpenedConnection {
     /// Relays between the container and `stream` until neither is owed anything.
     pub(crate) async fn relay(self, stream: Stream) {
         relay(self.flow, &self.release.table.context, stream).await;
@@ -110,7 +110,7 @@ impl Table {
         }
     }
 
-    fn begin(self: &Rc<Self>, key: FlowKey, task: AbortHandle) -> Result<Connection, OpenError> {
+    fn begin(self: &Rc<Self>, key: FlowKey, task: AbortHandle) -> Result<OpenedConnection, OpenError> {
         let context = &self.context;
         let RingSocket { socket, pages } =
             context.commons.sockets().take().map_err(|errno| OpenError::Host(errno.into()))?;
@@ -125,23 +125,23 @@ impl Table {
         );
         // The container's SYN will say where its stream begins.
         let rings = Rings::new(pages, TcpSeqNumber(0), Rc::clone(&self.budget));
-        let flow = Rc::new(Flow::opening(key, stack, rings, Rc::clone(&context.commons), now));
+        let flow = Rc::new(TcpFlow::opening(key, stack, rings, Rc::clone(&context.commons), now));
         self.resting.borrow_mut().remove(&key);
-        let tuple = Tuple { id, task: Some(task), state: State::Open(Rc::clone(&flow)) };
+        let tuple = TupleUse { id, task: Some(task), state: State::Open(Rc::clone(&flow)) };
         self.tuples.borrow_mut().insert(key, tuple);
-        let release = Release { table: Rc::clone(self), key, id, origin: Origin::World };
-        Ok(Connection { flow, release })
+        let release = Release { table: Rc::clone(self), key, id, origin: OpenedBy::World };
+        Ok(OpenedConnection { flow, release })
     }
 }
 
 struct Handshake<'a> {
-    flow: &'a Flow,
+    flow: &'a TcpFlow,
     context: &'a Context,
     timer: Timer,
     challenges: usize,
 }
 
-enum Progress {
+enum Step {
     /// The link took no more.
     Blocked,
     Done(Result<(), OpenError>),
@@ -155,8 +155,8 @@ impl Handshake<'_> {
             tokio::select! {
                 biased;
                 progress = poll_fn(|cx| self.poll(cx, blocked)) => match progress {
-                    Progress::Blocked => {}
-                    Progress::Done(result) => return result,
+                    Step::Blocked => {}
+                    Step::Done(result) => return result,
                 },
                 writable = link.writable(), if blocked => match writable {
                     Ok(()) => flow.retry(link),
@@ -166,20 +166,20 @@ impl Handshake<'_> {
         }
     }
 
-    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Progress> {
+    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Step> {
         self.flow.register(cx.waker());
         loop {
             if self.flow.stack.borrow().standing() != Standing::Alive {
-                return Poll::Ready(Progress::Done(Err(OpenError::Refused)));
+                return Poll::Ready(Step::Done(Err(OpenError::Refused)));
             }
             match self.flow.how_it_opens() {
-                Opening::Unreachable => return Poll::Ready(Progress::Done(Err(OpenError::Refused))),
+                Opening::Unreachable => return Poll::Ready(Step::Done(Err(OpenError::Refused))),
                 Opening::Challenged if self.challenges < CHALLENGES => {
                     self.challenges += 1;
                     self.flow.open_anew();
                 }
                 Opening::Over if self.flow.stack.borrow().is_synchronized() => {
-                    return Poll::Ready(Progress::Done(Ok(())));
+                    return Poll::Ready(Step::Done(Ok(())));
                 }
                 // With a SYN of the container's own, its acknowledgment of ours is still to come.
                 Opening::Over | Opening::UnderWay | Opening::Challenged => {}
@@ -188,7 +188,7 @@ impl Handshake<'_> {
             let now = clock.now();
             let sent = self.flow.transmit(clock, link, now);
             if self.flow.is_blocked() {
-                return if blocked { Poll::Pending } else { Poll::Ready(Progress::Blocked) };
+                return if blocked { Poll::Pending } else { Poll::Ready(Step::Blocked) };
             }
             if sent {
                 continue;

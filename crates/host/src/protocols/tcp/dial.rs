@@ -7,9 +7,9 @@ use nsnet_stack::discard::Discard;
 use nsnet_stack::flow::FlowKey;
 use nsnet_stack::tcp::{self, Rings, Segment, TcpStack};
 
-use super::flow::Flow;
+use super::flow::TcpFlow;
 use super::relay::relay;
-use super::table::{Origin, Release, State, Table, Tuple};
+use super::table::{OpenedBy, Release, State, Table, TupleUse};
 use crate::addressing::Destination;
 use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::threads::commons::RingSocket;
@@ -39,9 +39,9 @@ impl Table {
         };
         let id = self.next_id();
         let state = State::Dialing { syn: *syn, packet: packet.into() };
-        self.tuples.borrow_mut().insert(key, Tuple { id, task: None, state });
+        self.tuples.borrow_mut().insert(key, TupleUse { id, task: None, state });
         context.counters.tcp.opened();
-        let release = Release { table: Rc::clone(self), key, id, origin: Origin::Container };
+        let release = Release { table: Rc::clone(self), key, id, origin: OpenedBy::Container };
         let task = context.tasks.spawn(serve(release, flow));
         if let Some(tuple) = self.tuples.borrow_mut().get_mut(&key).filter(|tuple| tuple.id == id) {
             tuple.task = Some(task);
@@ -59,7 +59,7 @@ impl Table {
     }
 
     /// Opens the connection of a dial that succeeded: only now does the container get its SYN-ACK.
-    fn open(&self, key: FlowKey, id: u64) -> Option<Rc<Flow>> {
+    fn open(&self, key: FlowKey, id: u64) -> Option<Rc<TcpFlow>> {
         let (syn, packet) = self.take_syn(&key, id)?;
         let context = &self.context;
         let RingSocket { socket, pages } = match context.commons.sockets().take() {
@@ -78,7 +78,7 @@ impl Table {
             context.clock.smoltcp(now),
         );
         let rings = Rings::new(pages, syn.sequence + 1, Rc::clone(&self.budget));
-        let flow = Rc::new(Flow::new(key, &syn, stack, rings, Rc::clone(&context.commons), now));
+        let flow = Rc::new(TcpFlow::new(key, &syn, stack, rings, Rc::clone(&context.commons), now));
         flow.handle_packet(&context.clock, &context.link, &syn, &packet);
         if flow.is_listening() {
             // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
@@ -121,7 +121,7 @@ impl Table {
 
     /// The network's own resolver needs no socket: its end of the stream is served here.
     fn resolver_stream(&self, flow: &dialer::Flow) -> Result<Stream, DialError> {
-        let (stream, work) = self.resolver.stream(flow.source).ok_or(DialError::Refused)?;
+        let (stream, work) = self.name_server.stream(flow.source).ok_or(DialError::Refused)?;
         self.context.tasks.spawn(work);
         Ok(Stream::new(stream))
     }

@@ -28,7 +28,7 @@ const MIN_MSS: u16 = 48;
 const TIME_WAIT_ANSWERS: Duration = Duration::from_secs(5);
 
 /// An open connection.
-pub(crate) struct Flow {
+pub(crate) struct TcpFlow {
     key: FlowKey,
     /// Bytes of payload in a segment, as the container's SYN has it.
     segment_size: Cell<u16>,
@@ -62,7 +62,7 @@ pub(super) enum Opening {
     Unreachable,
 }
 
-impl Flow {
+impl TcpFlow {
     /// A flow whose SYN the container has sent.
     pub(crate) fn new(
         key: FlowKey,
@@ -288,7 +288,7 @@ impl Flow {
     }
 }
 
-impl Drop for Flow {
+impl Drop for TcpFlow {
     fn drop(&mut self) {
         let socket = self.stack.get_mut().take_socket();
         if let Some(pages) = self.rings.get_mut().take_memory() {

@@ -32,10 +32,10 @@ mod relay;
 mod table;
 mod warm;
 
-pub(crate) use active_open::{Connection, OpenError, Reservation, connect};
+pub(crate) use active_open::{OpenError, OpenedConnection, Reservation, connect};
 pub(crate) use table::Table;
 #[cfg(feature = "_micro")]
 pub(crate) use {
-    flow::Flow,
-    table::{State, Tuple, find_open},
+    flow::TcpFlow,
+    table::{State, TupleUse, find_open},
 };

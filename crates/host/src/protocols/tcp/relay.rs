@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::Sleep;
 
-use super::flow::Flow;
+use super::flow::TcpFlow;
 use crate::context::Context;
 use crate::dialer::Stream;
 use crate::link::Link;
@@ -44,7 +44,7 @@ const LAST_WORDS: Duration = Duration::from_millis(5);
 const ROUNDS: usize = 16;
 
 /// Relays between an open connection and its stream until neither side is owed anything.
-pub(crate) async fn relay(flow: Rc<Flow>, context: &Context, stream: Stream) {
+pub(crate) async fn relay(flow: Rc<TcpFlow>, context: &Context, stream: Stream) {
     let Context { clock, link, progress, .. } = context;
     let mut relay = Relay {
         flow: &flow,
@@ -63,8 +63,8 @@ pub(crate) async fn relay(flow: Rc<Flow>, context: &Context, stream: Stream) {
         tokio::select! {
             biased;
             progress = poll_fn(|cx| relay.poll(cx, blocked)) => match progress {
-                Progress::Blocked => {}
-                Progress::Finished => return,
+                Step::Blocked => {}
+                Step::Finished => return,
             },
             writable = link.writable(), if blocked => match writable {
                 Ok(()) => flow.retry(link),
@@ -74,8 +74,8 @@ pub(crate) async fn relay(flow: Rc<Flow>, context: &Context, stream: Stream) {
     }
 }
 
-enum Progress {
-    /// The link took no more; see [`Flow::is_blocked`].
+enum Step {
+    /// The link took no more; see [`TcpFlow::is_blocked`].
     Blocked,
     Finished,
 }
@@ -104,7 +104,7 @@ enum ToContainer {
 }
 
 struct Relay<'a> {
-    flow: &'a Flow,
+    flow: &'a TcpFlow,
     clock: &'a Clock,
     link: &'a Link,
     progress: &'a Notify,
@@ -143,17 +143,17 @@ impl Timer {
 }
 
 impl Relay<'_> {
-    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Progress> {
+    fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Step> {
         self.flow.register(cx.waker());
         for _ in 0..ROUNDS {
             let moved = self.exchange(cx);
             let now = self.clock.now();
             let sent = self.flow.transmit(self.clock, self.link, now);
             if self.is_over() {
-                return Poll::Ready(Progress::Finished);
+                return Poll::Ready(Step::Finished);
             }
             if self.flow.is_blocked() && !blocked {
-                return Poll::Ready(Progress::Blocked);
+                return Poll::Ready(Step::Blocked);
             }
             if moved || sent {
                 continue;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
-use super::flow::Flow;
+use super::flow::TcpFlow;
 use super::table::Table;
 
 /// How long a connection is silent before the memory of its rings is given back.
@@ -17,14 +17,14 @@ const AT_ONCE: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Warm {
-    flows: RefCell<Vec<Weak<Flow>>>,
+    flows: RefCell<Vec<Weak<TcpFlow>>>,
     /// Whether the errand is under way.
     is_watched: Cell<bool>,
 }
 
 impl Warm {
     /// Sees to it that the memory of the flow's rings is given back some time. `table` is the one this is part of.
-    pub(super) fn insert(&self, table: &Rc<Table>, flow: &Rc<Flow>) {
+    pub(super) fn insert(&self, table: &Rc<Table>, flow: &Rc<TcpFlow>) {
         self.flows.borrow_mut().push(Rc::downgrade(flow));
         if !self.is_watched.replace(true) {
             table.context.tasks.spawn(watch(Rc::clone(table)));
@@ -39,7 +39,7 @@ impl Warm {
     fn reclaim(&self, limit: Instant, range: Range<usize>) -> usize {
         let mut flows = self.flows.borrow_mut();
         let end = range.end.min(flows.len());
-        let still: Vec<Weak<Flow>> = flows
+        let still: Vec<Weak<TcpFlow>> = flows
             .drain(range.start..end)
             .filter(|flow| flow.upgrade().is_some_and(|flow| !flow.reclaim(limit)))
             .collect();

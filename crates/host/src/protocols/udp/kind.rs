@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::context::{Context, Limits};
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Dialer, Protocol, Source};
 use crate::link::{Link, Sent};
-use crate::statistics::{Counters, Flows};
+use crate::statistics::{Counters, FlowCounters};
 use crate::threads::commons::Origin;
 use nsnet_stack::icmp;
 use nsnet_stack::wire::DNS_PORT;
@@ -33,7 +33,7 @@ impl Kind {
         }
     }
 
-    pub(super) fn flows(self, counters: &Counters) -> &Flows {
+    pub(super) fn flows(self, counters: &Counters) -> &FlowCounters {
         match self {
             Self::Udp => &counters.udp,
             Self::Echo => &counters.echo,

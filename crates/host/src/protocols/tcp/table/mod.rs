@@ -12,7 +12,7 @@ use nsnet_stack::tcp::{self, Budget, Control, Resting, Segment};
 use smoltcp::wire::TcpSeqNumber;
 use tokio::task::AbortHandle;
 
-use super::flow::Flow;
+use super::flow::TcpFlow;
 use super::warm::Warm;
 use crate::context::Context;
 use crate::dns::NameServer;
@@ -23,8 +23,8 @@ const RESET_PATIENCE: Duration = Duration::from_millis(500);
 /// The connections of one container, or of one queue of it.
 pub(crate) struct Table {
     pub(super) context: Rc<Context>,
-    pub(super) resolver: Rc<NameServer>,
-    pub(super) tuples: RefCell<HashMap<FlowKey, Tuple>>,
+    pub(super) name_server: Rc<NameServer>,
+    pub(super) tuples: RefCell<HashMap<FlowKey, TupleUse>>,
     pub(super) resting: RefCell<Resting>,
     /// Flows that deliver their last bytes while another uses their tuple.
     replaced: RefCell<HashSet<u64>>,
@@ -39,7 +39,7 @@ pub(crate) struct Table {
 }
 
 /// A tuple in use.
-pub(crate) struct Tuple {
+pub(crate) struct TupleUse {
     /// Tells this use from an earlier one whose task has yet to end.
     pub(crate) id: u64,
     pub(crate) task: Option<AbortHandle>,
@@ -52,10 +52,10 @@ pub(crate) enum State {
         syn: Segment,
         packet: Box<[u8]>,
     },
-    Open(Rc<Flow>),
+    Open(Rc<TcpFlow>),
 }
 
-impl Tuple {
+impl TupleUse {
     /// Whether the stream may yet be owed something that the container has sent, or is going to send.
     fn is_owed(&self) -> bool {
         match &self.state {
@@ -67,9 +67,9 @@ impl Tuple {
 
 /// The open connection of a tuple.
 pub(crate) fn find_open<S: BuildHasher>(
-    tuples: &HashMap<FlowKey, Tuple, S>,
+    tuples: &HashMap<FlowKey, TupleUse, S>,
     key: &FlowKey,
-) -> Option<Rc<Flow>> {
+) -> Option<Rc<TcpFlow>> {
     match tuples.get(key).map(|tuple| &tuple.state) {
         Some(State::Open(flow)) => Some(Rc::clone(flow)),
         Some(State::Dialing { .. }) | None => None,
@@ -77,11 +77,11 @@ pub(crate) fn find_open<S: BuildHasher>(
 }
 
 impl Table {
-    pub(crate) fn new(context: Rc<Context>, resolver: Rc<NameServer>) -> Rc<Self> {
+    pub(crate) fn new(context: Rc<Context>, name_server: Rc<NameServer>) -> Rc<Self> {
         Rc::new(Self {
             budget: Rc::new(Budget::new(context.limits.ring_memory)),
             context,
-            resolver,
+            name_server,
             tuples: RefCell::default(),
             resting: RefCell::default(),
             replaced: RefCell::default(),
@@ -148,7 +148,7 @@ impl Table {
     pub(crate) fn orphan(&self) {
         let broken: Vec<FlowKey> = {
             let tuples = self.tuples.borrow();
-            let is_broken = |tuple: &Tuple| match &tuple.state {
+            let is_broken = |tuple: &TupleUse| match &tuple.state {
                 State::Open(flow) => !flow.orphan(),
                 State::Dialing { .. } => true,
             };
@@ -161,7 +161,7 @@ impl Table {
 
     /// Whether every stream has what the container sent it.
     pub(crate) fn is_delivered(&self) -> bool {
-        self.replaced.borrow().is_empty() && !self.tuples.borrow().values().any(Tuple::is_owed)
+        self.replaced.borrow().is_empty() && !self.tuples.borrow().values().any(TupleUse::is_owed)
     }
 
     /// How many streams may yet be owed something.
@@ -172,11 +172,11 @@ impl Table {
 
     /// Resets every open connection towards the container, and waits a little for a link that is full.
     pub(crate) async fn reset(&self) {
-        let open = |tuple: &Tuple| match &tuple.state {
+        let open = |tuple: &TupleUse| match &tuple.state {
             State::Open(flow) => Some(Rc::clone(flow)),
             State::Dialing { .. } => None,
         };
-        let flows: Vec<Rc<Flow>> = self.tuples.borrow().values().filter_map(open).collect();
+        let flows: Vec<Rc<TcpFlow>> = self.tuples.borrow().values().filter_map(open).collect();
         for flow in &flows {
             self.reset_flow(flow);
         }
@@ -218,7 +218,7 @@ impl Table {
         }
     }
 
-    fn feed(self: &Rc<Self>, key: FlowKey, flow: &Rc<Flow>, segment: &Segment, packet: &[u8]) {
+    fn feed(self: &Rc<Self>, key: FlowKey, flow: &Rc<TcpFlow>, segment: &Segment, packet: &[u8]) {
         if flow.warm() {
             self.warm.insert(self, flow);
         }
@@ -272,7 +272,7 @@ impl Table {
         }
     }
 
-    fn reset_flow(&self, flow: &Flow) {
+    fn reset_flow(&self, flow: &TcpFlow) {
         flow.reset(&self.context.clock, &self.context.link);
     }
 
@@ -289,7 +289,7 @@ impl Table {
             }
             tuples.remove(&key)
         };
-        let Some(Tuple { state: State::Open(flow), .. }) = tuple else { return };
+        let Some(TupleUse { state: State::Open(flow), .. }) = tuple else { return };
         if !flow.is_over() {
             // Its task has failed: the container must not wait for it.
             self.reset_flow(&flow);
@@ -305,12 +305,12 @@ pub(super) struct Release {
     pub(super) table: Rc<Table>,
     pub(super) key: FlowKey,
     pub(super) id: u64,
-    pub(super) origin: Origin,
+    pub(super) origin: OpenedBy,
 }
 
 /// Who has opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum OpenedBy {
     Container,
     /// A client of a published port, where such connections are counted.
     World,
@@ -319,8 +319,8 @@ pub(super) enum Origin {
 impl Drop for Release {
     fn drop(&mut self) {
         match self.origin {
-            Origin::Container => self.table.context.counters.tcp.closed(),
-            Origin::World => {}
+            OpenedBy::Container => self.table.context.counters.tcp.closed(),
+            OpenedBy::World => {}
         }
         self.table.release(self.key, self.id);
     }

@@ -20,8 +20,8 @@ use super::mapping::{Mapping, Verdict};
 use crate::addressing::Destination;
 use crate::context::Context;
 use crate::dialer::Flow;
-use crate::dns::{NameServer, Transport};
-use crate::statistics::Flows;
+use crate::dns::{DnsTransport, NameServer};
+use crate::statistics::FlowCounters;
 
 /// How often idle peers are looked for when there is no room.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
@@ -30,12 +30,12 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct Table {
     kind: Kind,
     pub(super) context: Rc<Context>,
-    resolver: Rc<NameServer>,
+    name_server: Rc<NameServer>,
     mappings: RefCell<HashMap<SocketAddr, Served>>,
     /// Peers of all mappings.
     peers: Cell<usize>,
     purged: Cell<Option<Instant>>,
-    /// Flows that the Dialer is being asked about.
+    /// FlowCounters that the Dialer is being asked about.
     pub(super) deciding: Cell<usize>,
     /// For what waits in all mappings.
     budget: ByteBudget,
@@ -65,11 +65,11 @@ impl Waiting {
 }
 
 impl Table {
-    pub(crate) fn new(kind: Kind, context: Rc<Context>, resolver: Rc<NameServer>) -> Rc<Self> {
+    pub(crate) fn new(kind: Kind, context: Rc<Context>, name_server: Rc<NameServer>) -> Rc<Self> {
         Rc::new(Self {
             kind,
             context,
-            resolver,
+            name_server,
             mappings: RefCell::default(),
             peers: Cell::new(0),
             purged: Cell::new(None),
@@ -236,15 +236,15 @@ impl Table {
 
     /// Returns the answer to a DNS query to the container.
     pub(super) fn resolve(&self, key: FlowKey, query: Bytes) {
-        let (context, resolver) = (Rc::clone(&self.context), Rc::clone(&self.resolver));
+        let (context, name_server) = (Rc::clone(&self.context), Rc::clone(&self.name_server));
         self.context.tasks.spawn(async move {
-            if let Some(reply) = resolver.answer(&query, key.container, Transport::Datagram).await {
+            if let Some(reply) = name_server.answer(&query, key.container, DnsTransport::Datagram).await {
                 context.send_datagram(key.peer, key.container, reply.message(), reply.may_wait()).await;
             }
         });
     }
 
-    pub(super) fn flows(&self) -> &Flows {
+    pub(super) fn flows(&self) -> &FlowCounters {
         self.kind.flows(&self.context.counters)
     }
 }

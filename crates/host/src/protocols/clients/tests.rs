@@ -2,11 +2,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nix::libc;
 use nsnet_stack::packet::Transport;
-use tokio::task::LocalSet;
 
 use super::*;
 use crate::context::Limits;
-use crate::context::testing::{Answer, Bench, parsed, settle};
+use crate::context::testing::{Answer, Bench, locally, parsed, settle};
 use crate::dialer::DialError;
 
 /// A published port in memory: what was answered, and to whom.
@@ -80,10 +79,6 @@ fn local() -> Local {
 }
 
 const CLIENT: &str = "10.99.0.7:5000";
-
-async fn locally(test: impl AsyncFnOnce()) {
-    LocalSet::new().run_until(test()).await;
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_client_waits_for_the_decision_and_is_answered() {

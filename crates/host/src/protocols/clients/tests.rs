@@ -7,6 +7,7 @@ use super::*;
 use crate::context::Limits;
 use crate::context::testing::{Answer, Bench, locally, parsed, settle};
 use crate::dialer::DialError;
+use crate::dialer::receive::PacketInfo;
 
 /// A published port in memory: what was answered, and to whom.
 #[derive(Default)]
@@ -75,7 +76,8 @@ impl World {
 /// The host's address 10.99.0.1.
 fn local() -> Local {
     let address = libc::in_addr { s_addr: u32::from(Ipv4Addr::new(10, 99, 0, 1)).to_be() };
-    Local::V4(libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: address })
+    let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: address };
+    Local::of_received(PacketInfo::V4(info), CLIENT.parse().unwrap())
 }
 
 const CLIENT: &str = "10.99.0.7:5000";

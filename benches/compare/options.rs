@@ -34,7 +34,7 @@ Modes of nsnet:
   nsnet-shuttled        The container side copies frames between device and host, with every offload
   nsnet-shuttled-plain  Copied, without offload
 
-slirp4netns and pasta are taken from $PATH. What is measured is described in ARCHITECTURE.md.
+slirp4netns and pasta are taken from $PATH. docs/design/benchmark.md explains what is measured.
 
 Exit status: 0 if nsnet was measured in full, whatever the figures are.
 ";

@@ -122,7 +122,12 @@ fn has_protocol_information(device: &OwnedFd, framing: Framing) -> io::Result<bo
         Framing::Header => &zeroes[..],
         Framing::Plain => &zeroes[vnet::HEADER_LEN..],
     };
-    match nix::unistd::write(device, probe) {
+    // Older kernels do not know `RWF_NOWAIT`; there `O_NONBLOCK` is all there is.
+    let written = match sys::write_nowait(device, probe) {
+        Err(Errno::EOPNOTSUPP) => nix::unistd::write(device, probe),
+        written => written,
+    };
+    match written {
         Err(Errno::EINVAL) => Ok(false),
         // The latter if the interface is down.
         Ok(_) | Err(Errno::EIO) => Ok(true),

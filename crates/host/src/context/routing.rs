@@ -22,7 +22,7 @@ impl Context {
             Ok(Reach::HostOwn) => Destination::Refuse(DialError::Prohibited),
             Ok(Reach::Broadcast | Reach::Multicast) => Destination::Ignore,
             Err(error) => {
-                self.warn_of(&error.into(), destination);
+                self.warn_of(&DialError::other(error), destination);
                 Destination::Refuse(DialError::Prohibited)
             }
         }

@@ -65,7 +65,7 @@ impl Table {
         let RingSocket { socket, pages } = match context.commons.sockets().take() {
             Ok(socket) => socket,
             Err(errno) => {
-                self.refuse(key, &syn, &packet, &std::io::Error::from(errno).into());
+                self.refuse(key, &syn, &packet, &DialError::other(std::io::Error::from(errno)));
                 return None;
             }
         };

@@ -209,6 +209,8 @@ struct SocketState {
     incoming: VecDeque<(SocketAddr, Bytes)>,
     /// Says that it is readable whatever it has.
     lies: bool,
+    /// Panics when it is given something to send.
+    is_broken: bool,
     attempts: usize,
 }
 
@@ -229,6 +231,11 @@ impl Socket {
     pub(crate) fn lie(&self) {
         self.state.lock().unwrap().lies = true;
         self.changed.notify_waiters();
+    }
+
+    /// Panics from now on when it is given something to send.
+    pub(crate) fn break_down(&self) {
+        self.state.lock().unwrap().is_broken = true;
     }
 
     /// How often it was asked for datagrams.
@@ -263,6 +270,8 @@ impl DatagramSocket for Handle {
     }
 
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()> {
+        let is_broken = self.0.state.lock().unwrap().is_broken;
+        assert!(!is_broken, "as the test wants it");
         let copies = datagrams.iter().map(|bytes| (envelope.destination, Bytes::copy_from_slice(bytes)));
         self.0.state.lock().unwrap().sent.extend(copies);
         Ok(())

@@ -100,6 +100,9 @@ pub trait DatagramSocket: Send + Sync {
     /// An error loses the datagrams. The container is told of an unreachable peer (`ENETUNREACH` and the like). It is also
     /// told that a datagram is too long for the way out (`EMSGSIZE`), but by what [`try_receive`](Self::try_receive)
     /// returns next: [`Received::Undelivered`] with the MTU.
+    ///
+    /// # Panics
+    /// A panic in any method of the socket ends its mapping, and nothing else.
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()>;
 }
 

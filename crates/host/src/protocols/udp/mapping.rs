@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub(crate) struct Mapping {
     source: SocketAddr,
     socket: OnceCell<Box<dyn DatagramSocket>>,
     opened: Notify,
+    /// The socket has panicked, and the mapping is to end.
+    failed: Notify,
     peers: RefCell<HashMap<SocketAddr, Peer>>,
     deadline: Cell<Instant>,
     /// For what waits in all mappings of the container.
@@ -71,6 +74,7 @@ impl Mapping {
             source,
             socket: OnceCell::new(),
             opened: Notify::new(),
+            failed: Notify::new(),
             peers: RefCell::default(),
             deadline: Cell::new(deadline),
             budget,
@@ -158,7 +162,14 @@ impl Mapping {
         datagrams: Datagrams<'_>,
     ) {
         let Some(socket) = self.socket.get() else { return };
-        match socket.try_send(datagrams, &envelope.to(target)) {
+        let envelope_outside = envelope.to(target);
+        // This runs in the reader of the link, where a panic would end the container's whole network.
+        let sent = catch_unwind(AssertUnwindSafe(|| socket.try_send(datagrams, &envelope_outside)));
+        let Ok(sent) = sent else {
+            tracing::error!(protocol = %self.kind.protocol(), source = %self.source, "a socket of the Dialer panicked");
+            return self.failed.notify_one();
+        };
+        match sent {
             Ok(()) => {}
             // A full socket buffer loses a datagram silently, like any full queue on the way.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -184,6 +195,7 @@ impl Mapping {
             Err(error) = self.receive(context) => {
                 tracing::debug!(protocol = %self.kind.protocol(), source = %self.source, %error, "a mapping ends");
             }
+            () = self.failed.notified() => {}
             () = self.expired(context) => {}
         }
     }

@@ -35,7 +35,7 @@ pub(crate) struct Table {
     /// Peers of all mappings.
     peers: Cell<usize>,
     purged: Cell<Option<Instant>>,
-    /// FlowCounters that the Dialer is being asked about.
+    /// Flows that the Dialer is being asked about.
     pub(super) deciding: Cell<usize>,
     /// For what waits in all mappings.
     budget: ByteBudget,

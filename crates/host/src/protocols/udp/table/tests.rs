@@ -140,6 +140,24 @@ async fn a_dialer_that_panics_has_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_socket_that_panics_ends_its_mapping_and_no_other() {
+    locally(async || {
+        let world = World::new();
+        world.mapped().await.break_down();
+        world.bench.dialer.answer(Answer::Allow);
+        world.send("10.0.2.100:4001", PEER, b"beside it");
+        settle().await;
+        assert_eq!(world.mappings(), 2);
+        world.send(CONTAINER, PEER, b"x");
+        settle().await;
+        assert_eq!(world.mappings(), 1);
+        world.send("10.0.2.100:4001", PEER, b"still here");
+        assert_eq!(world.bench.context.counters.read().udp.active, 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mapping_ends_when_the_container_is_silent_whatever_comes_in() {
     locally(async || {
         let world = World::new();

@@ -27,6 +27,7 @@ in_both_carriages! {
     ended_network_is_told_to_each_container,
     finished_attachment_has_delivered_and_spares_others,
     connections_that_were_cut_are_counted,
+    nothing_to_deliver_needs_no_grace,
     async_end_waits_without_blocking,
     abandoned_end_goes_on_in_the_background,
 }
@@ -37,6 +38,7 @@ once! {
     finishing_waits_for_nobody_who_is_not_ready,
     resolv_conf_is_the_same_from_outside,
     dialer_ends_anything_without_waiting,
+    network_that_its_dialer_finishes_has_its_grace,
 }
 
 fn deleted_device_is_told(world: &World) {
@@ -115,6 +117,17 @@ fn connections_that_were_cut_are_counted(world: &World) {
         let _streams = [(); 2].map(|()| echoing(world, &container));
         let cut = container.finish(Duration::from_millis(100));
         assert_eq!(cut, Finished::Incomplete { connections: 2 });
+    }
+}
+
+fn nothing_to_deliver_needs_no_grace(world: &World) {
+    for queues in [1, 2] {
+        let mut container = world.container_of(Network::builder().queues(queues));
+        drop(echoing(world, &container));
+        let active = |container: &Container| container.network().statistics().tcp.active;
+        eventually("the connection has ended", || active(&container) == 0);
+        assert_eq!(container.take_attachment().finish(Duration::ZERO), Finished::Delivered);
+        assert_eq!(container.finish(Duration::ZERO), Finished::Delivered);
     }
 }
 
@@ -222,6 +235,28 @@ fn dialer_ends_anything_without_waiting(world: &World) {
     let _ = container.connect(address);
     assert_eq!(outcome.recv_timeout(PATIENCE).unwrap(), Finished::Abandoned);
     eventually("the port is free", || TcpListener::bind(("0.0.0.0", port)).is_ok());
+}
+
+/// On the thread that would have to wait, while a connection is open.
+fn network_that_its_dialer_finishes_has_its_grace(world: &World) {
+    let held = Arc::<Mutex<Option<Network>>>::default();
+    let (told, outcome) = mpsc::channel();
+    let theirs = Arc::clone(&held);
+    let dialer = FilterDialer::new(DirectDialer::new(), move |_: &Flow| {
+        if let Some(network) = theirs.lock().unwrap().take() {
+            told.send(network.finish(PATIENCE)).unwrap();
+        }
+        Ok(())
+    });
+    let mut container = world.container_of(Network::builder().dialer(dialer));
+    let attachment = container.take_attachment();
+    let mut open = echoing(world, &container);
+    *held.lock().unwrap() = Some(container.take_network());
+    assert_echoes(&mut echoing(world, &container));
+    assert_eq!(outcome.recv_timeout(PATIENCE).unwrap(), Finished::Abandoned);
+    assert_echoes(&mut open);
+    drop(open);
+    assert!(matches!(attachment.wait_ended(PATIENCE), Some(End::NetworkEnded)));
 }
 
 /// A connection that is served by an echo.

@@ -21,12 +21,8 @@ pub enum End {
 }
 
 impl End {
-    /// What it means that reading the link has ended like this.
-    pub(crate) fn of_link(result: io::Result<()>) -> Self {
-        match result {
-            Ok(()) => Self::LinkGone,
-            Err(error) => Self::Failed(Arc::new(error)),
-        }
+    pub(crate) fn failed(error: io::Error) -> Self {
+        Self::Failed(Arc::new(error))
     }
 }
 

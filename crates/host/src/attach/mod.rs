@@ -213,13 +213,14 @@ impl Attachment {
     /// Waits until the container's interface is up. Called after the command was spawned; from then on the
     /// command cannot be spawned again.
     ///
-    /// Blocks the calling thread; async embedders use [`ready`](Self::ready).
+    /// Blocks the calling thread, unless that is an engine thread, on which Dialers are asked. Async embedders use
+    /// [`ready`](Self::ready).
     ///
     /// # Errors
     /// The container side's own error, a [`SetupError`] that says what it did instead of getting ready (it
     /// exited, it closed its fd), or [`SetupError::TimedOut`].
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<Ready, SetupError> {
-        block_on(self.ready(), timeout).unwrap_or(Err(SetupError::TimedOut(timeout)))
+        block_on(self.ready(), patience(timeout)).unwrap_or(Err(SetupError::TimedOut(timeout)))
     }
 
     /// Like [`wait_ready`](Self::wait_ready), without blocking and without a timeout of its own.
@@ -242,7 +243,8 @@ impl Attachment {
     }
 
     /// Waits until the container has no network any more, and says why. `None` if it still has one after `timeout`. Called
-    /// after the command was spawned, as often as is wanted: the answer stays the same.
+    /// after the command was spawned, as often as is wanted: the answer stays the same. Called before, with any timeout,
+    /// it makes the command impossible to spawn.
     ///
     /// [`End::LinkGone`] is told as soon as it is known. What the container had sent and finished by then is still being
     /// delivered; [`finish`](Self::finish) waits for that. When any other end is told, the connections are gone, and the
@@ -252,10 +254,11 @@ impl Attachment {
     /// somebody holds its device, and if that was handed over, this process does. Wait for the child, then
     /// [`close`](Self::close).
     ///
-    /// Blocks the calling thread; async embedders use [`ended`](Self::ended).
+    /// Blocks the calling thread, unless that is an engine thread, on which Dialers are asked. Async embedders use
+    /// [`ended`](Self::ended).
     #[must_use]
     pub fn wait_ended(&self, timeout: Duration) -> Option<End> {
-        block_on(self.ended(), timeout)
+        block_on(self.ended(), patience(timeout))
     }
 
     /// Like [`wait_ended`](Self::wait_ended), without blocking and without a timeout.
@@ -329,6 +332,11 @@ impl Drop for Attachment {
             self.close();
         }
     }
+}
+
+/// How long the calling thread may wait: an engine thread not at all.
+fn patience(timeout: Duration) -> Duration {
+    if threads::is_engine_thread() { Duration::ZERO } else { timeout }
 }
 
 #[cfg(test)]

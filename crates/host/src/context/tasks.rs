@@ -1,7 +1,8 @@
 //! The tasks of one container: flows, decisions, look-ups.
 
 use std::cell::RefCell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::task;
 
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -17,8 +18,19 @@ impl Tasks {
         tasks.spawn_local(task)
     }
 
-    /// Ends all tasks.
+    /// Ends all tasks, each when it gets its turn.
     pub(crate) fn abort_all(&self) {
         self.0.borrow_mut().abort_all();
+    }
+
+    /// Ends all tasks, and waits until nothing is left of them.
+    pub(crate) async fn end(&self) {
+        let next = |context: &mut task::Context<'_>| {
+            let mut tasks = self.0.borrow_mut();
+            // A task may have started another at its own end.
+            tasks.abort_all();
+            tasks.poll_join_next(context)
+        };
+        while poll_fn(next).await.is_some() {}
     }
 }

@@ -3,6 +3,7 @@
 //! The first gateway runs on the network's own thread, the others on further ones, and they end together. A container
 //! of one queue has the first gateway and nothing else.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -80,7 +81,7 @@ pub(crate) async fn host(
     // Whoever hears of the end may attach the next container of this name.
     drop(lease);
     let (end, finished) = match served {
-        Ok(finished) => (ending.asked(), finished),
+        Ok((failure, finished)) => (failure.or_else(|| ending.asked()), finished),
         Err(error) => {
             tracing::debug!(%error, "the container did not get ready");
             let end = ending.asked().unwrap_or_else(|| failure(&error, is_adopted));
@@ -94,7 +95,7 @@ pub(crate) async fn host(
 
 /// The end of a container that did not get ready. An adopted one was called ready: there is no other way to say why.
 fn failure(error: &SetupError, is_adopted: bool) -> End {
-    if is_adopted { End::of_link(Err(io::Error::other(error.to_string()))) } else { End::SetupFailed }
+    if is_adopted { End::failed(io::Error::other(error.to_string())) } else { End::SetupFailed }
 }
 
 /// The ports of a container, and what it was granted. `given_up` resolves when the container is to end before it is ready.
@@ -167,13 +168,20 @@ impl Gateways {
         Ok(Self { first, others: Some(others) })
     }
 
-    /// Serves until the end. The container is not to be found any more as soon as its first gateway is closed.
-    async fn run(self, ending: &Ending, attached: &Attached, presence: Presence) -> Finished {
+    /// Serves until the end, and returns the failure that was its reason, if one was. The container is not to be found
+    /// any more as soon as its first gateway is closed.
+    async fn run(self, ending: &Ending, attached: &Attached, presence: Presence) -> (Option<End>, Finished) {
         let end = pin!(ending.at_once(attached));
         let finish = lifetime::finishing(ending.watch());
-        let lost = |result| attached.ended(End::of_link(result));
+        let failure = Cell::new(None);
+        let lost = |result: io::Result<()>| match result {
+            // What the container has sent is still being delivered.
+            Ok(()) => attached.ended(End::LinkGone),
+            Err(error) => failure.set(failure.take().or_else(|| Some(End::failed(error)))),
+        };
         let Some(Others { end: end_others, mut ended }) = self.others else {
-            return self.first.run(end, finish, lost).await;
+            let finished = self.first.run(end, finish, lost).await;
+            return (failure.take(), finished);
         };
         let mut end_others = Some(end_others);
         let end_of_all = async {
@@ -193,7 +201,7 @@ impl Gateways {
                 Ok(Ended::Failed) | Err(_) => Finished::Incomplete { connections: 0 },
             });
         }
-        finished
+        (failure.take(), finished)
     }
 }
 

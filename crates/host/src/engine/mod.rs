@@ -69,6 +69,11 @@ impl Engine {
     /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest, and waits for
     /// that.
     pub(crate) fn finish(mut self, grace: Duration) -> Finished {
+        // An engine thread does not wait, and the network still has its grace.
+        if threads::is_engine_thread() {
+            drop(self.begin_to_finish(grace));
+            return Finished::Abandoned;
+        }
         match self.tell(Instruction::Finish { grace, keep: None }) {
             Ok(()) => self.join(grace.saturating_add(JOIN)),
             Err(ShutDown) => Finished::Abandoned,

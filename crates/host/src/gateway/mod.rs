@@ -77,13 +77,15 @@ impl Gateway {
         lost: impl FnOnce(io::Result<()>),
     ) -> Finished {
         // A drop guard, so that a fault in here takes the network away rather than leaving it dead.
-        let _closing = Closing(self);
+        let closing = Closing(self);
         let finished = tokio::select! {
             biased;
             finished = self.serve(end, finish, lost) => finished,
             () = self.listen() => self.cut(),
         };
         self.protocols.tcp.reset().await;
+        drop(closing);
+        self.context().tasks.end().await;
         finished
     }
 
@@ -121,8 +123,13 @@ impl Gateway {
 
     /// What being told to end means for the connections that there are. A queue behind the first is told even if all is
     /// delivered.
-    fn cut(&self) -> Finished {
+    fn cut(self: &Rc<Self>) -> Finished {
         if self.siblings.as_ref().is_some_and(Siblings::has_reported) {
+            return Finished::Delivered;
+        }
+        // What lies in the link counts.
+        let is_read = !matches!(self.read_batch(), Ok(Batch::Full));
+        if is_read && self.protocols.are_delivered() {
             return Finished::Delivered;
         }
         Finished::Incomplete { connections: self.protocols.tcp.undelivered() }

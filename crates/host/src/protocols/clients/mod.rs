@@ -54,8 +54,10 @@ pub(crate) struct Clients {
     by_key: RefCell<HashMap<FlowKey, Rc<Client>>>,
     /// Whether an errand waits for the next to be forgotten.
     is_watched: Cell<bool>,
-    /// For datagrams that wait for the Dialer, or for a full link.
+    /// For datagrams that wait for the Dialer.
     held: ByteBudget,
+    /// For datagrams that wait for a full link: those of allowed clients, so that others cannot take their room.
+    backlog: ByteBudget,
     /// For datagrams that may have to be sent again.
     kept: ByteBudget,
     handed_out: Cell<u16>,
@@ -89,6 +91,7 @@ impl Clients {
             by_key: RefCell::default(),
             is_watched: Cell::new(false),
             held: ByteBudget::default(),
+            backlog: ByteBudget::default(),
             kept: ByteBudget::default(),
             handed_out: Cell::new(0),
             waiting: RefCell::default(),
@@ -107,7 +110,7 @@ impl Clients {
 
     /// For datagrams of clients that wait for a full link.
     pub(crate) fn budget(&self) -> &ByteBudget {
-        &self.held
+        &self.backlog
     }
 
     /// A port for a client that has none, another one each time.

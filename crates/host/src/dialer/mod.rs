@@ -86,7 +86,7 @@ pub use udp_socket::UdpDatagrams;
 /// engine bounds them by its limits on connections and mappings. A method that blocks the thread stalls every container
 /// of the network, and the other networks that share the thread.
 ///
-/// Meanwhile the container's SYN is held, and so are its datagrams, up to 128 for a destination and 1 MiB for a container.
+/// Meanwhile the container's SYN is held, and so are its datagrams, up to 64 for a destination and 1 MiB for a container.
 /// Once the flow is connected the SYN is answered and the datagrams are sent.
 ///
 /// # Cancel safety

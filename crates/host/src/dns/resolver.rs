@@ -28,8 +28,8 @@ use nsnet_stack::dns::Query;
 /// networks that share the thread. One that waits (`.await`) holds up its own query and no other.
 ///
 /// # Back-pressure
-/// At most 4 096 queries of a container are under way at once, fewer if they are longer than 1 KiB. Queries beyond that
-/// are answered SERVFAIL without asking the Resolver.
+/// At most [`max_dns_queries`](crate::NetworkBuilder::max_dns_queries) of a container are under way at once, fewer if
+/// they are longer than 1 KiB. Queries beyond that are answered SERVFAIL without asking the Resolver.
 ///
 /// # Answers
 /// An answer is a whole message (RFC 1035, section 4). [`DnsQuery`] makes the simple ones; any DNS library can make others.

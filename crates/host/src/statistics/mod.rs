@@ -36,7 +36,7 @@ pub struct Statistics {
     pub echo: FlowStatistics,
     /// What came in through published ports: TCP connections, and UDP clients.
     pub published: FlowStatistics,
-    /// FlowCounters between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
+    /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
     pub between_containers: FlowStatistics,
     /// ICMP errors towards containers.
     pub icmp: IcmpStatistics,
@@ -60,13 +60,13 @@ pub struct IcmpStatistics {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct FlowStatistics {
-    /// FlowCounters that were put to the Dialer, or are about to be.
+    /// Flows that were put to the Dialer, or are about to be.
     pub opened: u64,
-    /// FlowCounters that exist now, those still being dialled included.
+    /// Flows that exist now, those still being dialled included.
     pub active: u64,
-    /// FlowCounters that were refused or could not be connected.
+    /// Flows that were refused or could not be connected.
     pub refused: u64,
-    /// FlowCounters that were dropped because a limit was reached.
+    /// Flows that were dropped because a limit was reached.
     pub overflowed: u64,
 }
 

@@ -5,7 +5,7 @@ use std::future;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinError;
 
-/// Waits for a request to close; an attachment that is merely dropped makes none.
+/// Waits for a request to close; a handle that is merely dropped makes none.
 pub(crate) async fn requested(close: oneshot::Receiver<()>) {
     if close.await.is_err() {
         future::pending().await

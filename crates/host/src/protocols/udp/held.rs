@@ -9,7 +9,7 @@ use nsnet_stack::udp::{Datagrams, Envelope, MAX_DATAGRAMS};
 
 use crate::link::{HeldFrame, Link, Sent};
 
-/// Datagrams held for one decision: a whole burst.
+/// Datagrams held for one decision. More of them are lost, as in a full queue.
 const HELD: usize = MAX_DATAGRAMS;
 
 /// Bytes that one budget allows.

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Tasks that end with the container at the latest.
+/// Tasks that end with the container, or earlier.
 #[derive(Default)]
 pub(crate) struct Tasks(RefCell<JoinSet<()>>);
 

@@ -1,5 +1,5 @@
-//! A published UDP socket: datagrams with the address of the host that they were sent to, which is where answers must
-//! come from (`IP_PKTINFO`, ip(7)); one socket may stand for all addresses of the host.
+//! A published UDP socket. It reports the host's address that each datagram was sent to, and answers must leave from
+//! that address (`IP_PKTINFO`, ip(7)). One socket may listen at all addresses of the host.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,15 +21,15 @@ pub(crate) struct Socket {
     port: u16,
 }
 
-/// What came in.
+/// Result of a receive call.
 pub(crate) enum Arrival {
     /// Datagrams of one client, now in the buffer.
     Datagrams { length: usize, size: usize, client: SocketAddr, local: Local },
-    /// What [`Received`] has besides.
+    /// The other cases of [`Received`].
     Other(Received),
 }
 
-/// The host's end of what a client sends: what its answers have to come from.
+/// The host's address that a client has written to, from which its answers must leave.
 #[derive(Clone, Copy)]
 pub(crate) enum Local {
     V4(libc::in_pktinfo),
@@ -44,7 +44,8 @@ impl Local {
         }
     }
 
-    /// For answers to `client`: by whatever interface leads there, unless one of the addresses belongs to a link.
+    /// The address for answers to `client`. They leave by any interface that leads there, unless one of the addresses
+    /// belongs to a link.
     fn of_received(info: &ControlMessageOwned, client: SocketAddr) -> Option<Self> {
         if let ControlMessageOwned::Ipv4PacketInfo(info) = info {
             Some(Self::V4(libc::in_pktinfo { ipi_ifindex: 0, ..*info }))
@@ -52,7 +53,7 @@ impl Local {
             let own = Ipv6Addr::from(info.ipi6_addr.s6_addr);
             let is_on_link = own.is_unicast_link_local() || is_link_local(client.ip());
             let ipi6_ifindex = if is_on_link { info.ipi6_ifindex } else { 0 };
-            // A group (ff02::1, say) sends nothing: the kernel chooses.
+            // A multicast group such as ff02::1 cannot be a source, so the kernel chooses.
             let own = if own.is_multicast() { Ipv6Addr::UNSPECIFIED } else { own };
             let ipi6_addr = libc::in6_addr { s6_addr: own.octets() };
             Some(Self::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex }))
@@ -79,7 +80,7 @@ impl Socket {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
-        // Linux before 5.0 does not know it: datagrams then come one by one.
+        // Linux before 5.0 does not know the option. Datagrams then arrive one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         Ok(Self { io: UdpSocket::from_std(socket)?, port: address.port() })
     }
@@ -92,7 +93,7 @@ impl Socket {
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
         match self.io.try_io(Interest::READABLE, || self.receive(buffer)) {
             Ok(arrival) => Ok(arrival),
-            // Nothing, or the pending error of an ICMP message: the error queue says whom it concerns.
+            // Nothing, or the pending error of an ICMP message. The error queue names the destination.
             Err(error) => match self.next_error(buffer) {
                 Err(none) if none.kind() == io::ErrorKind::WouldBlock => Err(error),
                 result => result,
@@ -148,7 +149,7 @@ impl Answers for Socket {
         self.port
     }
 
-    /// One by one if the kernel does not take them as a burst.
+    /// Sends them one by one if the kernel refuses the burst.
     fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
         let client = SockaddrStorage::from(client);
         if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1) {
@@ -168,7 +169,7 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// Room for `IPV6_PKTINFO` and `UDP_GRO`, placed as a `struct cmsghdr` must be.
+/// Room for `IPV6_PKTINFO` and `UDP_GRO`, aligned like a `struct cmsghdr`.
 #[repr(align(8))]
 struct ControlBuffer([u8; 128]);
 
@@ -176,7 +177,7 @@ struct ControlBuffer([u8; 128]);
 mod tests {
     use super::*;
 
-    /// Interface and address that answers leave by, after a datagram from `client` to `own` on interface 7.
+    /// Interface and address by which answers leave, after a datagram from `client` to `own` on interface 7.
     fn answers(own: &str, client: &str) -> (u32, IpAddr) {
         let ipi6_addr = libc::in6_addr { s6_addr: own.parse::<Ipv6Addr>().unwrap().octets() };
         let info = ControlMessageOwned::Ipv6PacketInfo(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 7 });

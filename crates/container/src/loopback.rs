@@ -8,7 +8,7 @@ use crate::clock::is_true_within;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
 
-/// What [`TunDevice::configure`](crate::TunDevice::configure) does about `lo`, the loopback interface.
+/// The treatment of `lo`, the loopback interface, by [`TunDevice::configure`](crate::TunDevice::configure).
 ///
 /// It is down in a new network namespace. Nothing reaches 127.0.0.1 or ::1 until a program brings it up.
 ///
@@ -18,8 +18,8 @@ use crate::netlink::Netlink;
 /// sandbox, [`Wait`](Self::Wait) for five seconds. Such a process may bring `lo` up itself, and some fail if it is up
 /// already. bubblewrap adds 127.0.0.1 with `NLM_F_EXCL`, and ends if the address is there.
 ///
-/// A process counts as building its sandbox until it calls execve(2) for the first time after its fork
-/// (`PF_FORKNOEXEC`, which ps(1) shows as the flag 1). This is how common programs behave:
+/// A process counts as building its sandbox until it first calls execve(2) after its fork. ps(1) shows this as the flag
+/// 1 (`PF_FORKNOEXEC`). This is how common programs behave:
 ///
 /// | joined | default |
 /// |---|---|

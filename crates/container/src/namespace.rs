@@ -1,6 +1,6 @@
 //! New namespaces for an unprivileged caller, with which every rootless container starts.
 //!
-//! The caller becomes root inside a new user namespace. That owns the other new namespaces, so the caller needs no
+//! The caller becomes root inside a new user namespace. This namespace owns the other new ones, so the caller needs no
 //! privilege on the host. Only the caller's own user and group are mapped. Files of others appear as owned by `nobody`.
 //! setgroups(2) is denied, because the kernel would otherwise refuse the group map.
 

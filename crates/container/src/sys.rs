@@ -20,9 +20,9 @@ pub(crate) fn own_inherited(fd: RawFd) -> Option<OwnedFd> {
     if !is_unix_socket(fd) {
         return None;
     }
-    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns. It is open, as getsockname has just shown;
-    // whoever started this process gave it to the holder of NSNET_FD, and the caller removes the variable
-    // before it calls, so that it has one holder.
+    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns. It is open, as getsockname has just shown. The
+    // parent process gave it to the holder of NSNET_FD. The caller removes that variable before it calls, so there is
+    // one holder.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -270,9 +270,9 @@ fn write_once(path: &CStr, content: &[u8]) -> Result<(), Errno> {
 /// Runs `body` in a forked child, the only thread of its process, and returns its exit status.
 #[cfg(test)]
 pub(crate) fn run_forked(body: impl FnOnce()) -> ExitStatus {
-    // SAFETY: `fork` in a process with threads wants a child that calls nothing which may need a lock another
-    // thread held. The C library keeps its allocator usable after fork, and the one other thread of a test
-    // process that was started for a single test waits for its result meanwhile.
+    // SAFETY: `fork` in a process with threads wants a child that calls nothing which may need a lock another thread
+    // held. The C library keeps its allocator usable after fork. The test process was started for a single test, and
+    // its one other thread waits for the result meanwhile.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
             let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err();

@@ -1,5 +1,5 @@
-//! The host side of nsnet. It terminates the TCP, UDP and ping of a container's network namespace and sends them again
-//! from this process, through a [`Dialer`] that sees every flow and can refuse it.
+//! The host side of nsnet. It terminates the TCP, UDP and ping of a container's network namespace, and sends them again
+//! from this process. A [`Dialer`] sees every flow and can refuse it.
 //!
 //! An embedder starts with [`Network`]. It runs on an engine thread of the library, so the embedder needs no async
 //! runtime, and may have one. It works without privileges. The container side (`nsnet_container`) needs only

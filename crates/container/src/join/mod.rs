@@ -6,8 +6,8 @@
 //!
 //! A helper process of the embedder joins. It has a single thread and ends once the device has been handed over. In
 //! every other respect it stays outside: in the host's pid and mount namespaces, where `/dev/net/tun` and `/proc` are.
-//! So write the container's `resolv.conf` ([`resolv_conf::write`](crate::resolv_conf::write())) to the path of its root
-//! file system on the host, or to a file that is mounted into it.
+//! So write the container's `resolv.conf` where its root file system is on the host, or to a file that is mounted into
+//! it. See [`resolv_conf::write`](crate::resolv_conf::write()).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), nsnet_container::Error> {
@@ -116,7 +116,7 @@ impl Target {
     }
 
     /// The pidfd of the process that was named, pidfd_open(2). poll(2) reports it readable when the process has ended.
-    /// That is the time to take the network away.
+    /// Take the network away then.
     ///
     /// A process that finds another by its number passes the pidfd on to the helper that joins, for example as its
     /// standard input. The helper calls [`from_pidfd`](Self::from_pidfd). Both then mean the same process.

@@ -61,8 +61,8 @@ pub struct Shuttle {
 }
 
 impl TunDevice {
-    /// Tells the host that the interface is up, and copies frames between the device and the host on two threads of its
-    /// own, for each queue of the device, until either end closes.
+    /// Tells the host that the interface is up, and copies frames between the device and the host until either end
+    /// closes. Two threads of its own serve each queue of the device.
     ///
     /// The calling process must live as long as the network is to last. Call it in the network namespace that the
     /// device is in.

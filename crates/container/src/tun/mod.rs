@@ -62,9 +62,10 @@ impl TunDevice {
     /// that thread's namespaces.
     ///
     /// # Errors
-    /// If the fd is not the channel of an nsnet host of this version, the setup it sends is impossible, the thread is
-    /// in the host's network namespace, or the kernel refuses the device. If the channel works, the host gets the error
-    /// as well.
+    /// - If the fd is not the channel of an nsnet host of this version.
+    /// - If the host's setup is impossible.
+    /// - If the thread is in the host's network namespace.
+    /// - If the kernel refuses the device. If the channel works, the host gets the error too.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| Error::new("make the channel close-on-exec", errno))?;

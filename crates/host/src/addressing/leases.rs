@@ -41,12 +41,11 @@ impl Member {
         Self::default()
     }
 
-    /// A container with a name. Where
-    /// [containers reach each other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses
-    /// under this name.
+    /// A container with a name. Where [containers reach each
+    /// other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses under this name.
     ///
-    /// The name has one or more labels, as in DNS, of letters, digits, hyphens and underscores. Case does not matter. Two
-    /// containers that are attached at the same time cannot have the same name.
+    /// The name has one or more labels, as in DNS, of letters, digits, hyphens and underscores. Case does not matter.
+    /// Two containers that are attached at the same time cannot have the same name.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..Self::default() }
@@ -83,7 +82,7 @@ pub enum MemberError {
     Name {
         /// The name that was asked for.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
     /// Another container has the name.

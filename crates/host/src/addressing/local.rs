@@ -4,7 +4,7 @@
 //! are the addresses of its interfaces, 127.0.0.0/8, `::1`, subnet-router anycast addresses, and whole prefixes with a
 //! route of type `local` (AnyIP). A list of interface addresses would miss the last two and would have to be kept up to
 //! date. The kernel's routing decision misses nothing and is always current. It is the decision for a socket of this
-//! user in this network namespace, without mark and source address, like the sockets of the direct dialer.
+//! user in this network namespace. Like the sockets of the direct dialer, it has no mark and no source address.
 //!
 //! The question is one `RTM_GETROUTE` (rtnetlink(7)) on a socket that stays open. The kernel answers within the send.
 //!

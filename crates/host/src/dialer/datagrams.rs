@@ -98,8 +98,8 @@ pub trait DatagramSocket: Send + Sync {
     ///
     /// # Errors
     /// An error loses the datagrams. For an unreachable peer (`ENETUNREACH` and the like), the container gets an ICMP
-    /// error. For a datagram too long for the path (`EMSGSIZE`), the socket reports the MTU by the next
-    /// [`try_receive`](Self::try_receive), as [`Received::Undelivered`]. That is how the container learns it.
+    /// error. For a datagram too long for the path (`EMSGSIZE`), the container learns the MTU from the next
+    /// [`try_receive`](Self::try_receive), which returns [`Received::Undelivered`].
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()>;
 }
 
@@ -114,7 +114,7 @@ pub enum Received {
         length: usize,
         /// Bytes of every datagram but the last. Equals the length if there is only one.
         size: usize,
-        /// Who sent them.
+        /// The sender's address.
         source: SocketAddr,
         /// The hop limit they arrived with (TTL, RFC 791), if known. For echo replies, the container sees this value
         /// less one. For UDP datagrams it is not used.

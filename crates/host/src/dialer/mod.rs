@@ -93,8 +93,8 @@ pub use udp_socket::UdpDatagrams;
 ///
 /// # Cancel safety
 /// The engine drops a future when the container gives up (RST), when the container or the network ends, or after the
-/// [`dial_timeout`](crate::NetworkBuilder::dial_timeout). That timeout covers `authorize` and the method that follows
-/// it together. Everything that the future has opened must close on drop.
+/// [`dial_timeout`](crate::NetworkBuilder::dial_timeout). The timeout covers `authorize` and the method that follows it
+/// together. Everything that the future has opened must close on drop.
 ///
 /// # Errors
 /// The variant of the [`DialError`] decides what the container sees. `?` on an [`io::Error`](std::io::Error) chooses
@@ -227,7 +227,7 @@ pub trait Dialer: Send + Sync {
     /// published UNIX socket, or a UDP client.
     ///
     /// # Errors
-    /// Whatever the error, the client's connection is reset, or its datagrams are lost.
+    /// Any error resets the client's connection, or loses its datagrams.
     async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
         self.inner().accept(inbound).await
     }
@@ -254,9 +254,9 @@ pub trait Dialer: Send + Sync {
 
     /// Opens the socket for all echo requests (ping) of one container address and identifier, to any destination.
     ///
-    /// A datagram of this socket is the part of the ICMP message behind the identifier: the sequence number, two bytes
-    /// in network order, and the data. The port of a peer is 0. Received datagrams go into the container as replies, if
-    /// they come from a peer that was sent a request.
+    /// A datagram of this socket is the part of the ICMP message behind the identifier. It consists of the sequence
+    /// number, two bytes in network order, and the data. The port of a peer is 0. Received datagrams go into the
+    /// container as replies, if they come from a peer that was sent a request.
     ///
     /// # Errors
     /// As for [`bind_udp`](Self::bind_udp).

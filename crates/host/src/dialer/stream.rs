@@ -98,9 +98,9 @@ use tokio::net::{TcpStream, UnixStream};
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Ends the stream at once. The other end sees a reset, if this kind of stream has one.
     ///
-    /// The engine calls it instead of a drop in two cases: the container has reset its connection, or the connection
-    /// ends while the stream is still owed bytes. The default drops the stream. A wrapper must call [`Stream::abort`]
-    /// on the stream inside, or the other end sees a clean end.
+    /// The engine calls it, instead of dropping the stream, when the container has reset its connection. It also does
+    /// so when the connection ends before the stream has all its bytes. The default drops the stream. A wrapper must
+    /// call [`Stream::abort`] on the stream inside, or the other end sees a clean end.
     fn abort(self: Box<Self>) {}
 }
 

@@ -25,8 +25,11 @@ impl Network {
     /// [`Member::named`] gives it one.
     ///
     /// # Errors
-    /// [`AttachError`] if the name or an address is taken or not possible here, if the command is attached already (to
-    /// this network or another), or if file descriptors run out. The command is then unchanged.
+    /// [`AttachError`], in these cases. The command is then unchanged.
+    ///
+    /// - The name or an address is taken, or not possible in this network.
+    /// - The command is attached already, to this network or another.
+    /// - File descriptors have run out, or the network has been shut down.
     ///
     /// # Examples
     /// ```no_run

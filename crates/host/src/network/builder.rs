@@ -240,9 +240,9 @@ impl NetworkBuilder {
     /// Lets the containers of the network reach each other, by address and by the names of their
     /// [`Member`](crate::Member)s. Default: the addresses of other containers are unreachable.
     ///
-    /// The Dialer decides on every flow, whose service is [`Service::Container`](crate::Service::Container). Packets are
-    /// then passed on unchanged, so both containers see each other's addresses. An allowed flow stays allowed until it ends.
-    /// Closing an [`Attachment`](crate::Attachment) ends the flows of its container.
+    /// The Dialer decides on every flow, whose service is [`Service::Container`](crate::Service::Container). Packets
+    /// are then passed on unchanged, so both containers see each other's addresses. An allowed flow stays allowed until
+    /// it ends. Closing an [`Attachment`](crate::Attachment) ends the flows of its container.
     ///
     /// # Examples
     /// A network on which only the database may be reached from other containers:

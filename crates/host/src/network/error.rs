@@ -14,7 +14,7 @@ use crate::publish::PublishError;
 
 /// Why a command could not be attached, or a device not adopted.
 ///
-/// The message does not include the cause. That is the [`source`](std::error::Error::source), so print the chain.
+/// The message does not include the cause, which is its [`source`](std::error::Error::source). Print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
@@ -97,7 +97,7 @@ pub enum BuildError {
     Name {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
     /// A host has a name but no address.

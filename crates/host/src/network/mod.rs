@@ -110,9 +110,9 @@ impl Network {
     /// Ends the network in good order. It serves until the upstream sockets have everything that the containers have
     /// sent and finished with FIN, or until `grace` is over. Then it ends as if dropped.
     ///
-    /// Called after the payload has ended, it loses nothing that the payload has written, because its connections live
-    /// on in the container's kernel for a while. A connection that some process still holds open takes all of `grace`.
-    /// The call does not wait for a container that is not ready yet.
+    /// Called after the payload has ended, it loses nothing that the payload has written. The payload's connections
+    /// live on in the container's kernel for a while. A connection that some process still holds open takes all of
+    /// `grace`. The call does not wait for a container that is not ready yet.
     ///
     /// It blocks the calling thread for `grace` at the most, and for 5 s more only if a Dialer blocks the engine's
     /// thread. Called by a Dialer on an engine thread, it returns [`Finished::Abandoned`] at once, and the network ends

@@ -11,7 +11,7 @@ use crate::dialer::Protocol;
 
 /// Why a port could not be published. If one port of a range fails, none is published.
 ///
-/// The message does not include the kernel's reason. That is the [`source`](std::error::Error::source), so print the
+/// The message does not include the kernel's reason, which is its [`source`](std::error::Error::source). Print the
 /// chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,7 +84,7 @@ pub enum PublishError {
     Container {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
     /// Port 0 cannot be a port of a container.

@@ -1,10 +1,10 @@
 //! Published ports: sockets of the host that lead into a container.
 //!
 //! # Opening
-//! [`Publish`] describes the ports. The call opens the sockets on the thread of the caller, so an address in use is an
-//! error of `publish` and not a line in a log. The engine takes the sockets over. It looks up the container anew for
-//! every connection and every client ([`Members`]), so a port outlives the containers it leads to. Without a container,
-//! TCP is reset and datagrams are lost.
+//! [`Publish`] describes the ports. The call opens the sockets on the caller's thread, so an address in use is an error
+//! of `publish`, not a line in a log. The engine takes the sockets over. It looks up the container anew for every
+//! connection and every client ([`Members`]), so a port outlives the containers it leads to. Without a container, TCP
+//! is reset and datagrams are lost.
 //!
 //! # TCP
 //! The engine accepts a client and asks the Dialer. Then it opens the connection inside
@@ -21,8 +21,10 @@
 //!
 //! # The source address inside
 //! The container sees the client's own address and port ([`ways`](clients::ways)). Some clients appear as the gateway
-//! instead: those at one of the host's own addresses, loopback included, because the container would take loopback for
-//! its own. The same holds for a client whose address the container's network uses, or whose family it lacks.
+//! instead:
+//!
+//! - clients at the host's own addresses, which are hidden from the container (it would take loopback for its own);
+//! - clients whose address the container's network uses, or whose address family it lacks.
 //!
 //! # Limits
 //! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows), and one beyond the limit is
@@ -216,9 +218,9 @@ impl Published {
     /// Stops listening. When this returns, the addresses are free. Open TCP connections go on. Datagrams of UDP clients
     /// are no longer received.
     ///
-    /// It blocks the calling thread until the engine has closed the sockets. That takes 5 s at the most, and as long
-    /// only if a Dialer blocks the engine's thread, which then closes them later. A Dialer may call this: on an engine
-    /// thread it does not block, and the addresses become free soon after. In async code, use
+    /// It blocks the calling thread until the engine has closed the sockets. It waits 5 s at the most, and that long
+    /// only if a Dialer blocks the engine's thread. The sockets are then closed later. A Dialer may call this: on an
+    /// engine thread it does not block, and the addresses become free soon after. In async code, use
     /// [`close_async`](Self::close_async).
     pub fn close(self) {
         let closed = self.close_async();
@@ -265,7 +267,7 @@ struct Target {
     port: u16,
 }
 
-/// What a published socket needs besides: the containers, the clock, the counters of the network.
+/// The surroundings of a published socket: the containers, the clock, the counters of the network.
 #[derive(Clone)]
 pub(crate) struct Scene {
     pub(crate) members: Rc<Members>,

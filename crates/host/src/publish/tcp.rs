@@ -32,7 +32,7 @@ const COMPLAINT: Duration = Duration::from_secs(1);
 /// The listening socket of the clients.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    /// The file is dropped first, see [`Socket`](super::listen::Socket).
+    /// The file is dropped first, see [`BoundSocket`](super::listen::BoundSocket).
     Unix {
         _file: SocketFile,
         listener: UnixListener,

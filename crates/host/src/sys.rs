@@ -94,7 +94,7 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
 }
 
-/// Whether a socket's packets may be cut, in the words of the kernel (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`,
+/// Whether a socket's packets may be fragmented, as a kernel option (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`,
 /// ipv6(7)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum MtuDiscovery {

@@ -52,7 +52,7 @@ impl Member {
     }
 
     /// Sets its IPv4 address, within the network's prefix. Default: that of the network's
-    /// [`Ipv4Subnet`](crate::Ipv4Subnet), or the next one that is free.
+    /// [`Ipv4Subnet`](crate::Ipv4Subnet), or the next free one.
     #[must_use]
     pub fn ipv4(mut self, address: Ipv4Addr) -> Self {
         self.ipv4 = Some(address);
@@ -60,7 +60,7 @@ impl Member {
     }
 
     /// Sets its IPv6 address, within the network's prefix. Default: that of the network's
-    /// [`Ipv6Subnet`](crate::Ipv6Subnet), or the next one that is free.
+    /// [`Ipv6Subnet`](crate::Ipv6Subnet), or the next free one.
     #[must_use]
     pub fn ipv6(mut self, address: Ipv6Addr) -> Self {
         self.ipv6 = Some(address);

@@ -37,7 +37,7 @@ pub enum SetupError {
     /// A file descriptor that was handed over is not a TUN device that carries bare IP packets.
     #[error("the file descriptor that the container side handed over is no TUN device for us: {0}")]
     NotTun(io::Error),
-    /// The file descriptors that were handed over are no queues of one device.
+    /// The file descriptors that were handed over are not queues of one device.
     #[error(
         "the file descriptors the container side handed over differ in their framing: they are no queues of one device"
     )]

@@ -9,7 +9,7 @@ use crate::addressing::local::Reach;
 use crate::dialer::{DialError, Protocol, Service};
 
 impl Context {
-    /// The meaning of a destination, without the host's own addresses.
+    /// The meaning of a destination. The host's own addresses are left out.
     pub(crate) fn destination(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let resolved = self.addressing.resolve(protocol, destination);
         let Destination::Forward { target, service: Service::World } = resolved else { return resolved };

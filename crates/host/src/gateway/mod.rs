@@ -36,7 +36,7 @@ const BATCH_BYTES: usize = 256 << 10;
 /// More batches than a TUN device can queue.
 const MAX_BATCHES_QUEUED: usize = 4096;
 
-/// One container's router, or that of one queue of its device.
+/// The router of one container, or of one queue of its device.
 pub(crate) struct Gateway {
     pub(crate) protocols: Rc<Protocols>,
     isolation: Isolation,

@@ -33,7 +33,7 @@ enum Access {
 }
 
 impl Descriptor {
-    /// Takes over a non-blocking file descriptor. `nowait` says whether the device knows `RWF_NOWAIT`.
+    /// Takes over a non-blocking file descriptor. `nowait` says whether the device supports `RWF_NOWAIT`.
     pub(super) fn new(fd: OwnedFd, carriage: Carriage, nowait: bool) -> io::Result<Self> {
         let access = match carriage {
             Carriage::HandedOver if nowait => Access::DeviceNowait,

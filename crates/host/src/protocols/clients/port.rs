@@ -24,7 +24,7 @@ pub(crate) trait Answers {
     /// Sends datagrams to a client, from the address that `local` names.
     ///
     /// # Errors
-    /// The kernel's. The datagrams are lost.
+    /// The kernel's error. The datagrams are lost.
     fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()>;
 }
 

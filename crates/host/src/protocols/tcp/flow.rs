@@ -112,7 +112,7 @@ impl TcpFlow {
         }
     }
 
-    /// Takes in one packet of this flow.
+    /// Handles one packet of this flow.
     pub(crate) fn handle_packet(&self, clock: &Clock, link: &Link, segment: &Segment, packet: &[u8]) {
         let now = clock.now();
         let mut stack = self.stack.borrow_mut();

@@ -33,7 +33,7 @@ impl World {
         Self { bench, table }
     }
 
-    /// A client of the container on this port that has sent its SYN.
+    /// A client in the container, on this port, that has sent its SYN.
     fn client(&self, port: u16) -> Container<'_> {
         let mut container: SocketAddr = CONTAINER.parse().unwrap();
         container.set_port(port);

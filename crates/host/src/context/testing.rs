@@ -13,6 +13,7 @@ use nsnet_stack::frame::Device;
 use nsnet_stack::packet::Packet;
 use tokio::io::DuplexStream;
 use tokio::sync::Notify;
+use tokio::task::LocalSet;
 
 use super::{Context, Limits, Parts, Questions};
 use crate::addressing::Addressing;
@@ -82,6 +83,11 @@ fn addressing() -> Addressing {
         v6: Some(Ipv6Subnet::default().into()),
         host: OpenHost::default(),
     }
+}
+
+/// Runs a test whose tasks stay on its thread.
+pub(crate) async fn locally(test: impl AsyncFnOnce()) {
+    LocalSet::new().run_until(test()).await;
 }
 
 /// Lets every ready task run.

@@ -11,14 +11,14 @@ use std::sync::{Mutex, Once, PoisonError};
 
 use async_trait::async_trait;
 use nix::errno::Errno;
-use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrStorage, setsockopt, sockopt};
+use nix::sys::socket::{self, MsgFlags, SockaddrStorage, setsockopt, sockopt};
 use socket2::{Protocol, Socket};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::error_queue::{self, is_too_long, next_of, retried, socket_address};
+use super::error_queue::{self, is_too_long, next_of, retried};
 use super::ip_options::IpOptions;
-use super::udp_socket::ControlBuffer;
+use super::receive::{Arrived, receive};
 use super::{DatagramSocket, Datagrams, Envelope, Received};
 use nsnet_stack::icmp::echo::{HEADER, Message};
 
@@ -82,20 +82,9 @@ impl EchoDatagrams {
     /// The next reply. `None` for a message that is not a reply.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut header = [0; HEADER];
-        let mut iov = [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
-        let mut control = ControlBuffer::default();
-        let fd = self.socket.as_raw_fd();
-        let message =
-            socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
-        let source = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
-        let hop_limit = message.cmsgs()?.find_map(|entry| {
-            if let ControlMessageOwned::Ipv4Ttl(left) | ControlMessageOwned::Ipv6HopLimit(left) = entry {
-                u8::try_from(left).ok()
-            } else {
-                None
-            }
-        });
-        let length = message.bytes.checked_sub(HEADER);
+        let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
+        let Arrived { length, source, hop_limit, .. } = receive(&self.socket, parts)?;
+        let length = length.checked_sub(HEADER);
         let reply = length.filter(|_| header[..2] == [self.reply, 0]);
         Ok(reply.map(|length| Received::Datagrams { length, size: length, source, hop_limit }))
     }

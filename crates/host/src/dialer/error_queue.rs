@@ -34,11 +34,11 @@ impl Entry {
 }
 
 /// The socket's next item: from `receive`, or else from its error queue by `next_error`.
-pub(super) fn next_of(
+pub(crate) fn next_of<T>(
     buffer: &mut [u8],
-    receive: impl Fn(&mut [u8]) -> io::Result<Received>,
-    next_error: impl Fn(&mut [u8]) -> io::Result<Received>,
-) -> io::Result<Received> {
+    receive: impl Fn(&mut [u8]) -> io::Result<T>,
+    next_error: impl Fn(&mut [u8]) -> io::Result<T>,
+) -> io::Result<T> {
     let mut failure = None;
     for _ in 0..MAX_PENDING {
         match receive(buffer) {

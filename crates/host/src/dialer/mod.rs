@@ -23,6 +23,7 @@ mod flow;
 mod inbound;
 mod ip_options;
 mod pointers;
+pub(crate) mod receive;
 mod stream;
 mod udp_socket;
 

@@ -13,15 +13,14 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use nix::libc;
-use nix::sys::socket::{
-    self, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, setsockopt, sockopt,
-};
+use nix::sys::socket::{self, ControlMessage, MsgFlags, SockaddrStorage, setsockopt, sockopt};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::error_queue::{self, is_full, is_too_long, next_of, retried, socket_address};
+use super::error_queue::{self, is_full, is_too_long, next_of, retried};
 use super::ip_options::IpOptions;
+use super::receive::{Arrived, receive};
 use super::{DatagramSocket, Datagrams, Envelope, Received};
 
 /// A [`DatagramSocket`] made of a kernel socket.
@@ -92,23 +91,8 @@ impl UdpDatagrams {
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = ControlBuffer::default();
-        let fd = self.socket.as_raw_fd();
-        let message =
-            socket::recvmsg::<SockaddrStorage>(fd, &mut iov, Some(&mut control.0), MsgFlags::MSG_DONTWAIT)?;
-        let source = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
-        let size = message.cmsgs()?.find_map(|entry| {
-            let ControlMessageOwned::UdpGroSegments(size) = entry else { return None };
-            usize::try_from(size).ok()
-        });
-        let length = message.bytes;
-        Ok(Received::Datagrams {
-            length,
-            size: size.map_or(length, |size| size.min(length)),
-            source,
-            hop_limit: None,
-        })
+        let Arrived { length, size, source, .. } = receive(&self.socket, &mut [IoSliceMut::new(buffer)])?;
+        Ok(Received::Datagrams { length, size, source, hop_limit: None })
     }
 
     /// The next entry of the error queue with a destination.
@@ -202,16 +186,6 @@ impl DatagramSocket for UdpDatagrams {
             }
         }
         outcome
-    }
-}
-
-/// Room for the control messages of `UDP_GRO` and of the hop limit, aligned like a `struct cmsghdr`.
-#[repr(align(8))]
-pub(super) struct ControlBuffer(pub(super) [u8; 64]);
-
-impl Default for ControlBuffer {
-    fn default() -> Self {
-        Self([0; 64])
     }
 }
 

@@ -6,14 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use nix::libc;
-use nix::sys::socket::{
-    self, ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, setsockopt, sockopt,
-};
+use nix::sys::socket::{self, ControlMessage, MsgFlags, SockaddrStorage, setsockopt, sockopt};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use super::port::Answers;
-use crate::dialer::error_queue::{self, is_full, retried, socket_address};
+use crate::dialer::error_queue::{self, is_full, next_of, retried};
+use crate::dialer::receive::{Arrived, PacketInfo, receive};
 use crate::dialer::{Datagrams, Received};
 
 pub(crate) struct Socket {
@@ -30,42 +29,38 @@ pub(crate) enum Arrival {
 }
 
 /// The host's address that a client has written to, from which its answers must leave.
-#[derive(Clone, Copy)]
-pub(crate) enum Local {
-    V4(libc::in_pktinfo),
-    V6(libc::in6_pktinfo),
-}
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Local(PacketInfo);
 
 impl Local {
     pub(crate) fn address(&self) -> IpAddr {
-        match self {
-            Self::V4(info) => Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
-            Self::V6(info) => Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
+        match self.0 {
+            PacketInfo::V4(info) => Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)).into(),
+            PacketInfo::V6(info) => Ipv6Addr::from(info.ipi6_addr.s6_addr).into(),
         }
     }
 
     /// The address for answers to `client`. They leave by any interface that leads there, unless one of the addresses
     /// belongs to a link.
-    fn of_received(info: &ControlMessageOwned, client: SocketAddr) -> Option<Self> {
-        if let ControlMessageOwned::Ipv4PacketInfo(info) = info {
-            Some(Self::V4(libc::in_pktinfo { ipi_ifindex: 0, ..*info }))
-        } else if let ControlMessageOwned::Ipv6PacketInfo(info) = info {
-            let own = Ipv6Addr::from(info.ipi6_addr.s6_addr);
-            let is_on_link = own.is_unicast_link_local() || is_link_local(client.ip());
-            let ipi6_ifindex = if is_on_link { info.ipi6_ifindex } else { 0 };
-            // A multicast group such as ff02::1 cannot be a source, so the kernel chooses.
-            let own = if own.is_multicast() { Ipv6Addr::UNSPECIFIED } else { own };
-            let ipi6_addr = libc::in6_addr { s6_addr: own.octets() };
-            Some(Self::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex }))
-        } else {
-            None
-        }
+    pub(super) fn of_received(info: PacketInfo, client: SocketAddr) -> Self {
+        Self(match info {
+            PacketInfo::V4(info) => PacketInfo::V4(libc::in_pktinfo { ipi_ifindex: 0, ..info }),
+            PacketInfo::V6(info) => {
+                let own = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+                let is_on_link = own.is_unicast_link_local() || is_link_local(client.ip());
+                let ipi6_ifindex = if is_on_link { info.ipi6_ifindex } else { 0 };
+                // A multicast group such as ff02::1 cannot be a source, so the kernel chooses.
+                let own = if own.is_multicast() { Ipv6Addr::UNSPECIFIED } else { own };
+                let ipi6_addr = libc::in6_addr { s6_addr: own.octets() };
+                PacketInfo::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex })
+            }
+        })
     }
 
     fn control(&self) -> ControlMessage<'_> {
-        match self {
-            Self::V4(info) => ControlMessage::Ipv4PacketInfo(info),
-            Self::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+        match &self.0 {
+            PacketInfo::V4(info) => ControlMessage::Ipv4PacketInfo(info),
+            PacketInfo::V6(info) => ControlMessage::Ipv6PacketInfo(info),
         }
     }
 }
@@ -91,14 +86,8 @@ impl Socket {
 
     /// Takes the next datagrams or error without waiting.
     pub(crate) fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
-        match self.io.try_io(Interest::READABLE, || self.receive(buffer)) {
-            Ok(arrival) => Ok(arrival),
-            // Nothing, or the pending error of an ICMP message. The error queue names the destination.
-            Err(error) => match self.next_error(buffer) {
-                Err(none) if none.kind() == io::ErrorKind::WouldBlock => Err(error),
-                result => result,
-            },
-        }
+        let receive = |buffer: &mut [u8]| self.io.try_io(Interest::READABLE, || self.receive(buffer));
+        next_of(buffer, receive, |buffer| self.next_error(buffer))
     }
 
     fn send_with(
@@ -113,24 +102,9 @@ impl Socket {
     }
 
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
-        let mut iov = [IoSliceMut::new(buffer)];
-        let mut control = ControlBuffer([0; 128]);
-        let message = socket::recvmsg::<SockaddrStorage>(
-            self.io.as_raw_fd(),
-            &mut iov,
-            Some(&mut control.0),
-            MsgFlags::MSG_DONTWAIT,
-        )?;
-        let client = message.address.as_ref().and_then(socket_address).ok_or(io::ErrorKind::InvalidData)?;
-        let (mut size, mut local) = (message.bytes, None);
-        for entry in message.cmsgs()? {
-            if let ControlMessageOwned::UdpGroSegments(gathered) = entry {
-                size = usize::try_from(gathered).map_or(size, |gathered| gathered.min(size));
-            }
-            local = local.or_else(|| Local::of_received(&entry, client));
-        }
+        let Arrived { length, size, source, local, .. } = receive(&self.io, &mut [IoSliceMut::new(buffer)])?;
         let local = local.ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Arrival::Datagrams { length: message.bytes, size, client, local })
+        Ok(Arrival::Datagrams { length, size, client: source, local: Local::of_received(local, source) })
     }
 
     fn next_error(&self, buffer: &mut [u8]) -> io::Result<Arrival> {
@@ -169,10 +143,6 @@ fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// Room for `IPV6_PKTINFO` and `UDP_GRO`, aligned like a `struct cmsghdr`.
-#[repr(align(8))]
-struct ControlBuffer([u8; 128]);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,9 +150,9 @@ mod tests {
     /// Interface and address by which answers leave, after a datagram from `client` to `own` on interface 7.
     fn answers(own: &str, client: &str) -> (u32, IpAddr) {
         let ipi6_addr = libc::in6_addr { s6_addr: own.parse::<Ipv6Addr>().unwrap().octets() };
-        let info = ControlMessageOwned::Ipv6PacketInfo(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 7 });
-        let local = Local::of_received(&info, SocketAddr::new(client.parse().unwrap(), 5000)).unwrap();
-        let Local::V6(info) = local else { panic!("it is IPv6") };
+        let info = PacketInfo::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 7 });
+        let local = Local::of_received(info, SocketAddr::new(client.parse().unwrap(), 5000));
+        let Local(PacketInfo::V6(info)) = local else { panic!("it is IPv6") };
         (info.ipi6_ifindex, local.address())
     }
 

@@ -2,12 +2,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use nix::libc;
 use nsnet_stack::packet::Transport;
-use tokio::task::LocalSet;
 
 use super::*;
 use crate::context::Limits;
-use crate::context::testing::{Answer, Bench, parsed, settle};
+use crate::context::testing::{Answer, Bench, locally, parsed, settle};
 use crate::dialer::DialError;
+use crate::dialer::receive::PacketInfo;
 
 /// A published port in memory, with the answers and their receivers.
 #[derive(Default)]
@@ -76,14 +76,11 @@ impl World {
 /// The host's address 10.99.0.1.
 fn local() -> Local {
     let address = libc::in_addr { s_addr: u32::from(Ipv4Addr::new(10, 99, 0, 1)).to_be() };
-    Local::V4(libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: address })
+    let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: address, ipi_addr: address };
+    Local::of_received(PacketInfo::V4(info), CLIENT.parse().unwrap())
 }
 
 const CLIENT: &str = "10.99.0.7:5000";
-
-async fn locally(test: impl AsyncFnOnce()) {
-    LocalSet::new().run_until(test()).await;
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_client_waits_for_the_decision_and_is_answered() {

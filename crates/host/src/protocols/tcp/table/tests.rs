@@ -6,12 +6,11 @@ use nsnet_stack::packet::{Packet, Transport};
 use nsnet_stack::tcp::{Capabilities, Client, Transmit};
 use smoltcp::socket::tcp as smoltcp_tcp;
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Ipv4Packet, TcpPacket};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::LocalSet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
 use crate::context::Limits;
-use crate::context::testing::{Answer, Bench, CONTAINER, PEER, parsed, settle};
+use crate::context::testing::{Answer, Bench, CONTAINER, PEER, locally, parsed, settle};
 use crate::dialer::DialError;
 
 const LINK: Capabilities = Capabilities { max_packet: 1500, segmentation: false, checksum: true };
@@ -33,7 +32,16 @@ impl World {
         Self { bench, table }
     }
 
-    /// A client in the container, on this port, that has sent its SYN.
+    /// An open connection of the container, and the far end of its stream.
+    async fn connected(&self) -> (Container<'_>, DuplexStream) {
+        self.bench.dialer.answer(Answer::Allow);
+        let mut client = self.client(4000);
+        settle().await;
+        client.exchange();
+        (client, self.bench.dialer.stream())
+    }
+
+    /// A client of the container on this port that has sent its SYN.
     fn client(&self, port: u16) -> Container<'_> {
         let mut container: SocketAddr = CONTAINER.parse().unwrap();
         container.set_port(port);
@@ -128,10 +136,6 @@ fn unreachable_code(packet: &[u8]) -> u8 {
     message.msg_code()
 }
 
-async fn locally(test: impl AsyncFnOnce()) {
-    LocalSet::new().run_until(test()).await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn connected_means_connected_upstream() {
     locally(async || {
@@ -153,11 +157,7 @@ async fn connected_means_connected_upstream() {
 async fn bytes_and_ends_travel_both_ways() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        let mut client = world.client(4000);
-        settle().await;
-        client.exchange();
-        let mut stream = world.bench.dialer.stream();
+        let (mut client, mut stream) = world.connected().await;
         client.client.socket().send_slice(b"question").unwrap();
         client.client.socket().close();
         client.exchange();
@@ -301,11 +301,7 @@ async fn a_segment_of_no_connection_is_answered_with_reset() {
 async fn a_full_link_holds_one_frame_and_goes_on() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        let mut client = world.client(4000);
-        settle().await;
-        client.exchange();
-        let mut stream = world.bench.dialer.stream();
+        let (mut client, mut stream) = world.connected().await;
         world.bench.far.set_full(true);
         stream.write_all(&[7; 20_000]).await.unwrap();
         settle().await;
@@ -327,11 +323,7 @@ async fn a_full_link_holds_one_frame_and_goes_on() {
 async fn a_container_that_falls_silent_in_the_middle_is_reset() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        let mut client = world.client(4000);
-        settle().await;
-        client.exchange();
-        let mut stream = world.bench.dialer.stream();
+        let (_client, mut stream) = world.connected().await;
         stream.write_all(b"anybody?").await.unwrap();
         // RFC 5382, 5: five minutes without an acknowledgment.
         tokio::time::sleep(Duration::from_secs(310)).await;

@@ -1,10 +1,11 @@
+use std::sync::Arc;
+
 use nsnet_stack::udp::packet::{self, ChecksumMode};
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Ipv4Packet};
-use tokio::task::LocalSet;
 
 use super::*;
 use crate::context::Limits;
-use crate::context::testing::{Answer, Bench, CONTAINER, PEER, parsed, settle};
+use crate::context::testing::{Answer, Bench, CONTAINER, PEER, Socket, locally, parsed, settle};
 use crate::dialer::DialError;
 
 struct World {
@@ -42,13 +43,17 @@ impl World {
         self.bench.received().iter().map(read).collect()
     }
 
+    /// Lets the container write to its peer, and returns the upstream socket.
+    async fn mapped(&self) -> Arc<Socket> {
+        self.bench.dialer.answer(Answer::Allow);
+        self.send(CONTAINER, PEER, b"x");
+        settle().await;
+        self.bench.dialer.socket()
+    }
+
     fn mappings(&self) -> usize {
         self.table.mappings.borrow().len()
     }
-}
-
-async fn locally(test: impl AsyncFnOnce()) {
-    LocalSet::new().run_until(test()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,10 +96,7 @@ async fn every_destination_is_decided_on_and_one_socket_serves_all() {
 async fn only_peers_that_were_written_to_may_answer() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        world.send(CONTAINER, PEER, b"question");
-        settle().await;
-        let socket = world.bench.dialer.socket();
+        let socket = world.mapped().await;
         socket.send("10.99.0.3:80", b"unasked");
         socket.send(PEER, b"answer");
         settle().await;
@@ -141,10 +143,7 @@ async fn a_dialer_that_panics_has_answered() {
 async fn a_mapping_ends_when_the_container_is_silent_whatever_comes_in() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        world.send(CONTAINER, PEER, b"x");
-        settle().await;
-        let socket = world.bench.dialer.socket();
+        let socket = world.mapped().await;
         for _ in 0..17 {
             tokio::time::sleep(Duration::from_secs(10)).await;
             socket.send(PEER, b"still here");
@@ -174,11 +173,8 @@ async fn a_mapping_beyond_the_limit_is_not_made() {
 async fn a_full_link_delays_datagrams_and_keeps_their_order() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        world.send(CONTAINER, PEER, b"x");
-        settle().await;
+        let socket = world.mapped().await;
         world.bench.far.set_full(true);
-        let socket = world.bench.dialer.socket();
         for answer in [b"1", b"2", b"3"] {
             socket.send(PEER, answer);
         }
@@ -196,10 +192,7 @@ async fn a_full_link_delays_datagrams_and_keeps_their_order() {
 async fn a_socket_that_lies_about_being_readable_costs_little() {
     locally(async || {
         let world = World::new();
-        world.bench.dialer.answer(Answer::Allow);
-        world.send(CONTAINER, PEER, b"x");
-        settle().await;
-        let socket = world.bench.dialer.socket();
+        let socket = world.mapped().await;
         socket.lie();
         tokio::time::sleep(Duration::from_secs(10)).await;
         let attempts = socket.attempts();

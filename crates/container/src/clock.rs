@@ -1,9 +1,9 @@
-//! The clock, for what waits a bounded time.
+//! The clock, for waits that are bounded in time.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A time to come. One too far away to be expressed never comes.
+/// A point in the future. One too far away to be expressed never comes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -12,19 +12,18 @@ impl Deadline {
         Self(now().checked_add(delay))
     }
 
-    /// Zero once it has come.
+    /// The time left. Zero once the deadline has passed.
     pub(crate) fn left(self) -> Duration {
         self.0.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now()))
     }
 }
 
-/// The pause after the first question. What takes longer is noticed late by no more than the time it has taken.
+/// The pause after the first question. A longer wait is noticed late by no more than the time it has taken.
 const FIRST_PAUSE: Duration = Duration::from_micros(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
-/// Asks until the answer is yes, after pauses that double, and a last time when `limit` is over.
-///
-/// For what nobody announces, or not reliably.
+/// Asks until the answer is yes, after pauses that double, and a last time when `limit` is over. Use it for conditions
+/// that nobody announces reliably.
 ///
 /// # Errors
 /// The first error of the question.
@@ -35,7 +34,7 @@ pub(crate) fn is_true_within<E>(
     let deadline = Deadline::after(limit);
     let mut pause = FIRST_PAUSE;
     loop {
-        // Before the question, so that one is asked after the end.
+        // Read before the question, so that the last question comes after the end.
         let left = deadline.left();
         if question()? {
             return Ok(true);

@@ -1,9 +1,9 @@
-//! Makes the interface look as the host wants it, through rtnetlink: MTU, device up, addresses, default routes; and
-//! the loopback interface. Nothing else in the namespace changes, no sysctl either.
+//! Configures the interface as the host wants it, through rtnetlink: MTU, device up, addresses, default routes. It also
+//! takes care of the loopback interface. Nothing else in the namespace changes, and no sysctl.
 //!
-//! IPv6 addresses skip duplicate address detection (`IFA_F_NODAD`): nobody else is on this link, and until
-//! detection ends, a second later, the address could not be used. Even so the kernel is not done when it
-//! acknowledges the address, see [`local_route`].
+//! IPv6 addresses skip duplicate address detection (`IFA_F_NODAD`). Nobody else is on this link, and the address could
+//! not be used until detection ends, a second later. Even so the kernel is not done when it acknowledges the address,
+//! see [`local_route`].
 
 use std::net::IpAddr;
 
@@ -24,11 +24,12 @@ impl TunDevice {
     /// Brings the device up, with MTU, addresses and default routes as the host wants them, and the loopback interface
     /// as [`Loopback`] says.
     ///
-    /// Call it in the network namespace the device was opened in. It makes no difference whether pivot_root(2)
-    /// has happened since. When it returns, packets to the addresses are accepted and every route is in use.
+    /// Call it in the network namespace the device was opened in. It works before and after pivot_root(2). When it
+    /// returns, packets to the addresses are accepted and every route is in use.
     ///
     /// # Errors
-    /// If the kernel refuses a step, or does not begin to accept packets within ten seconds. The host is told as well.
+    /// If the kernel refuses a step, or does not begin to accept packets within ten seconds. The host gets the error as
+    /// well.
     pub fn configure(&mut self) -> Result<(), Error> {
         self.reporting(apply(&self.setup, self.loopback))
     }
@@ -40,7 +41,7 @@ fn apply(setup: &Setup, loopback: Loopback) -> Result<(), Error> {
     let step = format!("set the MTU of {} to {}", setup.device, setup.mtu);
     netlink.carry_out(step, dimensions(device.index, setup.mtu), 0)?;
     keep_quiet(&mut netlink, device.index, &setup.device)?;
-    // Before its addresses: the on-link routes, which the default routes need, then come with them at once.
+    // Before its addresses, so that the on-link routes appear with them at once. The default routes need these.
     device.bring_up(&mut netlink)?;
     for of in &setup.addresses {
         let step = format!("add the address {}/{} to {}", of.address, of.prefix_len, setup.device);
@@ -53,14 +54,14 @@ fn apply(setup: &Setup, loopback: Loopback) -> Result<(), Error> {
             local_route::wait(&mut netlink, address)?;
         }
     }
-    // Last: somebody else may be about to bring it up.
+    // Last, because another process may be about to bring it up.
     loopback.apply(&mut netlink)
 }
 
 /// Keeps the kernel from giving the device an IPv6 address of its own.
 fn keep_quiet(netlink: &mut Netlink, index: u32, device: &str) -> Result<(), Error> {
     match netlink.request(no_generated_address(index), 0) {
-        // Without IPv6 in the kernel or the namespace there is nothing to keep quiet.
+        // Without IPv6 in the kernel or the namespace, the kernel generates no address.
         Err(refusal) if refusal.error.raw_os_error() != Some(libc::EAFNOSUPPORT) => {
             Err(refusal.into_error(format!("keep {device} from IPv6 addresses of its own")))
         }
@@ -75,13 +76,13 @@ fn dimensions(index: u32, mtu: u16) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// Packets that wait for the engine, at most. The kernel's default of 500 loses segments where several connections
-/// without segmentation offload fill their windows, and they get a fifth of the throughput; windows bound the queue
-/// all the same.
+/// The most packets that wait for the engine. The kernel's default of 500 loses segments when several connections
+/// without segmentation offload fill their windows, and cuts their throughput to a fifth. Windows still bound the
+/// queue.
 pub(crate) const QUEUE: u32 = 4096;
 
-/// No link-local address. The far end is no link with routers on it: without the address nobody asks for them, over
-/// and over, and an idle network stays idle.
+/// Switches the link-local address off. There are no routers on this link. With the address, the kernel would ask for
+/// routers again and again, and an idle network would not stay idle.
 fn no_generated_address(index: u32) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
@@ -98,7 +99,7 @@ pub(crate) fn address(index: u32, of: &InterfaceAddress) -> RouteNetlinkMessage 
     if of.address.is_ipv6() {
         message.header.flags = AddressHeaderFlags::Nodad;
     }
-    // The same twice: on a link that is not point-to-point the peer (IFA_ADDRESS) is the address itself.
+    // The same address twice: without point-to-point, the peer (IFA_ADDRESS) is the address itself.
     message.attributes = vec![AddressAttribute::Local(of.address), AddressAttribute::Address(of.address)];
     RouteNetlinkMessage::NewAddress(message)
 }

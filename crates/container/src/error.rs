@@ -1,4 +1,4 @@
-//! The one error type of this crate: which step failed, why, and what to try.
+//! The only error type of this crate: which step failed, why, and what to try.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,9 +8,9 @@ use nsnet_proto::{ChannelError, Failure};
 
 /// A step of the container's setup that failed.
 ///
-/// Displays as one complete line, for example `open /dev/net/tun: Permission denied (os error 13); make the device
-/// accessible: chmod 0666 /dev/net/tun`. Its [`source`](std::error::Error::source) is what lies behind the cause named
-/// there, if there is more: a report of the whole chain repeats nothing.
+/// Its `Display` is one complete line, for example `open /dev/net/tun: Permission denied (os error 13); make the device
+/// accessible: chmod 0666 /dev/net/tun`. Its [`source`](std::error::Error::source) is the source of the cause named
+/// there, if it has one. So a report of the whole chain repeats nothing.
 #[derive(Debug)]
 pub struct Error {
     step: Cow<'static, str>,
@@ -26,7 +26,7 @@ enum Cause {
 }
 
 impl Error {
-    /// A step that the kernel refused. Embedders use it to report steps of their own, see
+    /// An error for a step that the kernel refused. Embedders use it to report their own steps, see
     /// [`TunDevice::report`](crate::TunDevice::report).
     pub fn new(step: impl Into<Cow<'static, str>>, cause: impl Into<io::Error>) -> Self {
         Self { step: step.into(), cause: Cause::Kernel(cause.into()), remedy: Cow::Borrowed("") }
@@ -40,26 +40,26 @@ impl Error {
         Self { step: step.into(), cause: Cause::Refused(cause.into()), remedy: Cow::Borrowed("") }
     }
 
-    /// Adds what to try. An empty remedy says that nothing is known to help.
+    /// Adds a remedy. An empty one means that no remedy is known.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<Cow<'static, str>>) -> Self {
         self.remedy = remedy.into();
         self
     }
 
-    /// What was being done.
+    /// The step that failed.
     #[must_use]
     pub fn step(&self) -> &str {
         &self.step
     }
 
-    /// What to try, if anything is known to help.
+    /// What to try, if a remedy is known.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         Some(&*self.remedy).filter(|remedy| !remedy.is_empty())
     }
 
-    /// The kernel's error number, if the kernel refused, errno(3).
+    /// The kernel's error number (errno(3)), if the kernel refused the step.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match &self.cause {
@@ -68,7 +68,7 @@ impl Error {
         }
     }
 
-    /// The error as the host gets to see it.
+    /// The error in the form for the host.
     pub(crate) fn to_failure(&self) -> Failure {
         let mut failure = Failure::new(clip(&self.step), clip(&self.cause.to_string()));
         failure.errno = self.errno();
@@ -107,7 +107,7 @@ impl std::error::Error for Error {
     }
 }
 
-/// Longest text of a [`Failure`] in bytes: all three fit one message, whatever paths they quote.
+/// Longest text of a [`Failure`] in bytes. All three texts fit into one message, even with long paths.
 const TEXT_MAX: usize = nsnet_proto::MAX_MESSAGE / 4;
 
 fn clip(text: &str) -> String {

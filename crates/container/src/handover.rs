@@ -1,21 +1,20 @@
-//! ② Passing the TUN fd, or those of all queues, to the host: the shortest way for a frame, and nothing stays behind
-//! in the container.
+//! ② Hands the TUN fds of all queues to the host. Frames take the shortest way, and nothing keeps running in the
+//! container.
 
 use nsnet_proto::{Carriage, Ready, Report};
 
 use crate::{Error, TunDevice};
 
 impl TunDevice {
-    /// Gives the device to the host, which reads and writes it from here on, and closes everything on this
-    /// side.
+    /// Hands the device to the host, which reads and writes it from now on, and closes everything on this side.
     ///
-    /// The interface stays as long as the host keeps it: the caller may exec its payload at once.
+    /// The interface stays as long as the host keeps it, so the caller may exec its payload at once.
     ///
     /// Call it in the network namespace that the device is in.
     ///
     /// # Errors
-    /// If the device is down, because neither [`configure`](Self::configure) nor anybody else has brought it up; the
-    /// host is told as well. If the host is gone.
+    /// If the host is gone, or if the device is down because neither [`configure`](Self::configure) nor another program
+    /// has brought it up. The host gets the latter error as well.
     pub fn hand_over(self) -> Result<Ready, Error> {
         self.reporting(self.require_up(HAND_OVER))?;
         let ready = Ready::new(Carriage::HandedOver, self.offload(), self.queues());

@@ -1,4 +1,4 @@
-//! An interface of the calling thread's network namespace: finding it, whether it is up, bringing it up.
+//! An interface of the calling thread's network namespace: finds it, queries its state, brings it up.
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
@@ -21,7 +21,7 @@ impl<'a> Interface<'a> {
         Ok(Self { name, index })
     }
 
-    /// Whether somebody has brought it up (`IFF_UP`, netdevice(7)).
+    /// Whether it is up (`IFF_UP`, netdevice(7)).
     pub(crate) fn is_up(&self, netlink: &mut Netlink) -> Result<bool, Error> {
         let mut message = LinkMessage::default();
         message.header.index = self.index;
@@ -32,7 +32,7 @@ impl<'a> Interface<'a> {
         Ok(link.header.flags.contains(LinkFlags::Up))
     }
 
-    /// Brings it up. No matter if it is up already.
+    /// Brings it up. Does nothing if it is up already.
     pub(crate) fn bring_up(&self, netlink: &mut Netlink) -> Result<(), Error> {
         let mut message = LinkMessage::default();
         message.header.index = self.index;

@@ -1,17 +1,16 @@
-//! The container side of nsnet: gives the network namespace of the calling process a TUN device that leads
-//! to the host side, and configures it.
+//! The container side of nsnet. It gives the network namespace of the calling process a TUN device that leads to the
+//! host side, and configures it.
 //!
-//! Synchronous and small: it runs in a half-built sandbox, possibly right after a fork, and needs no runtime.
-//! The steps come in this order, each a call of its own, so that a container engine can put its own work in
-//! between:
+//! It is synchronous and small, because it runs in a half-built sandbox, possibly right after a fork. It needs no
+//! runtime. Each step is a call of its own, so that a container engine can put its own work in between. In order:
 //!
-//! 1. [`namespace`]: new namespaces, unless the embedder makes them itself, or [`mod@join`]: those that somebody else
-//!    has made, of a container that runs already.
+//! 1. [`namespace`]: makes new namespaces, unless the embedder makes them itself. Or [`mod@join`]: joins those of a
+//!    container that runs already.
 //! 2. [`TunDevice::open`]: before pivot_root(2), while `/dev/net/tun` and `/proc` are still there.
-//! 3. [`resolv_conf`]: tells the resolver library about the DNS address.
-//! 4. [`TunDevice::configure`]: addresses, MTU, routes, and the [`Loopback`] interface.
-//! 5. [`TunDevice::hand_over`], after which nothing has to keep running in here, or [`TunDevice::shuttle`],
-//!    where the device's fd must not leave.
+//! 3. [`resolv_conf`]: tells the resolver library the DNS address.
+//! 4. [`TunDevice::configure`]: sets addresses, MTU and routes, and brings up the [`Loopback`] interface.
+//! 5. [`TunDevice::hand_over`]: after it nothing has to keep running in here. Or [`TunDevice::shuttle`], if the
+//!    device's fd must not leave.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), nsnet_container::Error> {
@@ -28,7 +27,7 @@
 //! # }
 //! ```
 //!
-//! Whatever fails from `open` on is reported to the host as well, where `wait_ready` returns it.
+//! Errors from `open` on are also reported to the host, where `wait_ready` returns them.
 
 #![deny(unsafe_code, missing_debug_implementations)]
 

@@ -1,14 +1,14 @@
 //! Waits until the kernel accepts packets to an IPv6 address.
 //!
-//! The kernel acknowledges an IPv6 address before it accepts packets to it. The local route, without which they are
-//! dropped (`Ip6InAddrErrors`), comes from a work queue (`addrconf_dad_work`, `net/ipv6/addrconf.c`), also with
-//! `IFA_F_NODAD`, which leaves that work nothing to detect. The routes of IPv4, and the on-link and default routes
-//! of both, are there when acknowledged.
+//! The kernel acknowledges an IPv6 address before it accepts packets to it. Without a local route they are dropped
+//! (`Ip6InAddrErrors`), and a work queue adds that route (`addrconf_dad_work`, `net/ipv6/addrconf.c`). It does so even
+//! with `IFA_F_NODAD`, which leaves the work nothing to detect. The routes of IPv4 exist when acknowledged, and so do
+//! the on-link and default routes of IPv6.
 //!
-//! The kernel announces the route too early to wait for that: `fib6_add_rt2node` (`net/ipv6/ip6_fib.c`) sends
-//! RTM_NEWROUTE first and marks the new node `RTN_RTINFO` afterwards, and look-ups pass over a node without the mark.
-//! A question asked at the news can therefore get the old answer, and no further news comes. So the route is looked up
-//! again and again.
+//! The kernel announces the route too early to wait for the announcement. `fib6_add_rt2node` (`net/ipv6/ip6_fib.c`)
+//! sends RTM_NEWROUTE first and marks the new node `RTN_RTINFO` afterwards. Look-ups pass over a node without the mark.
+//! So a question right after the announcement can get the old answer, and no further announcement comes. For this
+//! reason the route is looked up again and again.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -21,12 +21,13 @@ use crate::Error;
 use crate::clock::is_true_within;
 use crate::netlink::Netlink;
 
-/// Measured in 1600 new namespaces on two cores: 0.06 ms in the median, 3.3 ms at most. The work queue is one for the
-/// machine, and needs the lock that is held while namespaces are taken down: with 24 of these at work at once, and 12
-/// loops that make and take down namespaces of 15 veth pairs, it was 0.15 s in the median and 2.9 s at most.
+/// The longest wait. In 1600 new namespaces on two cores the wait took 0.06 ms in the median, 3.3 ms at most. The
+/// machine has one such work queue, which needs the lock that is held while namespaces are taken down. Under load it
+/// took 0.15 s in the median and 2.9 s at most. The load was 24 starts at once, and 12 loops that make and take down
+/// namespaces of 15 veth pairs.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Returns once packets to `address`, which has been added, are accepted.
+/// Returns once the kernel accepts packets to `address`, which has been added.
 pub(crate) fn wait(netlink: &mut Netlink, address: Ipv6Addr) -> Result<(), Error> {
     wait_for(PATIENCE, netlink, address)
 }
@@ -43,7 +44,7 @@ fn is_local(netlink: &mut Netlink, address: Ipv6Addr) -> Result<bool, Error> {
     Ok(route_to(netlink, address)?.is_some_and(|route| route.header.kind == RouteType::Local))
 }
 
-/// Where a packet to `address` would go, as `ip route get` asks.
+/// The route of a packet to `address`, like `ip route get`.
 fn route_to(netlink: &mut Netlink, address: Ipv6Addr) -> Result<Option<RouteMessage>, Error> {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet6;
@@ -116,7 +117,7 @@ mod tests {
         if !inside(NAMESPACES, module_path!(), "first_ipv6_packet_into_the_container_arrives") {
             return;
         }
-        // One namespace shows the gap about every fourth time.
+        // The gap shows in about every fourth namespace.
         for round in 0..20 {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             let socket = UdpSocket::bind("[::]:7").unwrap();

@@ -1,4 +1,4 @@
-//! What becomes of the loopback interface.
+//! The state of the loopback interface: up, left alone, or waited for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,20 +8,20 @@ use crate::clock::is_true_within;
 use crate::interface::Interface;
 use crate::netlink::Netlink;
 
-/// What [`TunDevice::configure`](crate::TunDevice::configure) does about `lo`, the loopback interface.
+/// The treatment of `lo`, the loopback interface, by [`TunDevice::configure`](crate::TunDevice::configure).
 ///
-/// It is down in a new network namespace, and nothing reaches 127.0.0.1 or ::1 until somebody brings it up.
+/// It is down in a new network namespace. Nothing reaches 127.0.0.1 or ::1 until a program brings it up.
 ///
 /// # Default
 ///
 /// [`BringUp`](Self::BringUp). But after [joining](crate::join()) the namespace of a process that is still building its
-/// sandbox, [`Wait`](Self::Wait) for five seconds: such a process may bring `lo` up itself, and some fail if it is up
+/// sandbox, [`Wait`](Self::Wait) for five seconds. Such a process may bring `lo` up itself, and some fail if it is up
 /// already. bubblewrap adds 127.0.0.1 with `NLM_F_EXCL`, and ends if the address is there.
 ///
-/// A process counts as building its sandbox until it calls execve(2) for the first time after its fork
-/// (`PF_FORKNOEXEC`, which ps(1) shows as the flag 1). Hence:
+/// A process counts as building its sandbox until it first calls execve(2) after its fork. ps(1) shows this as the flag
+/// 1 (`PF_FORKNOEXEC`). This is how common programs behave:
 ///
-/// | joined | |
+/// | joined | default |
 /// |---|---|
 /// | bubblewrap, the `child-pid` of `--info-fd` | waits, for milliseconds |
 /// | runc and crun, in a `createRuntime` hook | does not wait: `lo` is up by then |
@@ -46,7 +46,7 @@ use crate::netlink::Netlink;
 pub enum Loopback {
     /// Brings it up, unless it is up already.
     BringUp,
-    /// Waits until somebody else has brought it up, for this long at most. If nobody has, brings it up and logs a
+    /// Waits until another process has brought it up, for this long at most. If none has, brings it up and logs a
     /// warning.
     Wait(Duration),
     /// Leaves it as it is.
@@ -56,7 +56,7 @@ pub enum Loopback {
 /// Whether this process has joined the namespace of a process that may bring `lo` up itself.
 static OWNER_MAY_BRING_UP: AtomicBool = AtomicBool::new(false);
 
-/// How long that process may take. It is a matter of milliseconds, unless the machine is overloaded.
+/// How long that process may take. It takes milliseconds, unless the machine is overloaded.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Makes waiting the default in this process.
@@ -65,7 +65,7 @@ pub(crate) fn expect_owner() {
 }
 
 impl Loopback {
-    /// What to do unless told otherwise.
+    /// The default in this process.
     pub(crate) fn default_here() -> Self {
         if OWNER_MAY_BRING_UP.load(Ordering::Relaxed) { Self::Wait(PATIENCE) } else { Self::BringUp }
     }

@@ -1,8 +1,8 @@
-//! New namespaces for an unprivileged caller: what every rootless container starts with.
+//! New namespaces for an unprivileged caller, with which every rootless container starts.
 //!
-//! The caller becomes root inside a new user namespace, which owns the other new namespaces, so that no
-//! privilege on the host is needed. Only the caller's own user and group are mapped: files of others show up
-//! as owned by `nobody`, and setgroups(2) is denied, without which the kernel would refuse the group map.
+//! The caller becomes root inside a new user namespace. This namespace owns the other new ones, so the caller needs no
+//! privilege on the host. Only the caller's own user and group are mapped. Files of others appear as owned by `nobody`.
+//! setgroups(2) is denied, because the kernel would otherwise refuse the group map.
 
 use std::ffi::CString;
 use std::io;
@@ -16,7 +16,7 @@ use nix::unistd::{getegid, geteuid};
 use crate::Error;
 use crate::sys::{self, EntryPlan, EntryStep};
 
-/// Which namespaces to make. Starts with none.
+/// The namespaces to make.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Namespaces {
     user: bool,
@@ -26,19 +26,19 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// None yet.
+    /// No namespaces yet.
     #[must_use]
     pub const fn new() -> Self {
         Self { user: false, network: false, mount: false, pid: false }
     }
 
-    /// User, network, mount and pid namespaces: what a rootless container usually has.
+    /// User, network, mount and pid namespaces: the usual set of a rootless container.
     #[must_use]
     pub const fn all() -> Self {
         Self::new().user().network().mount().pid()
     }
 
-    /// Adds a user namespace, in which the caller is root. Makes the others possible without privileges.
+    /// Adds a user namespace, in which the caller is root. With it, the others need no privileges.
     #[must_use]
     pub const fn user(mut self) -> Self {
         self.user = true;
@@ -52,15 +52,15 @@ impl Namespaces {
         self
     }
 
-    /// Adds a mount namespace. Mounts made in it stay in it; mounts made on the host still arrive.
+    /// Adds a mount namespace. Mounts made in it stay in it. Mounts made on the host still arrive.
     #[must_use]
     pub const fn mount(mut self) -> Self {
         self.mount = true;
         self
     }
 
-    /// Adds a pid namespace. The caller stays outside: the next child is process 1 in it, and everything in it
-    /// ends when that process does.
+    /// Adds a pid namespace. The caller stays outside. Its next child is process 1 in it, and everything in it ends
+    /// with that process.
     #[must_use]
     pub const fn pid(mut self) -> Self {
         self.pid = true;
@@ -70,8 +70,8 @@ impl Namespaces {
     /// Moves the calling process into the new namespaces.
     ///
     /// # Errors
-    /// If the process has several threads, or the kernel refuses. A process in which this has failed may be in
-    /// some of the namespaces: let it end.
+    /// If the process has several threads, or the kernel refuses. After a failure the process may be in some of the
+    /// namespaces: let it end.
     pub fn enter(self) -> Result<(), Error> {
         refuse_threads(
             EntryStep::Unshare.name(),
@@ -81,15 +81,15 @@ impl Namespaces {
             .map_err(|(step, errno)| Error::new(step.name(), errno).with_remedy(remedy(errno, read_sysctl)))
     }
 
-    /// Has `command` start in the new namespaces. Works from a process with threads.
+    /// Makes `command` start in the new namespaces. Works from a process with threads.
     ///
-    /// With a pid namespace the command itself stays outside of it and its first child is process 1.
-    /// What goes wrong is returned by `spawn`, as an error number only: [`explain`](Self::explain) says more.
+    /// With a pid namespace, the command itself stays outside and its first child is process 1. `spawn` returns errors
+    /// as an error number only. [`explain`](Self::explain) says more.
     pub fn enter_on_exec(self, command: &mut Command) {
         sys::enter_on_exec(command, self.plan());
     }
 
-    /// Adds to an error of `spawn` after [`enter_on_exec`](Self::enter_on_exec) what to try.
+    /// Adds a remedy to an error of `spawn` after [`enter_on_exec`](Self::enter_on_exec).
     #[must_use]
     pub fn explain(self, error: io::Error) -> Error {
         let remedy = error.raw_os_error().map(|errno| remedy(Errno::from_raw(errno), read_sysctl));
@@ -108,7 +108,8 @@ impl Namespaces {
     }
 }
 
-/// Mounts `/proc` for the pid namespace that the calling process is in, as its first process has to.
+/// Mounts `/proc` for the pid namespace that the calling process is in. The first process of a pid namespace has to do
+/// this.
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -139,9 +140,10 @@ pub(crate) fn refuse_threads(step: &'static str, remedy: &'static str) -> Result
     }
 }
 
-/// What to write to make the caller root in a new user namespace; user_namespaces(7) asks for this order.
+/// The files to write, with their content, to make the caller root in a new user namespace. user_namespaces(7) requires
+/// this order.
 fn id_maps() -> Vec<(CString, Vec<u8>)> {
-    // The ids are read here: inside, both are unmapped until the maps are written.
+    // The ids are read here, because inside the namespace both are unmapped until the maps are written.
     let (user, group) = (format!("0 {} 1\n", geteuid()), format!("0 {} 1\n", getegid()));
     vec![
         (c"/proc/self/setgroups".to_owned(), b"deny".to_vec()),
@@ -164,7 +166,7 @@ fn read_sysctl(name: &str) -> Option<String> {
     std::fs::read_to_string(format!("/proc/sys/{name}")).ok()
 }
 
-/// What to try when the kernel refuses namespaces. `sysctl` reads a file below `/proc/sys`.
+/// The remedy when the kernel refuses namespaces. `sysctl` reads a file below `/proc/sys`.
 fn remedy(errno: Errno, sysctl: impl Fn(&str) -> Option<String>) -> &'static str {
     let is = |name, value| sysctl(name).is_some_and(|read| read.trim() == value);
     match errno as i32 {
@@ -245,7 +247,7 @@ mod tests {
         if !inside(Namespaces::new().user(), module_path!(), "limit_of_namespaces_is_named") {
             return;
         }
-        // The sysctl counts per user namespace: this one's is ours to lower.
+        // The limit counts per user namespace, and this one is ours to lower.
         fs::write("/proc/sys/user/max_user_namespaces", "0").unwrap();
         let mut command = Command::new("true");
         Namespaces::new().user().enter_on_exec(&mut command);

@@ -1,4 +1,4 @@
-//! One rtnetlink conversation: a request, its reply if it has one, its acknowledgement (rtnetlink(7)).
+//! One rtnetlink exchange: a request, its reply if it has one, and its acknowledgement (rtnetlink(7)).
 
 use std::io;
 
@@ -15,11 +15,11 @@ pub(crate) struct Netlink {
     sequence: u32,
 }
 
-/// What the kernel says to a request it refuses.
+/// The kernel's answer to a request that it refuses.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     pub(crate) error: io::Error,
-    /// The kernel's own words, where it has any.
+    /// The kernel's own text, if it sends one.
     pub(crate) explanation: Option<String>,
 }
 
@@ -32,7 +32,7 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Like [`request`](Self::request), for requests without a reply. `step` says what is being done.
+    /// Like [`request`](Self::request), for requests without a reply. `step` names the step in an error.
     pub(crate) fn carry_out(
         &mut self,
         step: String,
@@ -42,8 +42,8 @@ impl Netlink {
         self.request(message, flags).map(drop).map_err(|refusal| refusal.into_error(step))
     }
 
-    /// Sends a request and waits until the kernel has carried it out. `flags` come on top of `NLM_F_REQUEST`
-    /// and `NLM_F_ACK`. Returns the last reply that came before the acknowledgement, if there was one.
+    /// Sends a request and waits until the kernel has carried it out. `flags` are added to `NLM_F_REQUEST` and
+    /// `NLM_F_ACK`. Returns the last reply before the acknowledgement, if there was one.
     pub(crate) fn request(
         &mut self,
         message: RouteNetlinkMessage,
@@ -82,7 +82,7 @@ impl Netlink {
 }
 
 impl Refusal {
-    /// The error of a step in configuring an interface.
+    /// The error of a step that configures an interface.
     pub(crate) fn into_error(self, step: String) -> Error {
         let about_ipv6 = step.contains("::");
         let remedy = match self.error.raw_os_error() {
@@ -105,7 +105,7 @@ impl Refusal {
     }
 }
 
-/// A socket that hears the kernel only, not other processes.
+/// A socket that receives only from the kernel, not from other processes.
 fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
     socket.bind_auto()?;
@@ -119,12 +119,12 @@ impl From<io::Error> for Refusal {
     }
 }
 
-/// Length of `struct nlmsghdr` (`linux/netlink.h`): all of the request that NETLINK_CAP_ACK leaves.
+/// Length of `struct nlmsghdr` (`linux/netlink.h`). NETLINK_CAP_ACK leaves no more than this of the request.
 const HEADER_LEN: usize = 16;
 /// `NLMSGERR_ATTR_MSG` (`linux/netlink.h`).
 const ATTRIBUTE_MESSAGE: u16 = 1;
 
-/// The text among the attributes behind the refused request's header, if there is one.
+/// The text in the attributes behind the refused request's header, if there is one.
 fn explanation(after_code: &[u8]) -> Option<String> {
     let mut attributes = after_code.get(HEADER_LEN..)?;
     while let Some((head, _)) = attributes.split_first_chunk::<4>() {

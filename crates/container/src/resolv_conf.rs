@@ -1,7 +1,7 @@
-//! Telling the container's resolver library which address answers DNS, resolv.conf(5).
+//! The container's resolv.conf(5), which names the address that answers DNS.
 //!
-//! The content of the file is [`Setup::resolv_conf`]. [`write()`] is for a container with a root file system of its
-//! own. [`bind`] is for a container that shares its host's: it covers `/etc/resolv.conf` inside the caller's mount
+//! [`Setup::resolv_conf`] is the content of the file. [`write()`] is for a container with a root file system of its
+//! own. [`bind`] is for a container that shares its host's. It covers `/etc/resolv.conf` inside the caller's mount
 //! namespace and leaves nothing on disk.
 
 use std::fs::{self, File, Permissions};
@@ -16,13 +16,13 @@ use nsnet_proto::Setup;
 use crate::Error;
 
 const PATH: &str = "/etc/resolv.conf";
-/// Anyone in the container may look names up, whoever made the file.
+/// Anyone in the container may look names up, so anyone may read the file.
 const MODE: u32 = 0o644;
 
 /// Writes the file at `path`, for example below the root that is about to be pivoted to.
 ///
-/// What is there already is replaced, not written through: images often have a symlink there, whose target
-/// would be looked up on the host before pivot_root(2). The directories of `path` are followed as they are.
+/// An existing file is replaced, not written through. Images often have a symlink there, whose target would be looked
+/// up on the host before pivot_root(2). Symlinks in the directories of `path` are followed.
 ///
 /// # Errors
 /// If the file cannot be made in its directory.
@@ -36,14 +36,13 @@ pub fn write(setup: &Setup, path: impl AsRef<Path>) -> Result<(), Error> {
 
 /// Covers `/etc/resolv.conf` in the calling process's mount namespace.
 ///
-/// That must be one of its own, from which mounts do not propagate to the host's, as
-/// [`Namespaces`](crate::Namespaces) makes it. For a moment an empty file system covers `/tmp`, or another
-/// directory, in that namespace.
+/// The namespace must be its own, from which mounts do not propagate to the host's. [`Namespaces`](crate::Namespaces)
+/// makes such a one. For a moment an empty file system covers `/tmp`, or another directory, in that namespace.
 ///
-/// Like any bind mount over a file this one goes when somebody outside replaces the file by rename(2), as
-/// NetworkManager, systemd-resolved and dhclient do with `/etc/resolv.conf` or what it links to: the kernel
-/// detaches the mount, and the container sees the new file of the host, whose servers it may not reach. A
-/// container with an `/etc` of its own uses [`write()`] instead, and nothing outside can take its file away.
+/// The kernel detaches any bind mount over a file when a process outside replaces the file by rename(2).
+/// NetworkManager, systemd-resolved and dhclient do this with `/etc/resolv.conf` or the file it links to. The container
+/// then sees the host's new file, whose servers it may not reach. For a container with an `/etc` of its own use
+/// [`write()`] instead: nothing outside can take that file away.
 ///
 /// # Errors
 /// If there is no such file to cover, or the kernel refuses to mount.
@@ -65,13 +64,13 @@ pub fn bind(setup: &Setup) -> Result<(), Error> {
     mount(Some("nsnet"), cover, Some("tmpfs"), flags, options)
         .map_err(|errno| mount_error(format!("mount a tmpfs over {}", cover.display()), errno))?;
     let bound = bind_from(cover, &target, setup);
-    // The bind mount keeps the file alive, and nothing else does.
+    // Only the bind mount keeps the file alive from here on.
     let uncovered = umount2(cover, MntFlags::MNT_DETACH)
         .map_err(|errno| mount_error(format!("unmount the tmpfs over {}", cover.display()), errno));
     bound.and(uncovered)
 }
 
-/// Where the file is made; the first that exists and does not hold the target.
+/// Directories in which the file may be made. The first that exists and does not hold the target is used.
 const COVERS: [&str; 4] = ["/tmp", "/mnt", "/var", "/usr"];
 
 fn bind_from(cover: &Path, target: &Path, setup: &Setup) -> Result<(), Error> {
@@ -81,16 +80,16 @@ fn bind_from(cover: &Path, target: &Path, setup: &Setup) -> Result<(), Error> {
         .map_err(|errno| mount_error(format!("bind {} over {}", file.display(), target.display()), errno))
 }
 
-/// Makes the file. On failure there is none, but what was there before.
+/// Makes a new file. On failure it leaves none, or the one that was there before.
 fn create(path: &Path, setup: &Setup) -> io::Result<()> {
     let mut file = File::create_new(path)?;
-    // The mode whatever the umask is.
+    // The umask does not apply to this call.
     file.set_permissions(Permissions::from_mode(MODE))
         .and_then(|()| file.write_all(setup.resolv_conf().as_bytes()))
         .inspect_err(|_| remove(path))
 }
 
-/// Takes back a file that this module made. What it failed at is reported, and not this.
+/// Removes a file that this module made. Its own error is ignored, because the caller reports an earlier one.
 fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
@@ -117,7 +116,7 @@ mod tests {
     const NAMESPACES: Namespaces = Namespaces::new().user().mount();
     const CONTENT: &str = "# made by nsnet\nnameserver 10.99.2.3\nnameserver fd00::3\n";
 
-    /// Covers a directory with an empty tmpfs, which goes with the namespace.
+    /// Covers a directory with an empty tmpfs, which is gone with the namespace.
     #[track_caller]
     fn empty(directory: &str) {
         mount(Some("test"), directory, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();

@@ -1,4 +1,4 @@
-//! Refuses a setup that the kernel would refuse, or misunderstand, later and less precisely.
+//! Refuses a setup that the kernel would otherwise refuse later with a vaguer error, or misunderstand.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -30,14 +30,14 @@ pub(crate) fn check(setup: &Setup) -> Result<(), Error> {
 
 /// Least MTU of an IPv6 link, RFC 8200 section 5.
 const IPV6_MTU_MIN: u16 = 1280;
-/// The packet every IPv4 host takes, RFC 791 section 3.1.
+/// The largest packet that every IPv4 host accepts, RFC 791 section 3.1.
 const IPV4_MTU_MIN: u16 = 576;
 
 fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > DEVICE_NAME_MAX {
         return Err(impossible(format!("the device name {name:?} is not 1 to {DEVICE_NAME_MAX} bytes long")));
     }
-    // `dev_valid_name` in net/core/dev.c, and `%`, with which the kernel would choose a name of its own.
+    // `dev_valid_name` in net/core/dev.c. With a `%`, the kernel would choose a name of its own.
     let taken = ["lo", ".", ".."].contains(&name);
     if taken || !name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte)) {
         return Err(impossible(format!("{name:?} is not a device name")));

@@ -1,14 +1,14 @@
-//! Waiting for a child as a process in the middle has to: signals go on to the child, orphans are reaped, the
-//! exit status comes back.
+//! Waits for a child, for a process that stands between others. It forwards signals to the child, reaps orphans and
+//! returns the exit status.
 //!
-//! A chain of such processes runs from the one the user started to the payload. A signal that a process has sent
-//! (kill(1), a service manager) reaches one of the chain and is passed on along it. One that the terminal sends,
-//! for Ctrl-C say, reaches the whole foreground process group, payload included, and is not passed on, or the
-//! payload would get it once from each.
+//! A chain of such processes runs from the process that the user started to the payload. A signal that a process has
+//! sent (kill(1), a service manager) reaches one of the chain and is forwarded along it. A signal of the terminal, as
+//! for Ctrl-C, reaches the whole foreground process group, payload included. It is not forwarded, or the payload would
+//! get it once from each process.
 //!
-//! The signals are blocked from [`Supervisor::new`] on and read from a signalfd(2), so none is lost, however
-//! early it comes. Process 1 of a pid namespace in particular would lose one: the kernel discards what it neither
-//! handles nor blocks.
+//! The signals are blocked from [`Supervisor::new`] on and read from a signalfd(2), so even an early one is not lost.
+//! Process 1 of a pid namespace in particular would lose it, because the kernel discards a signal that process 1
+//! neither handles nor blocks.
 
 use std::io;
 use std::process::{Child, Command, ExitStatus};
@@ -20,10 +20,10 @@ use nix::unistd::Pid;
 
 use crate::{Error, sys};
 
-/// What is passed on.
+/// The signals that are forwarded.
 const FORWARDED: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// Waits for a child, forwards signals to it, and reaps what is orphaned meanwhile.
+/// Waits for a child, forwards signals to it, and reaps orphans meanwhile.
 #[derive(Debug)]
 pub struct Supervisor {
     signals: SignalFd,
@@ -32,11 +32,11 @@ pub struct Supervisor {
 impl Supervisor {
     /// Blocks SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGCHLD in the calling thread. They stay blocked.
     ///
-    /// Call it first of all: threads started later inherit the block, and one that existed before would still be
-    /// interrupted.
+    /// Call it first of all. Threads that start later inherit the block. A signal would still interrupt an earlier
+    /// thread.
     ///
     /// # Errors
-    /// If the process has no fd left.
+    /// If the process has no file descriptor left.
     pub fn new() -> Result<Self, Error> {
         sys::default_sigchld().map_err(|errno| Error::new("reset the action of SIGCHLD", errno))?;
         let set = supervised();
@@ -46,10 +46,10 @@ impl Supervisor {
         Ok(Self { signals })
     }
 
-    /// Starts the payload: a command that gets these signals as other programs do, unblocked.
+    /// Starts the payload: a command for which these signals are unblocked, as for other programs.
     ///
-    /// A next stage that makes a `Supervisor` of its own is better started with [`Command::spawn`]: it inherits
-    /// the block and loses no signal before it is ready.
+    /// Start a next stage that makes a `Supervisor` of its own with [`Command::spawn`] instead. It inherits the block
+    /// and loses no signal before it is ready.
     ///
     /// # Errors
     /// See [`Command::spawn`].
@@ -60,17 +60,17 @@ impl Supervisor {
 
     /// Waits until `child` ends.
     ///
-    /// Process 1 of a pid namespace reaps every other child meanwhile, for it inherits all orphans.
+    /// In process 1 of a pid namespace, it reaps every other child meanwhile, because process 1 inherits all orphans.
     ///
     /// # Errors
-    /// If somebody else has waited for the child already.
+    /// If another call has waited for the child already.
     pub fn wait(&self, mut child: Child) -> io::Result<ExitStatus> {
-        // A child that reads to the end of a pipe we hold would never end, see `Child::wait`.
+        // A child that reads to the end of our pipe would otherwise never end, see `Child::wait`.
         drop(child.stdin.take());
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         let reaping = if std::process::id() == 1 { Reaping::Everything } else { Reaping::Child };
         loop {
-            // First: the child may have ended before its SIGCHLD could be read.
+            // First, because the child may have ended before its SIGCHLD could be read.
             if let Some(status) = reap(pid, reaping)? {
                 return Ok(status);
             }
@@ -82,24 +82,24 @@ impl Supervisor {
             let Some(info) = signal.filter(|info| is_for_child(info.ssi_code)) else { continue };
             let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
             if let Some(signal) = signal.filter(|signal| FORWARDED.contains(signal)) {
-                // The child is there, if only as a zombie: nobody else reaps it.
+                // The child exists, at least as a zombie, because nobody else reaps it.
                 kill(pid, signal)?;
             }
         }
     }
 }
 
-/// The number a shell gives to an exit status: the command's own, or 128 + the signal that ended it.
+/// The exit status as a shell's number: the command's own, or 128 + the signal that ended it.
 #[must_use]
 pub fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(i32::from(u8::MAX))
 }
 
-/// Has `command` be killed when the thread that spawns it ends (`PR_SET_PDEATHSIG`, prctl(2)), also if that
-/// happens before the command has started.
+/// Makes the kernel kill `command` when the thread that spawns it ends (`PR_SET_PDEATHSIG`, prctl(2)). This holds even
+/// if the thread ends before the command has started.
 ///
-/// Call it after [`Namespaces::enter_on_exec`](crate::Namespaces::enter_on_exec) if both are used: changing
+/// Call it after [`Namespaces::enter_on_exec`](crate::Namespaces::enter_on_exec) if both are used, because changing
 /// credentials may undo it.
 pub fn die_with_parent(command: &mut Command) {
     sys::die_with_parent_on_exec(command);
@@ -111,7 +111,7 @@ enum Reaping {
     Everything,
 }
 
-/// Reaps what has ended. Returns the status of `child` if it has.
+/// Reaps children that have ended. Returns the status of `child` if it is among them.
 fn reap(child: Pid, reaping: Reaping) -> io::Result<Option<ExitStatus>> {
     let which = match reaping {
         Reaping::Child => child.as_raw(),
@@ -132,7 +132,7 @@ fn supervised() -> SigSet {
     FORWARDED.into_iter().chain([Signal::SIGCHLD]).collect()
 }
 
-/// Whether a process has sent the signal, and not the terminal to all of its foreground group.
+/// Whether a process has sent the signal to this one, rather than the terminal to its foreground group.
 fn is_for_child(code: i32) -> bool {
     code != libc::SI_KERNEL
 }
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn child_dies_with_its_parent() {
-        // The parent thread ends, the child does: pdeathsig is about the thread.
+        // The parent thread ends, and so does the child: pdeathsig is about the thread.
         let child = std::thread::spawn(|| {
             let mut command = shell("exec sleep 60");
             die_with_parent(&mut command);

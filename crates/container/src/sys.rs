@@ -14,19 +14,19 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, pthread_sigmask};
 use nix::sys::socket::{UnixAddr, getsockname};
 use nix::sys::stat::Mode;
 
-/// Takes ownership of an inherited socket. `None` if the number is no open `AF_UNIX` socket: it is then left
-/// alone, whoever it belongs to.
+/// Takes ownership of an inherited socket. `None` if the number is not an open `AF_UNIX` socket, which is then left
+/// alone.
 pub(crate) fn own_inherited(fd: RawFd) -> Option<OwnedFd> {
     if !is_unix_socket(fd) {
         return None;
     }
-    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns. It is open, as getsockname has just shown;
-    // whoever started this process gave it to the holder of NSNET_FD, and the caller removes the variable
-    // before it calls, so that it has one holder.
+    // SAFETY: `from_raw_fd` wants an open fd that nobody else owns. It is open, as getsockname has just shown. The
+    // parent process gave it to the holder of NSNET_FD. The caller removes that variable before it calls, so there is
+    // one holder.
     Some(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A close-on-exec copy of an inherited socket, whose own number stays as it is.
+/// A close-on-exec copy of an inherited socket. The original stays as it is.
 pub(crate) fn copy_inherited(fd: RawFd) -> Option<OwnedFd> {
     if !is_unix_socket(fd) {
         return None;
@@ -37,7 +37,7 @@ pub(crate) fn copy_inherited(fd: RawFd) -> Option<OwnedFd> {
     borrowed.try_clone_to_owned().ok()
 }
 
-/// Above the numbers of stdin, stdout and stderr, which `std` owns.
+/// The number must be above those of stdin, stdout and stderr, which `std` owns.
 fn is_unix_socket(fd: RawFd) -> bool {
     fd > libc::STDERR_FILENO && getsockname::<UnixAddr>(fd).is_ok()
 }
@@ -69,25 +69,25 @@ pub(crate) fn interface_index(name: &str) -> io::Result<u32> {
     if index == 0 { Err(io::Error::last_os_error()) } else { Ok(index) }
 }
 
-/// What a TUN device can be besides one without packet information.
+/// Options of a TUN device without packet information.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeviceFlags {
     /// `IFF_VNET_HDR`: frames start with a virtio-net header.
     pub(crate) vnet_header: bool,
     /// `IFF_MULTI_QUEUE`: each fd that asks for the name is a queue of the device.
     pub(crate) multi_queue: bool,
-    /// `IFF_TUN_EXCL`: there must be no device of the name yet.
+    /// `IFF_TUN_EXCL`: no device of the name may exist yet.
     pub(crate) exclusive: bool,
 }
 
 /// TUNSETIFF: makes `tun` a device of this name, or one more queue of it.
 ///
 /// # Errors
-/// `EINVAL` where the kernel does not know a flag, `EBUSY` for a name that is taken.
+/// `EINVAL` if the kernel does not know a flag, `EBUSY` if the name is taken.
 pub(crate) fn create_device(tun: BorrowedFd<'_>, name: &str, flags: DeviceFlags) -> Result<(), Errno> {
     // SAFETY: `zeroed` wants a type for which zeroes are a value; ifreq holds integers and arrays of them.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // One byte less than the array has: the name stays terminated.
+    // One byte less than the array has, so that the name stays terminated.
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
@@ -135,8 +135,8 @@ pub(crate) fn set_offload(tun: BorrowedFd<'_>, bits: c_uint) -> Result<(), Errno
     Ok(())
 }
 
-/// waitpid(2) without the detour through `nix`'s `WaitStatus`, which knows no real-time signals.
-/// `None` while the children asked for still run.
+/// waitpid(2) without `nix`'s `WaitStatus`, which knows no real-time signals. `None` while the children in question
+/// still run.
 pub(crate) fn try_wait(pid: libc::pid_t) -> Result<Option<(libc::pid_t, ExitStatus)>, Errno> {
     let mut status = 0;
     // SAFETY: waitpid writes one int, which the pointer leads to.
@@ -144,31 +144,31 @@ pub(crate) fn try_wait(pid: libc::pid_t) -> Result<Option<(libc::pid_t, ExitStat
     Ok((reaped != 0).then(|| (reaped, ExitStatus::from_raw(status))))
 }
 
-/// Resets SIGCHLD, so that children stay to be waited for even if whoever started us ignored it.
+/// Resets SIGCHLD, so that ended children can be waited for even if our parent ignored the signal.
 pub(crate) fn default_sigchld() -> Result<(), Errno> {
     // SAFETY: `signal` wants a handler that is safe in a signal context; the default action is none of ours.
     unsafe { nix::sys::signal::signal(Signal::SIGCHLD, nix::sys::signal::SigHandler::SigDfl) }.map(drop)
 }
 
-/// Has `command` start with `signals` unblocked.
+/// Makes `command` start with `signals` unblocked.
 pub(crate) fn unblock_on_exec(command: &mut Command, signals: SigSet) {
     // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: this
     // one makes one async-signal-safe system call and does not allocate.
     unsafe { command.pre_exec(move || Ok(pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&signals), None)?)) };
 }
 
-/// Has `command` be killed when the thread that spawns it ends, prctl(2) `PR_SET_PDEATHSIG`.
+/// Makes the kernel kill `command` when the thread that spawns it ends (`PR_SET_PDEATHSIG`, prctl(2)).
 pub(crate) fn die_with_parent_on_exec(command: &mut Command) {
     let parent = std::process::id();
-    // Watching the parent also works where getppid(2) cannot tell: in a new pid namespace it says 0 before and
-    // after the parent's death. `None` on kernels without pidfd_open(2), older than 5.3.
+    // Watching the parent also works where getppid(2) cannot tell: in a new pid namespace it returns 0 before and after
+    // the parent's death. `None` on kernels without pidfd_open(2), older than 5.3.
     let watch = pidfd_open(parent).ok();
     // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: this
     // one makes async-signal-safe system calls on values it owns and does not allocate.
     unsafe {
         command.pre_exec(move || {
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // A parent that died before the line above sends no signal any more.
+            // A parent that died before the line above no longer sends the signal.
             if parent_is_gone(parent, watch.as_ref()) { Err(Errno::ESRCH.into()) } else { Ok(()) }
         })
     };
@@ -183,7 +183,7 @@ fn parent_is_gone(parent: u32, watch: Option<&OwnedFd>) -> bool {
     now != 0 && u32::try_from(now) != Ok(parent)
 }
 
-/// pidfd_open(2): a handle of a process, which no later process with the same number is taken for.
+/// pidfd_open(2): a handle of a process that never refers to a later process of the same number.
 pub(crate) fn pidfd_open(pid: u32) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, c_long::from(pid), 0 as c_long) })?;
@@ -192,10 +192,10 @@ pub(crate) fn pidfd_open(pid: u32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// NS_GET_NSTYPE, ioctl_ns(2): which kind of namespace a file stands for.
+/// NS_GET_NSTYPE, ioctl_ns(2): the kind of namespace behind a file.
 ///
 /// # Errors
-/// `ENOTTY` for a file that is no namespace.
+/// `ENOTTY` for a file that is not a namespace.
 pub(crate) fn namespace_kind(file: BorrowedFd<'_>) -> Result<CloneFlags, Errno> {
     // SAFETY: NS_GET_NSTYPE takes no argument and touches no memory of ours; the fd is open.
     let kind = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) })?;
@@ -205,7 +205,7 @@ pub(crate) fn namespace_kind(file: BorrowedFd<'_>) -> Result<CloneFlags, Errno> 
 /// NS_GET_USERNS, ioctl_ns(2): the user namespace that owns a namespace.
 ///
 /// # Errors
-/// `EPERM` if it is neither that of the caller nor below it.
+/// `EPERM` if the owner is neither the caller's user namespace nor below it.
 pub(crate) fn owner_of_namespace(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: NS_GET_USERNS takes no argument and touches no memory of ours; the fd is open.
     let fd = Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_USERNS) })?;
@@ -213,18 +213,18 @@ pub(crate) fn owner_of_namespace(file: BorrowedFd<'_>) -> Result<OwnedFd, Errno>
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Has `command` start in new namespaces; see [`enter`].
+/// Makes `command` start in new namespaces, see [`enter`].
 pub(crate) fn enter_on_exec(command: &mut Command, plan: EntryPlan) {
     // SAFETY: `pre_exec` wants a closure that is sound between fork and exec of a process with threads: `enter`
     // makes async-signal-safe system calls on prepared strings and does not allocate.
     unsafe { command.pre_exec(move || enter(&plan).map_err(|(_, errno)| errno.into())) };
 }
 
-/// What entering new namespaces takes, with everything allocated beforehand.
+/// Everything that entering new namespaces needs, allocated beforehand.
 #[derive(Debug)]
 pub(crate) struct EntryPlan {
     pub(crate) namespaces: CloneFlags,
-    /// Files of `/proc/self` and what to write there, in this order.
+    /// Files of `/proc/self` with their content, in the order of writing.
     pub(crate) writes: Vec<(CString, Vec<u8>)>,
 }
 
@@ -242,14 +242,14 @@ pub(crate) fn enter(plan: &EntryPlan) -> Result<(), (EntryStep, Errno)> {
     for (path, content) in &plan.writes {
         match write_once(path, content) {
             Ok(()) => {}
-            // Younger than user namespaces (Linux 3.19); without it there is nothing to deny.
+            // The file is younger than user namespaces (Linux 3.19). Without it there is nothing to deny.
             Err(Errno::ENOENT) if path.as_c_str() == c"/proc/self/setgroups" => {}
             Err(errno) => return Err((EntryStep::Map, errno)),
         }
     }
     if plan.namespaces.contains(CloneFlags::CLONE_NEWNS) {
         use nix::mount::{MsFlags, mount};
-        // What is mounted in here stays in here; what the host mounts still arrives.
+        // Mounts made in here stay in here. Mounts made on the host still arrive.
         let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
         mount(None::<&CStr>, c"/", None::<&CStr>, flags, None::<&CStr>)
             .map_err(|errno| (EntryStep::Propagation, errno))?;
@@ -257,7 +257,7 @@ pub(crate) fn enter(plan: &EntryPlan) -> Result<(), (EntryStep, Errno)> {
     Ok(())
 }
 
-/// The kernel takes an id map in one write or not at all.
+/// Writes an id map, which the kernel takes in one write or not at all.
 fn write_once(path: &CStr, content: &[u8]) -> Result<(), Errno> {
     let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     match nix::unistd::write(&file, content) {
@@ -267,12 +267,12 @@ fn write_once(path: &CStr, content: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Runs `body` in a forked child, the only thread of its process, and returns how that ended.
+/// Runs `body` in a forked child, the only thread of its process, and returns its exit status.
 #[cfg(test)]
 pub(crate) fn run_forked(body: impl FnOnce()) -> ExitStatus {
-    // SAFETY: `fork` in a process with threads wants a child that calls nothing which may need a lock another
-    // thread held. The C library keeps its allocator usable after fork, and the one other thread of a test
-    // process that was started for a single test waits for its result meanwhile.
+    // SAFETY: `fork` in a process with threads wants a child that calls nothing which may need a lock another thread
+    // held. The C library keeps its allocator usable after fork. The test process was started for a single test, and
+    // its one other thread waits for the result meanwhile.
     match unsafe { nix::unistd::fork() }.unwrap() {
         nix::unistd::ForkResult::Child => {
             let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err();

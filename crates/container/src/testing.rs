@@ -1,5 +1,5 @@
-//! Tests that need namespaces of their own: the test binary starts itself again inside them, with the one test
-//! to run. Where the kernel refuses, the test fails.
+//! Tests that need namespaces of their own. The test binary starts itself again inside them, with the one test to run.
+//! If the kernel refuses, the test fails.
 
 use std::env;
 use std::net::UdpSocket;
@@ -30,8 +30,8 @@ pub(crate) fn inside(namespaces: Namespaces, module: &str, test: &str) -> bool {
     false
 }
 
-/// Runs `body` as the only thread of a process, which the harness's own threads would otherwise prevent. For
-/// inner runs: nothing else must be going on in the process.
+/// Runs `body` as the only thread of a process, because the harness has threads of its own. For inner runs only:
+/// nothing else may be going on in the process.
 #[track_caller]
 pub(crate) fn alone(body: impl FnOnce()) {
     assert!(env::var_os(INSIDE).is_some());
@@ -67,15 +67,14 @@ pub(crate) fn setup_of_queues(queues: u16, offload: Offload) -> Setup {
     setup
 }
 
-/// The host's end, and what the container side finds at its own.
+/// The host's end, and the end for the container side.
 pub(crate) fn ends(setup: &Setup) -> (Channel, OwnedFd) {
     let (host, container) = Channel::pair().unwrap();
     host.send(setup, &[]).unwrap();
     (host, container.into_fd())
 }
 
-/// The host's ends of as many queues as `setup` names, the first one apart, and what the container side finds at
-/// its own.
+/// The host's ends of as many queues as `setup` names, the first one apart, and the end for the container side.
 pub(crate) fn ends_with(setup: &Setup) -> (Channel, Vec<Channel>, OwnedFd) {
     let (host, container) = Channel::pair().unwrap();
     let (further, theirs): (Vec<_>, Vec<_>) = (1..setup.queues).map(|_| Channel::pair().unwrap()).unzip();
@@ -100,8 +99,8 @@ pub(crate) fn ip(arguments: &str) -> (ExitStatus, String) {
     (output.status, String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Sends a datagram out of the container, mirrors it where `receive` and `send` stand for the host, and checks that
-/// it has come back. `receive` yields frames with a header, and `send` takes them.
+/// Sends a datagram out of the container and mirrors it as the host, with `receive` and `send`. Checks that it comes
+/// back. `receive` yields frames with a header, and `send` takes them.
 #[track_caller]
 pub(crate) fn datagram_goes_out_and_back(
     mut receive: impl FnMut() -> Vec<u8>,
@@ -113,14 +112,14 @@ pub(crate) fn datagram_goes_out_and_back(
     let frame = loop {
         let frame = receive();
         let packet = &frame[HEADER_LEN..];
-        // The kernel has packets of its own to send, multicast reports for example.
+        // The kernel sends packets of its own, such as multicast reports.
         if packet[0] == 0x45 && packet[9] == 17 {
             break frame;
         }
     };
     let mut answer = frame.clone();
     let packet = &mut answer[HEADER_LEN..];
-    // Sums do not depend on the order: exchanging addresses and ports keeps every checksum right.
+    // Sums do not depend on the order, so exchanging addresses and ports keeps every checksum right.
     let (source, destination) = packet[12..20].split_at_mut(4);
     source.swap_with_slice(destination);
     let (source, destination) = packet[20..24].split_at_mut(2);

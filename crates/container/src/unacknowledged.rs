@@ -1,7 +1,7 @@
 //! Whether TCP sockets of this network namespace still have something to deliver.
 //!
-//! The kernel goes on delivering what a process has sent before it ended, from a socket that no process has any
-//! more. /proc/net/tcp (proc_net_tcp.rst in the kernel's documentation) shows those as well.
+//! The kernel goes on delivering data after the process that sent it has ended, from a socket without a process.
+//! /proc/net/tcp (proc_net_tcp.rst in the kernel's documentation) lists those sockets as well.
 
 use std::{fs, io};
 
@@ -10,8 +10,8 @@ use crate::Error;
 const TCP: &str = "/proc/thread-self/net/tcp";
 const TCP6: &str = "/proc/thread-self/net/tcp6";
 
-/// Whether there is a socket of the calling thread's network namespace whose last byte may not have been
-/// acknowledged: one in any state but the [`SETTLED`] ones.
+/// Whether the calling thread's network namespace has a socket whose last byte may not have been acknowledged. Every
+/// state except the [`SETTLED`] ones counts.
 pub(crate) fn any() -> Result<bool, Error> {
     let refused = |path, error| {
         Error::new(format!("read {path}"), error).with_remedy("mount /proc inside, see namespace::mount_proc")
@@ -19,7 +19,7 @@ pub(crate) fn any() -> Result<bool, Error> {
     let tcp = fs::read_to_string(TCP).map_err(|error| refused(TCP, error))?;
     let tcp6 = match fs::read_to_string(TCP6) {
         Ok(table) => table,
-        // A kernel without IPv6.
+        // The kernel has no IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(refused(TCP6, error)),
     };
@@ -30,13 +30,13 @@ fn is_any_in(table: &str) -> bool {
     table.lines().skip(1).filter_map(state).any(|state| !SETTLED.contains(&state))
 }
 
-/// The column `st`. `None` for a line that has none.
+/// The column `st`. `None` for a line without one.
 fn state(line: &str) -> Option<u8> {
     u8::from_str_radix(line.split_ascii_whitespace().nth(3)?, 16).ok()
 }
 
-/// The states in which nothing that was sent is left to acknowledge (include/net/tcp_states.h). In FIN_WAIT2 it
-/// is the peer who may go on sending.
+/// The states in which all sent bytes are acknowledged (include/net/tcp_states.h). In FIN_WAIT2 only the peer may go on
+/// sending.
 const SETTLED: [u8; 4] = [FIN_WAIT2, TIME_WAIT, CLOSE, LISTEN];
 const FIN_WAIT2: u8 = 5;
 const TIME_WAIT: u8 = 6;

@@ -1,19 +1,38 @@
-//! The host side of nsnet: terminates the TCP, UDP and ping of a container's network namespace and sends again from
-//! this process, through a [`Dialer`] that sees every flow and can refuse it.
+//! The host side of nsnet. It terminates the TCP, UDP and ping of a container's network namespace, and sends them again
+//! from this process. A [`Dialer`] sees every flow and can refuse it.
 //!
-//! [`Network`] is all an embedder must touch. It runs an engine thread of its own, so it needs no async runtime
-//! and does not mind one; it works without privileges, the container side (`nsnet_container`) needs only
+//! An embedder starts with [`Network`]. It runs on an engine thread of the library, so the embedder needs no async
+//! runtime, and may have one. It works without privileges. The container side (`nsnet_container`) needs only
 //! `/dev/net/tun` in a namespace it owns.
 //!
-//! In the order in which a packet passes them on its way out, the modules are: `link` (frames), `gateway`
-//! (demultiplexing), `packet` (checked views), `fragments`; `tcp`, `udp` (which carries echo too), `dns`, and `icmp` for
-//! what is said about packets; `dialer`. `neighbours` is for what goes to another container, and `publish` leads the
-//! other way. Around them: `network` (the builder), `leases` (addresses and names), `attach` (the handshake), `engine`
-//! and `threads`. ARCHITECTURE.md in the repository has all of them.
+//! A module uses only modules above it in this list:
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `sys` | all `unsafe` code |
+//! | `task` | the clock, and what keeps a task and its faults within bounds |
+//! | `statistics` | counters per container and per network |
+//! | `notation` | reading text forms, and their errors |
+//! | `dialer` | the [`Dialer`] trait, direct connections, the kernel's sockets |
+//! | `addressing` | subnets, leases, open ports of the host, local addresses |
+//! | `threads` | engine threads, and the buffers that the networks of one thread share |
+//! | `link` | frames in and out of a TUN device or a socketpair |
+//! | `attach` | the handshake with a container side, [`Attachment`] |
+//! | `dns` | the path of a query: names of the network, [`Resolver`], servers |
+//! | `context` | what a protocol gets: clock, link, limits, counters, the Dialer |
+//! | `protocols` | TCP, UDP and echo; clients of published ports |
+//! | `gateway` | from a frame to its protocol, to another container, or to an ICMP error |
+//! | `publish` | listening sockets that lead into a container |
+//! | `engine` | the containers of a network, each from its handshake to its end |
+//! | `network` | the builder and the public API |
+//!
+//! The crate `nsnet-stack` holds everything that needs no socket and no clock: packets, fragments, ICMP and the TCP
+//! adapter.
 //!
 //! # Features
-//! `serde` (off by default) adds `Serialize` and `Deserialize` to what configures a network ([`Publish`], [`Listen`],
-//! [`HostPorts`], [`Ipv4Subnet`] and [`Ipv6Subnet`] in their text forms, [`Member`], [`Offload`]) and to [`Statistics`].
+//! `serde` (off by default) adds `Serialize` and `Deserialize` to types that configure a network: [`Publish`],
+//! [`Listen`], [`HostPorts`], [`Ipv4Subnet`] and [`Ipv6Subnet`] in their text forms, [`Member`], [`Offload`]. It adds
+//! them to [`Statistics`] as well.
 
 #![deny(unsafe_code)]
 

@@ -1,11 +1,11 @@
-//! What the text forms of the configuration have in common: addresses, ports, and errors that name the place. Pure.
+//! Parts that the text forms of the configuration share: addresses, ports, and errors that name the position. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 /// Why a text could not be read as a value of this crate.
 ///
-/// The message quotes the text, names the part that does not fit, and shows the form:
+/// The message quotes the text, names the part that does not fit, and shows the expected form:
 ///
 /// ```
 /// use nsnet_host::Publish;
@@ -29,20 +29,20 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    /// Where the part begins that does not fit, in bytes from the start of the text.
+    /// Byte offset of the part that does not fit, from the start of the text.
     #[must_use]
     pub fn position(&self) -> usize {
         self.position
     }
 
-    /// What should be there, in words.
+    /// What was expected there, in words.
     #[must_use]
     pub fn expected(&self) -> &str {
         self.expected
     }
 }
 
-/// A text that is being read, and the form it should have.
+/// A text that is being read, with the form it should have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Notation<'a> {
     pub(crate) text: &'a str,
@@ -50,9 +50,9 @@ pub(crate) struct Notation<'a> {
 }
 
 impl Notation<'_> {
-    /// An error about `found`, a part of the text.
+    /// An error about `found`, which is a part of the text.
     pub(crate) fn unexpected(&self, found: &str, expected: &'static str) -> ParseError {
-        // The part is a slice of the text, so their addresses tell where it begins.
+        // The part is a slice of the text, so the two addresses give its offset.
         let position = found.as_ptr().addr().saturating_sub(self.text.as_ptr().addr());
         let position = position.min(self.text.len());
         ParseError { text: self.text.into(), position, found: found.into(), expected, form: self.form }
@@ -67,7 +67,7 @@ impl Notation<'_> {
         .map_err(|_| self.unexpected(part, "an IPv4 address, or an IPv6 address in brackets"))
     }
 
-    /// What stands before the closing bracket, which must be the last character.
+    /// The text before the closing bracket, which must be the last character.
     pub(crate) fn bracketed<'p>(&self, part: &'p str) -> Result<&'p str, ParseError> {
         part.strip_suffix(']').ok_or_else(|| self.unexpected(part, "an IPv6 address and a closing bracket"))
     }
@@ -90,7 +90,7 @@ impl Notation<'_> {
     }
 }
 
-/// An address as [`Notation::address`] reads it.
+/// An address, written as [`Notation::address`] reads it.
 pub(crate) fn written(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -98,7 +98,7 @@ pub(crate) fn written(address: IpAddr) -> String {
     }
 }
 
-/// Ports as [`Notation::ports`] reads them.
+/// Ports, written as [`Notation::ports`] reads them.
 pub(crate) fn written_ports(ports: &RangeInclusive<u16>) -> String {
     match (ports.start(), ports.end()) {
         (first, last) if first == last => first.to_string(),

@@ -1,4 +1,4 @@
-//! Serde for what has a text form: it is that text.
+//! Serde for types with a text form: they serialize as that text.
 
 use std::fmt::Display;
 use std::str::FromStr;

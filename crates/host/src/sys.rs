@@ -37,7 +37,7 @@ pub(crate) fn inherit(command: &mut Command, number: Arc<AtomicI32>) {
     unsafe { command.pre_exec(keep) };
 }
 
-/// Anonymous memory: zeroes, which take room only where they have been written to.
+/// Anonymous memory, all zeroes. Only bytes that have been written take up room.
 #[derive(Debug)]
 pub(crate) struct Pages {
     start: NonNull<c_void>,
@@ -72,9 +72,9 @@ impl Memory for Pages {
         let Some(length) = part.end.min(self.length.get()).checked_sub(part.start) else { return };
         // SAFETY: the start lies within the mapping, so that the sum is an address.
         let start = unsafe { self.start.byte_add(part.start) };
-        // SAFETY: MADV_DONTNEED on a private anonymous mapping of our own, all of whose bytes stay readable and writable.
-        // Bytes do change under the borrower, as the caller wants: it holds none there that it will read again.
-        // It fails for memory that the embedder has locked, mlockall(2), which then stays.
+        // SAFETY: MADV_DONTNEED on a private anonymous mapping of our own, all of whose bytes stay readable and
+        // writable. Bytes do change under the borrower, as the caller wants: it holds none there that it will read
+        // again. It fails for memory that the embedder has locked, mlockall(2), which then stays.
         let _ = unsafe { madvise(start, length, MmapAdvise::MADV_DONTNEED) };
     }
 }
@@ -94,7 +94,7 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
 }
 
-/// Whether a socket's packets may be cut, in the words of the kernel (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`,
+/// Whether a socket's packets may be fragmented, as a kernel option (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`,
 /// ipv6(7)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum MtuDiscovery {
@@ -102,24 +102,24 @@ pub(crate) enum MtuDiscovery {
     V6(libc::c_int),
 }
 
-/// Sets what nix has no option for.
+/// Sets options that nix does not know.
 pub(crate) fn set_mtu_discovery(socket: BorrowedFd<'_>, discovery: MtuDiscovery) -> nix::Result<()> {
     let (level, name, value) = match discovery {
         MtuDiscovery::V4(value) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value),
         MtuDiscovery::V6(value) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value),
     };
     let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: setsockopt reads `length` bytes behind the pointer, which are those of `value`, an int, which is what both
-    // options are; it lives until the call returns.
+    // SAFETY: setsockopt reads `length` bytes behind the pointer. These are the bytes of `value`, an int, which is the
+    // type of both options. It lives until the call returns.
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     Errno::result(result).map(drop)
 }
 
-/// What interface an fd is a queue of.
+/// The interface that an fd is a queue of.
 #[derive(Debug, Clone)]
 pub(crate) struct TunInterface {
-    /// As far as it is UTF-8.
+    /// The name, as far as it is UTF-8.
     pub(crate) name: String,
     /// It carries IP, and not Ethernet.
     pub(crate) is_tun: bool,
@@ -142,8 +142,8 @@ pub(crate) fn tun_interface(device: &OwnedFd) -> io::Result<TunInterface> {
     })
 }
 
-/// Reads without waiting, whatever the mode of the fd: its `O_NONBLOCK` is shared with everybody who has a copy of
-/// the open file, the container included.
+/// Reads without waiting, in any mode of the fd. Its `O_NONBLOCK` is shared with everyone who has a copy of the open
+/// file, the container included.
 pub(crate) fn read_nowait(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize> {
     let iov = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // SAFETY: preadv2 wants one valid iovec that points to writable memory: `iov` covers `buffer`, which is
@@ -152,12 +152,12 @@ pub(crate) fn read_nowait(fd: &OwnedFd, buffer: &mut [u8]) -> nix::Result<usize>
     transferred(result)
 }
 
-/// Writes without waiting, whatever the mode of the fd; see [`read_nowait`].
+/// Writes without waiting, in any mode of the fd, see [`read_nowait`].
 pub(crate) fn write_nowait(fd: &OwnedFd, frame: &[u8]) -> nix::Result<usize> {
     write_parts_nowait(fd, &[IoSlice::new(frame)])
 }
 
-/// Writes one frame that lies in parts; see [`write_nowait`].
+/// Writes one frame that consists of parts, see [`write_nowait`].
 pub(crate) fn write_parts_nowait(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> nix::Result<usize> {
     let count = libc::c_int::try_from(parts.len()).map_err(|_| Errno::EINVAL)?;
     let parts: *const libc::iovec = parts.as_ptr().cast();
@@ -167,9 +167,9 @@ pub(crate) fn write_parts_nowait(fd: &OwnedFd, parts: &[IoSlice<'_>]) -> nix::Re
     transferred(result)
 }
 
-/// Whether the fd knows `RWF_NOWAIT`: TUN devices do since Linux 6.4.
+/// Whether the fd supports `RWF_NOWAIT`. TUN devices do since Linux 6.4.
 pub(crate) fn knows_nowait(fd: &OwnedFd) -> bool {
-    // One zero byte is no packet of any IP version: the kernel refuses it, for this reason or for that one.
+    // One zero byte is no packet of any IP version, so the kernel refuses it with one error or the other.
     write_nowait(fd, &[0]) != Err(Errno::EOPNOTSUPP)
 }
 
@@ -185,7 +185,7 @@ pub(crate) fn set_vnet_header_size(device: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// What the kernel may leave to the reader of the device (`TUNSETOFFLOAD`).
+/// The work that the kernel may leave to the reader of the device (`TUNSETOFFLOAD`).
 pub(crate) fn set_offload(device: &OwnedFd, offload: Offload) -> io::Result<()> {
     let flags = libc::c_int::try_from(offload.tun_flags()).map_err(io::Error::other)?;
     // SAFETY: TUNSETOFFLOAD takes its flags by value.
@@ -193,7 +193,7 @@ pub(crate) fn set_offload(device: &OwnedFd, offload: Offload) -> io::Result<()> 
     Ok(())
 }
 
-/// Reads and writes return at once.
+/// Makes reads and writes return at once.
 pub(crate) fn set_nonblocking(device: &OwnedFd) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(device, FcntlArg::F_GETFL)?);
     fcntl(device, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

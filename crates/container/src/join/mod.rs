@@ -1,13 +1,13 @@
-//! Joining namespaces that somebody else has made, so that a container that is there already gets a network.
+//! Joins namespaces that another program has made, so that a running container gets a network.
 //!
-//! Only the network namespace matters, and the user namespace that *owns* it, for it is there that one must have the
-//! capability to make a device. The kernel tells which it is (`NS_GET_USERNS` of ioctl_ns(2), Linux 4.9), so that
-//! nobody has to name it. It need not be the user namespace that the container's processes are in.
+//! Only two namespaces matter: the network namespace, and the user namespace that *owns* it. Making a device needs the
+//! capability in that user namespace. The kernel tells which one it is (`NS_GET_USERNS` of ioctl_ns(2), Linux 4.9), so
+//! nobody has to name it. It need not be the user namespace of the container's processes.
 //!
-//! It is done by a helper process of the embedder's, which has a single thread, ends once the device has been handed
-//! over, and stays outside in every other respect: in the host's pid and mount namespaces, where `/dev/net/tun` and
-//! `/proc` are. So a `resolv.conf` for the container is written to where its root file system is on the host
-//! ([`resolv_conf::write`](crate::resolv_conf::write())), or to a file that is mounted into it.
+//! A helper process of the embedder joins. It has a single thread and ends once the device has been handed over. In
+//! every other respect it stays outside: in the host's pid and mount namespaces, where `/dev/net/tun` and `/proc` are.
+//! So write the container's `resolv.conf` where its root file system is on the host, or to a file that is mounted into
+//! it. See [`resolv_conf::write`](crate::resolv_conf::write()).
 //!
 //! ```no_run
 //! # fn main() -> Result<(), nsnet_container::Error> {
@@ -23,9 +23,9 @@
 //! # }
 //! ```
 //!
-//! There is no variant that lets a command start in there, as
-//! [`Namespaces::enter_on_exec`](crate::Namespaces::enter_on_exec) does: execve(2) takes all capabilities from a user
-//! who is not root in the user namespace, and hands the process to those who are (see [`join()`]).
+//! No variant starts a command in there, as [`Namespaces::enter_on_exec`](crate::Namespaces::enter_on_exec) does. For a
+//! user who is not root in the user namespace, execve(2) drops all capabilities. It also exposes the process to those
+//! who are root there (see [`join()`]).
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -40,7 +40,7 @@ use nix::sched::{CloneFlags, setns};
 use crate::namespace::refuse_threads;
 use crate::{Error, loopback, sys};
 
-/// A network namespace to join. Keeps it alive, whoever else leaves it.
+/// A network namespace to join. It stays alive as long as this does.
 #[derive(Debug)]
 pub struct Target {
     network: File,
@@ -48,12 +48,13 @@ pub struct Target {
 }
 
 impl Target {
-    /// The network namespace of a process, which is found by its number in the caller's pid namespace.
+    /// The network namespace of a process, given by its number in the caller's pid namespace.
     ///
-    /// That number can come to mean another process only before this call. Needs Linux 5.3.
+    /// The number must still mean that process when this is called. From then on it cannot be mistaken for another.
+    /// Needs Linux 5.3.
     ///
     /// # Errors
-    /// If there is no such process, or it belongs to another user.
+    /// If there is no such process, or if it belongs to another user.
     pub fn process(pid: u32) -> Result<Self, Error> {
         let name = format!("process {pid}");
         let process = sys::pidfd_open(pid)
@@ -61,11 +62,11 @@ impl Target {
         Self::of_process(process, &name)
     }
 
-    /// The network namespace of the process that a pidfd stands for, pidfd_open(2): for example one that the caller was
-    /// started with, see [`pidfd`](Self::pidfd).
+    /// The network namespace of the process behind a pidfd (pidfd_open(2)), such as one that the caller was started
+    /// with. See [`pidfd`](Self::pidfd).
     ///
     /// # Errors
-    /// If the file descriptor is something else, the process has ended, or it belongs to another user.
+    /// If the file descriptor is not a pidfd, the process has ended, or it belongs to another user.
     pub fn from_pidfd(pidfd: impl Into<OwnedFd>) -> Result<Self, Error> {
         let process = pidfd.into();
         let name = format!("the process of file descriptor {}", process.as_raw_fd());
@@ -78,7 +79,7 @@ impl Target {
         let network = open(Path::new(&format!("/proc/{number}/ns/net")))
             .map_err(|error| Error::new(step(), error))
             .and_then(|file| check(file, &step()));
-        // As long as the process is there, nobody else has its number: what was opened is its own.
+        // While the process exists, no other has its number, so the opened file belongs to it.
         if has_ended(&process) {
             return Err(Error::new(step(), Errno::ESRCH).with_remedy("the process has ended"));
         }
@@ -89,11 +90,10 @@ impl Target {
         Ok(Self { network, process: Some(process) })
     }
 
-    /// The network namespace that a file stands for: `/proc/PID/ns/net`, or what is bind-mounted, as by
-    /// `ip netns add`.
+    /// The network namespace behind a file: `/proc/PID/ns/net`, or a bind mount of it, as by `ip netns add`.
     ///
     /// # Errors
-    /// If the file cannot be opened or is no network namespace.
+    /// If the file cannot be opened or is not a network namespace.
     pub fn path(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let step = format!("open the network namespace {}", path.display());
@@ -104,22 +104,22 @@ impl Target {
         Ok(Self { network: check(file, &step)?, process: None })
     }
 
-    /// The network namespace that an open file stands for, for example one that the caller was started with: see
+    /// The network namespace behind an open file, such as one that the caller was started with. See
     /// [`as_fd`](Self::as_fd).
     ///
     /// # Errors
-    /// If it is no network namespace.
+    /// If the file is not a network namespace.
     pub fn from_fd(fd: impl Into<OwnedFd>) -> Result<Self, Error> {
         let file = File::from(fd.into());
         let step = format!("take the file descriptor {} for a network namespace", file.as_raw_fd());
         Ok(Self { network: check(file, &step)?, process: None })
     }
 
-    /// A handle of the process that was named, pidfd_open(2). poll(2) says that it is readable when the process has
-    /// ended, which is the time to take the network away.
+    /// The pidfd of the process that was named, pidfd_open(2). poll(2) reports it readable when the process has ended.
+    /// Take the network away then.
     ///
-    /// A process that finds another by its number passes this on to the helper that joins, for
-    /// [`from_pidfd`](Self::from_pidfd): both then mean the same. As its standard input, for example.
+    /// A process that finds another by its number passes the pidfd on to the helper that joins, for example as its
+    /// standard input. The helper calls [`from_pidfd`](Self::from_pidfd). Both then mean the same process.
     #[must_use]
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.process.as_ref().map(AsFd::as_fd)
@@ -128,29 +128,29 @@ impl Target {
 
 impl AsFd for Target {
     /// The network namespace. A process that finds it by a path passes this on to the helper that joins, for
-    /// [`from_fd`](Self::from_fd): both then mean the same.
+    /// [`from_fd`](Self::from_fd). Both then mean the same namespace.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
     }
 }
 
-/// Moves the calling process into a network namespace that somebody else has made, and before that into the user
-/// namespace that owns it, unless the process is in that already.
+/// Moves the calling process into a network namespace that another program has made. Before that, it moves it into the
+/// user namespace that owns the network namespace, unless the process is in that already.
 ///
-/// A process that changes its user namespace is within reach of those who are root in there, if they see it: they
-/// could trace it, and it may still have files open, or be a user, of the world outside. So it is made undumpable first
-/// (`PR_SET_DUMPABLE` of prctl(2)), which keeps them off, until it calls execve(2). Do not do that: make the device,
-/// hand it over, and end.
+/// A process that changes its user namespace can be traced by those who are root in there, if they see it. It may still
+/// have files open in the world outside, or act as a user there. So this call makes the process undumpable first
+/// (`PR_SET_DUMPABLE` of prctl(2)), which prevents tracing until the process calls execve(2). Do not call execve(2):
+/// make the device, hand it over, and end.
 ///
-/// The process whose namespace it is may be about to bring up the loopback interface. See
-/// [`Loopback`](crate::Loopback) for what [`TunDevice::configure`](crate::TunDevice::configure) does about it.
+/// The owner of the namespace may be about to bring up the loopback interface. See [`Loopback`](crate::Loopback) for
+/// what [`TunDevice::configure`](crate::TunDevice::configure) does about it.
 ///
 /// # Errors
-/// If the process has several threads, or may not join: the namespace has to be the caller's own user's work, or the
-/// caller root where it was made. A process in which this has failed may be in the user namespace: let it end.
+/// If the process has several threads, or may not join. The namespace must have been made by the caller's own user, or
+/// the caller must be root where it was made. After a failure the process may be in the user namespace: let it end.
 pub fn join(target: &Target) -> Result<(), Error> {
     refuse_threads(JOIN, "join in a process that you start for it")?;
-    // First: to an undumpable process its own files in /proc may be closed.
+    // First, because an undumpable process may be refused its own files in /proc.
     let is_building = target.process.as_ref().is_some_and(is_building_its_sandbox);
     let owner = sys::owner_of_namespace(target.as_fd())
         .map_err(|errno| Error::new(OWNER, errno).with_remedy(unknown_owner(errno)))?;
@@ -158,8 +158,8 @@ pub fn join(target: &Target) -> Result<(), Error> {
         nix::sys::prctl::set_dumpable(false).map_err(|errno| Error::new(UNDUMPABLE, errno))?;
         setns(&owner, CloneFlags::CLONE_NEWUSER).map_err(|errno| refused(JOIN_USER, errno))?;
     }
-    // The kernel would refuse the host's own to a user without privileges. To be in it is no mistake yet: making a
-    // device there is, and the error of that says so.
+    // The kernel would refuse the host's own namespace to a user without privileges. Being in it is no mistake yet.
+    // Making a device there is, and that error says so.
     if !is_own("net", target.as_fd())? {
         setns(target, CloneFlags::CLONE_NEWNET).map_err(|errno| refused(JOIN, errno))?;
     }
@@ -189,7 +189,7 @@ fn refused(step: &'static str, errno: Errno) -> Error {
 fn no_process(errno: Errno) -> &'static str {
     match errno as i32 {
         libc::ESRCH => "it may have ended, or its number be one of another pid namespace",
-        // Both for a thread that is not its process's first, as of one kernel or another.
+        // Kernels differ: both mean a thread that is not its process's first.
         libc::EINVAL | libc::ENOENT => "this is no number of a process",
         libc::ENOSYS | libc::EPERM => {
             "this needs pidfd_open(2), of Linux 5.3, which a seccomp profile may forbid: name the namespace by its \
@@ -210,12 +210,12 @@ fn unknown_owner(errno: Errno) -> &'static str {
     }
 }
 
-/// A FIFO, if that is what the path leads to, must not make this wait for its other end.
+/// Does not block if the path leads to a FIFO without another end.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
-/// Makes sure that a file stands for a network namespace.
+/// Checks that a file is a network namespace.
 fn check(file: File, step: &str) -> Result<File, Error> {
     match sys::namespace_kind(file.as_fd()) {
         Ok(CloneFlags::CLONE_NEWNET) => Ok(file),
@@ -229,8 +229,8 @@ fn check(file: File, step: &str) -> Result<File, Error> {
     }
 }
 
-/// Whether the caller is in a namespace already. setns(2) refuses its own user namespace, with an error that has other
-/// causes too.
+/// Whether the caller is in a namespace already. setns(2) refuses the caller's own user namespace with an error that
+/// has other causes too.
 fn is_own(kind: &str, namespace: BorrowedFd<'_>) -> Result<bool, Error> {
     let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
     let path = format!("/proc/thread-self/ns/{kind}");
@@ -241,14 +241,14 @@ fn is_own(kind: &str, namespace: BorrowedFd<'_>) -> Result<bool, Error> {
     Ok(identity(own) == identity(theirs))
 }
 
-/// Whether a process has not called execve(2) since it was forked. It makes what a sandbox needs before it does.
+/// Whether a process has not called execve(2) since it was forked. Until it does, it may still be building its sandbox.
 ///
-/// Nothing depends on it but whether to wait, so whatever cannot be read counts as no.
+/// Only the decision to wait depends on it, so an unreadable file counts as no.
 fn is_building_its_sandbox(process: &OwnedFd) -> bool {
     let Ok(number) = number_in_proc(process, "the process to join") else { return false };
     let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-    // The second field is the program's name in parentheses, which may hold anything. The ninth, the seventh behind
-    // it, are the kernel's flags (proc_pid_stat(5)).
+    // The second field is the program's name in parentheses, and may contain anything. The ninth field holds the
+    // kernel's flags (proc_pid_stat(5)). It is the seventh behind the name.
     let behind_name = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let flags = behind_name.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u32>().ok());
     flags.is_some_and(|flags| flags & FORKED_ONLY != 0)
@@ -257,7 +257,7 @@ fn is_building_its_sandbox(process: &OwnedFd) -> bool {
 /// `PF_FORKNOEXEC` (`linux/sched.h`); ps(1) shows it as the flag 1.
 const FORKED_ONLY: u32 = 0x40;
 
-/// The number of a process in the pid namespace that `/proc` shows, which need not be the caller's.
+/// The number of a process in the pid namespace of `/proc`, which may differ from the caller's.
 fn number_in_proc(process: &OwnedFd, name: &str) -> Result<u32, Error> {
     let step = || format!("find {name} in /proc");
     let path = format!("/proc/self/fdinfo/{}", process.as_raw_fd());

@@ -10,7 +10,7 @@ use crate::{Loopback, Namespaces, TunDevice};
 
 const OWN: Namespaces = Namespaces::new().user().network();
 
-/// A process in namespaces that it has made.
+/// A process in namespaces of its own.
 struct Other(Child);
 
 impl Other {
@@ -57,7 +57,7 @@ fn assert_joined(user: &Path, network: &Path) {
     assert_eq!((own("user"), own("net")), (link(user), link(network)));
 }
 
-/// A device comes into being where the process is.
+/// Checks that a device appears where the process is.
 #[track_caller]
 fn device_can_be_made() {
     let (_host, fd) = ends(&setup(Offload::ALL));
@@ -104,7 +104,7 @@ fn network_namespace_of_the_callers_own_user_namespace_is_joined() {
     });
 }
 
-/// As in a container whose user namespace is a further one, below that of its network.
+/// As in a container whose user namespace is below the one that owns its network.
 #[test]
 fn owner_of_the_network_counts_and_not_the_processs_user_namespace() {
     let test = "owner_of_the_network_counts_and_not_the_processs_user_namespace";
@@ -174,7 +174,7 @@ fn process_is_passed_on_as_a_pidfd() {
     });
 }
 
-/// A shell in new namespaces, and the number of its subshell, which is a process that never calls execve(2).
+/// A shell in new namespaces, and the number of its subshell, which never calls execve(2).
 #[track_caller]
 fn shell_with_subshell(namespaces: Namespaces) -> (Other, u32) {
     let mut command = Command::new("bash");
@@ -247,7 +247,7 @@ fn process_that_has_ended_is_named() {
     let mut other = Other::start(Namespaces::new());
     let pid = other.pid();
     other.0.kill().unwrap();
-    // Not reaped yet: it has a number still, and no namespaces.
+    // Not reaped yet: it still has a number, but no namespaces.
     while !has_ended(&sys::pidfd_open(pid).unwrap()) {
         std::thread::yield_now();
     }
@@ -296,7 +296,7 @@ fn process_with_threads_is_refused() {
     assert_says(join(&Target::path("/proc/thread-self/ns/net").unwrap()), &["several threads"]);
 }
 
-/// With or without privileges: that it is the host's own, if it is, the device has the words for.
+/// With or without privileges. If the namespace is the host's own, the device's error says so.
 #[test]
 fn callers_own_namespace_is_joined_already() {
     if inside(Namespaces::new(), module_path!(), "callers_own_namespace_is_joined_already") {

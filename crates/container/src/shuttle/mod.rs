@@ -1,23 +1,25 @@
-//! ② Copying frames between the TUN device and the socketpair, for where the TUN fd must not leave.
+//! ② Copies frames between the TUN device and the socketpair, for containers whose TUN fd must not leave.
 //!
-//! Two threads for each queue of the device, one for each direction, each with one buffer allocated at its start:
+//! Each queue of the device has two threads, one for each direction. Each thread has one buffer, allocated at its
+//! start:
 //!
-//! * [`up`], TUN → socketpair: reads as long as there are packets and waits in poll(2) only when there are none.
-//!   While the host does not keep up, it waits for room, the device's queue fills, and the container's sockets
-//!   feel it: back-pressure instead of loss.
-//! * *down*, socketpair → TUN: blocks in recv(2). The device takes every packet at once; the container's own
-//!   sockets decide what they have room for.
+//! * [`up`], TUN → socketpair: reads as long as there are packets, and waits in poll(2) only when there are none. If
+//!   the host does not keep up, the thread waits for room and the device's queue fills. The container's sockets then
+//!   wait: back-pressure instead of loss.
+//! * *down*, socketpair → TUN: blocks in recv(2). The device takes every packet at once. The container's own sockets
+//!   decide how much they have room for.
 //!
-//! On the socketpair a frame always starts with a virtio-net header. The plain device has none, so that a
-//! zeroed one is put in front of what it delivers, and the one of what it gets is left out: the packet stands
-//! behind the header in the buffer, so neither takes a copy.
+//! On the socketpair a frame always starts with a virtio-net header. The plain device has no header. The threads put a
+//! zeroed one in front of its packets, and leave the header out of packets for it. The packet stands behind the header
+//! in the buffer, so neither takes a copy.
 //!
-//! Three things end the copying: the host closing its end, the device failing or vanishing, and
-//! [`Shuttle::stop`]. Only after the last is there somebody to send to and something to send: the up thread
-//! empties the device's queue first. Whichever thread ends shuts its socket down, which wakes the other; the host
-//! still receives what was sent before, and ends the other queues of the device. With the last thread the TUN fds
-//! go, all at once, and with them the interface, as it does when the host goes that has been handed the device.
-//! None goes before, because the kernel would move the flows of its queue to the others.
+//! Three events end the copying: the host closes its end, the device fails or vanishes, or [`Shuttle::stop`] is called.
+//! Only after `stop` can frames still be delivered, so the up thread empties the device's queue first. A thread that
+//! ends shuts its socket down, which wakes the other. The host still receives the frames sent before, and ends the
+//! other queues of the device.
+//!
+//! The last thread closes all TUN fds at once. The interface goes with them, as a handed-over device goes with its
+//! host. No fd is closed earlier, because the kernel would move the flows of its queue to the other queues.
 
 mod up;
 
@@ -41,16 +43,16 @@ use crate::{Error, TunDevice, unacknowledged};
 /// The largest frame: a header and the largest packet IP can express.
 const FRAME_MAX: usize = vnet::HEADER_LEN + 65535;
 
-/// Asked for; the kernel grants up to `net.core.wmem_max`, whose default holds three of the largest frames.
+/// The size asked for. The kernel grants up to `net.core.wmem_max`, whose default holds three of the largest frames.
 const SEND_BUFFER: usize = 4 << 20;
 
-/// What a send buffer must hold beyond the message (`unix_dgram_sendmsg` in net/unix/af_unix.c).
+/// Bytes that a send buffer must hold beyond the message (`unix_dgram_sendmsg` in net/unix/af_unix.c).
 const SEND_OVERHEAD: usize = 32;
 
-/// How often [`Shuttle::finish`] looks.
+/// The interval at which [`Shuttle::finish`] looks.
 const FINISH_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The threads that copy frames. Dropping it is [`stop`](Self::stop) and waiting for the end.
+/// The threads that copy frames. Dropping it calls [`stop`](Self::stop) and waits for the end.
 #[derive(Debug)]
 pub struct Shuttle {
     ready: Ready,
@@ -59,21 +61,22 @@ pub struct Shuttle {
 }
 
 impl TunDevice {
-    /// Tells the host that the interface is up, and copies frames between the device and the host on two
-    /// threads of its own, for each queue of the device, until either end closes.
+    /// Tells the host that the interface is up, and copies frames between the device and the host until either end
+    /// closes. Two threads of its own serve each queue of the device.
     ///
     /// The calling process must live as long as the network is to last. Call it in the network namespace that the
     /// device is in.
     ///
     /// # Errors
-    /// If the device is down, because neither [`configure`](Self::configure) nor anybody else has brought it up, or if
-    /// the threads cannot be started; the host is told as well. If the host is gone.
+    /// - If the device is down because neither [`configure`](Self::configure) nor another program has brought it up.
+    ///   The host gets the error as well.
+    /// - If the threads cannot be started. The host gets the error as well.
+    /// - If the host is gone.
     pub fn shuttle(self) -> Result<Shuttle, Error> {
         self.reporting(self.require_up("shuttle the frames of the TUN device"))?;
         self.reporting(prepare(&self))?;
         let stop = Arc::new(self.reporting(StopSignal::new())?);
-        // The threads start empty-handed: once Ready is sent, which has to be the first message, nothing can
-        // fail any more.
+        // The threads start without work. Nothing can fail after Ready, which has to be the first message.
         let (hand_in, threads): (Vec<_>, Vec<_>) =
             self.reporting(start_all(self.queues()))?.into_iter().unzip();
         let ready = Ready::new(Carriage::Shuttled, self.offload(), self.queues());
@@ -95,7 +98,7 @@ impl TunDevice {
                 packet_offset,
                 stop: Arc::clone(&stop),
             };
-            // A thread is there to receive: it does nothing before.
+            // The thread is waiting for this, so the receiver exists.
             let _ = hand_in.send(ends);
         }
         Ok(Shuttle { ready, stop, threads })
@@ -103,36 +106,36 @@ impl TunDevice {
 }
 
 impl Shuttle {
-    /// What the host was told.
+    /// The report that the host got.
     #[must_use]
     pub fn ready(&self) -> Ready {
         self.ready
     }
 
-    /// Ends the copying; [`wait`](Self::wait) waits for that end.
+    /// Ends the copying. [`wait`](Self::wait) waits for the end.
     ///
-    /// Packets that the device has queued by now still go to the host, as far as it takes them within a second. What
-    /// sockets have yet to send, because their peer's window is full for example, is lost: see
+    /// Packets that are in the device's queue by now still go to the host, as far as it takes them within a second.
+    /// Bytes that sockets have yet to send, for example because their peer's window is full, are lost: see
     /// [`finish`](Self::finish).
     pub fn stop(&self) {
         self.stop.request();
     }
 
-    /// Ends the copying once everything is delivered that the payload sent over TCP before it ended.
+    /// Ends the copying once all TCP data that the payload sent before it ended is delivered.
     ///
-    /// For a process that outlives the payload, process 1 of its pid namespace for example, to call after that
-    /// has ended: the kernel goes on sending for sockets that have lost their process, but not longer than there
-    /// is an interface. Copies on until no TCP socket of the calling thread's network namespace waits for an
-    /// acknowledgement, or `grace` is over, and then stops as [`stop`](Self::stop) does and waits.
+    /// Call it after the payload has ended, from a process that outlives it, such as process 1 of its pid namespace.
+    /// The kernel goes on sending for sockets that have lost their process, but only while the interface exists. This
+    /// call keeps copying until no TCP socket of the calling thread's network namespace waits for an acknowledgement,
+    /// or `grace` is over. Then it stops as [`stop`](Self::stop) does, and waits.
     ///
-    /// A connection that a process still holds open, one left in the background for example, may have more to send
-    /// at any time, so it makes this wait for all of `grace`.
+    /// A connection that a process still holds open may have more to send at any time. One such process in the
+    /// background makes this wait for all of `grace`.
     ///
-    /// Looks at `/proc/thread-self/net/tcp` every 5 ms: the kernel announces to nobody that a connection's last
-    /// byte was acknowledged.
+    /// It looks at `/proc/thread-self/net/tcp` every 5 ms, because the kernel does not announce the acknowledgement of
+    /// a connection's last byte.
     ///
     /// # Errors
-    /// If the device failed or was deleted, or `/proc` cannot be read. The copying has ended then as well.
+    /// If the device failed or was deleted, or if `/proc` cannot be read. The copying has then ended as well.
     pub fn finish(self, grace: Duration) -> Result<(), Error> {
         let deadline = Deadline::after(grace);
         let watched = loop {
@@ -155,7 +158,7 @@ impl Shuttle {
         self.join()
     }
 
-    /// Whether a thread has ended, and so the conversation, of the other queues too.
+    /// Whether a thread has ended. Copying then ends on the other queues too.
     fn has_ended(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
@@ -181,12 +184,12 @@ impl Drop for Shuttle {
     }
 }
 
-/// What each thread holds.
+/// The state of one thread.
 struct Ends {
     queues: Arc<[Queue]>,
-    /// Which of them is this thread's.
+    /// The queue of this thread.
     index: usize,
-    /// Where in a frame begins what travels on the TUN fd.
+    /// Offset within a frame of the part that passes through the TUN fd.
     packet_offset: usize,
     stop: Arc<StopSignal>,
 }
@@ -201,7 +204,7 @@ impl Ends {
     }
 }
 
-/// A queue of the device, and what leads to the host from it.
+/// A queue of the device, and its socket to the host.
 struct Queue {
     tun: OwnedFd,
     socket: OwnedFd,
@@ -218,7 +221,7 @@ fn prepare(device: &TunDevice) -> Result<(), Error> {
 }
 
 fn enlarge_buffer(channel: &Channel) -> Result<(), Error> {
-    // However much is granted: what has to fit is checked below.
+    // The kernel may grant less. The size that is needed is checked below.
     let _ = setsockopt(channel, sockopt::SndBuf, &SEND_BUFFER);
     let granted = getsockopt(channel, sockopt::SndBuf)
         .map_err(|errno| Error::new("read the channel's send buffer size", errno))?;
@@ -232,7 +235,7 @@ fn enlarge_buffer(channel: &Channel) -> Result<(), Error> {
     Ok(())
 }
 
-/// Copies in one direction until the conversation ends.
+/// Copies in one direction until the host, the device or `stop` ends it.
 type Copy = fn(&Ends) -> Result<(), Error>;
 type CopyThread = JoinHandle<Result<(), Error>>;
 
@@ -257,17 +260,17 @@ fn start(name: &str, copy: Copy) -> Result<(Sender<Ends>, CopyThread), Error> {
     Ok((hand_in, thread))
 }
 
-/// Wakes whoever waits at the socket, at either end of it.
+/// Wakes the threads that wait at the socket, at either end of it.
 fn close_conversation(socket: &OwnedFd) {
     // Fails only if the other end has done so already.
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
-/// Socketpair → TUN, until the conversation ends.
+/// Socketpair → TUN, until an end closes.
 fn copy_down(ends: &Ends) -> Result<(), Error> {
     let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
     loop {
-        // MSG_TRUNC: the length of the whole frame, even if it had no room.
+        // MSG_TRUNC returns the length of the whole frame, even if it had no room.
         let len = match recv(ends.socket().as_raw_fd(), &mut frame, MsgFlags::MSG_TRUNC) {
             Ok(0) => return Ok(()),
             Ok(len) => len,
@@ -293,8 +296,8 @@ fn copy_down(ends: &Ends) -> Result<(), Error> {
     }
 }
 
-/// Whether the next frame may fare better: the device is down (`EIO`), the frame is malformed (`EINVAL`), the
-/// kernel is short of memory for this one.
+/// Whether only this frame is lost: the device is down (`EIO`), the frame is malformed (`EINVAL`), or the kernel is
+/// short of memory for it.
 fn concerns_one_frame(errno: Errno) -> bool {
     matches!(
         errno,
@@ -308,11 +311,11 @@ fn concerns_one_frame(errno: Errno) -> bool {
     )
 }
 
-/// What an error of the socketpair means.
+/// The meaning of an error of the socketpair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     Interrupted,
-    /// The kernel was short of memory for this frame. The next may fare better.
+    /// The kernel was short of memory for this frame. The next may pass.
     FrameLost,
     HostGone,
     Fatal,

@@ -46,7 +46,7 @@ fn datagram(host: &OwnedFd) -> Vec<u8> {
     datagram_goes_out_and_back(|| receive_frame(host), |frame| send_frame(host, frame))
 }
 
-/// Sends more than the socketpair holds, less than the device's queue has room for: the rest waits there.
+/// Sends more than the socketpair holds. The rest fits into the device's queue and waits there.
 #[track_caller]
 fn hundred_large_datagrams_on_the_way() -> (OwnedFd, Shuttle) {
     let (host, device) = configured(Offload::NONE);
@@ -60,7 +60,7 @@ fn hundred_large_datagrams_on_the_way() -> (OwnedFd, Shuttle) {
     (host, shuttle)
 }
 
-/// How many of these arrive, in order, until there are `wanted` or the shuttle ends.
+/// How many of these datagrams arrive, in order, until there are `wanted` or the shuttle ends.
 #[track_caller]
 fn large_datagrams(host: &OwnedFd, wanted: usize) -> usize {
     let mut count = 0;
@@ -100,7 +100,7 @@ fn wait(shuttle: Shuttle) -> Result<(), Error> {
     ended.recv_timeout(Duration::from_secs(10)).unwrap()
 }
 
-/// Looks until `condition` holds, for what nobody announces.
+/// Looks until `condition` holds, for conditions that nobody announces.
 #[track_caller]
 fn eventually(what: &str, condition: impl Fn() -> bool) {
     let deadline = Deadline::after(Duration::from_secs(10));
@@ -160,7 +160,7 @@ fn what_the_device_has_queued_still_arrives_after_the_stop() {
     }
     let (host, shuttle) = hundred_large_datagrams_on_the_way();
     shuttle.stop();
-    // The next read of the device must find the rest there, not an interface that is gone.
+    // The next read of the device must find the rest there. The interface must not be gone.
     assert_eq!(large_datagrams(&host, usize::MAX), 100);
     wait(shuttle).unwrap();
     assert!(!ip("link show tun0").0.success());
@@ -201,7 +201,7 @@ fn send_from_many_ports() {
     }
 }
 
-/// The numbers of those that arrive until the shuttle ends.
+/// The numbers of the datagrams that arrive until the shuttle ends.
 fn numbers_until_the_end(host: &OwnedFd) -> Vec<u8> {
     std::iter::from_fn(|| Some(receive_frame(host)).filter(|frame| !frame.is_empty()))
         .filter_map(|frame| match frame[..] {
@@ -247,7 +247,7 @@ fn one_queue_that_ends_leaves_the_interface_to_the_other() {
     if inside(NAMESPACES, module_path!(), "one_queue_that_ends_leaves_the_interface_to_the_other") {
         let ([first, second], shuttle) = two_queues();
         drop(second);
-        // Its threads have ended, its fd has not closed: the flows of the first do not move.
+        // Its threads have ended, but its fd is still open, so the flows of the first queue do not move.
         eventually("the second queue has ended", || shuttle.has_ended());
         assert!(ip("link show tun0").0.success());
         drop(first);

@@ -1,12 +1,11 @@
 //! TUN → socketpair.
 //!
-//! The thread *copies* until it is told to stop, and then *drains*: what the container's sockets have put into
-//! the device's queue is yet to reach the host, and their owners believe it sent. Draining is bounded in frames,
-//! for a payload may go on sending, and in time, for the host may have ceased to read. Once the host is gone
-//! there is nobody to drain for.
+//! The thread *copies* until it is told to stop. Then it *drains* the device's queue: its packets have yet to reach the
+//! host, and their senders believe them sent. Draining is bounded in frames, because a payload may go on sending. It is
+//! bounded in time, because the host may have stopped reading. Once the host is gone, nothing is drained.
 //!
-//! The thread never blocks in send(2), where only the end of the conversation would wake it: it does all waiting
-//! in poll(2), where the stop signal wakes it as well.
+//! The thread never blocks in send(2), where only a closed end would wake it. It waits only in poll(2), where the stop
+//! signal wakes it as well.
 
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,16 +23,16 @@ use crate::Error;
 use crate::clock::Deadline;
 use crate::configure;
 
-/// How long the host may take to receive what is drained.
+/// How long the host may take to receive the drained frames.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// Tells the threads of all queues to stop.
 #[derive(Debug)]
 pub(super) struct StopSignal {
     requested: AtomicBool,
-    /// Shut down to wake the threads from poll(2): the other end hangs up.
+    /// Shut down to wake the threads from poll(2), which see the other end hang up.
     waker: UnixStream,
-    /// What the threads poll.
+    /// The end that the threads poll.
     woken: UnixStream,
 }
 
@@ -45,9 +44,9 @@ impl StopSignal {
     }
 
     pub(super) fn request(&self) {
-        // Before the wake-up, so that whom it wakes sees it.
+        // Set before the wake-up, so that a woken thread sees it.
         self.requested.store(true, Ordering::Release);
-        // Fails only if it was done before.
+        // Fails only if it is shut down already.
         let _ = self.waker.shutdown(Shutdown::Both);
     }
 
@@ -58,7 +57,7 @@ impl StopSignal {
 
 /// Copies until stopped, then drains; or until the host is gone.
 pub(super) fn copy_up(ends: &Ends) -> Result<(), Error> {
-    // Stays zero up to `packet_offset`: the header of a complete packet.
+    // Stays zero up to `packet_offset`, as the header of a complete packet.
     let mut frame = vec![0; FRAME_MAX].into_boxed_slice();
     match copy_until_stopped(ends, &mut frame)? {
         End::HostGone => Ok(()),
@@ -69,7 +68,7 @@ pub(super) fn copy_up(ends: &Ends) -> Result<(), Error> {
 enum End {
     HostGone,
     Stopped {
-        /// The length of the frame that the buffer holds, if one was read and could not be sent.
+        /// The length of the frame in the buffer, if one was read and could not be sent.
         unsent: Option<usize>,
     },
 }
@@ -93,7 +92,7 @@ fn copy_until_stopped(ends: &Ends, frame: &mut [u8]) -> Result<End, Error> {
 
 fn drain(ends: &Ends, frame: &mut [u8], mut unsent: Option<usize>) -> Result<(), Error> {
     let patience = Patience::Until(Deadline::after(DRAIN_TIME));
-    // No more than the device's queue holds, unless somebody has raised that.
+    // The device's queue holds no more, unless somebody has raised its length.
     for _ in 0..configure::QUEUE {
         let len = match unsent.take() {
             Some(len) => len,
@@ -112,7 +111,7 @@ fn drain(ends: &Ends, frame: &mut [u8], mut unsent: Option<usize>) -> Result<(),
     Ok(())
 }
 
-/// The length of the frame that was read, `None` if there is none at the moment.
+/// The length of the frame that was read. `None` if there is none at the moment.
 fn read_frame(ends: &Ends, frame: &mut [u8]) -> Result<Option<usize>, Error> {
     loop {
         match read(ends.tun(), &mut frame[ends.packet_offset..]) {
@@ -124,7 +123,7 @@ fn read_frame(ends: &Ends, frame: &mut [u8]) -> Result<Option<usize>, Error> {
     }
 }
 
-/// Waits while the host does not keep up. `Ready` once the frame is sent.
+/// Sends a frame, and waits while the host does not keep up. `Ready` once the frame is sent.
 fn send_waiting(ends: &Ends, frame: &[u8], patience: Patience) -> Result<Wake, Error> {
     loop {
         match send_now(ends.socket(), frame)? {
@@ -140,7 +139,7 @@ fn send_waiting(ends: &Ends, frame: &[u8], patience: Patience) -> Result<Wake, E
 
 #[derive(Debug, PartialEq, Eq)]
 enum Sent {
-    /// Or dropped, for want of memory.
+    /// Sent, or dropped for lack of memory.
     Done,
     Full,
     HostGone,
@@ -173,7 +172,7 @@ enum Patience {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wake {
-    /// What was waited for, or an error to be found by trying.
+    /// The awaited event came, or an error that the next attempt will find.
     Ready,
     Stopped,
     Overdue,
@@ -181,7 +180,7 @@ enum Wake {
 }
 
 fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, ends: &Ends, patience: Patience) -> Result<Wake, Error> {
-    // No event is asked for at the others: an end (POLLHUP) is reported unasked.
+    // No event is requested for the others, because poll(2) always reports a hang-up (POLLHUP).
     let mut fds = [
         PollFd::new(fd, events),
         PollFd::new(ends.socket().as_fd(), PollFlags::empty()),
@@ -189,7 +188,7 @@ fn wait_for(fd: BorrowedFd<'_>, events: PollFlags, ends: &Ends, patience: Patien
     ];
     let (watched, timeout) = match patience {
         Patience::UntilStopped => (3, PollTimeout::NONE),
-        // Whoever drains has been stopped already.
+        // A thread that drains has been stopped already.
         Patience::Until(deadline) => (2, PollTimeout::try_from(deadline.left()).unwrap_or(PollTimeout::MAX)),
     };
     match poll(&mut fds[..watched], timeout) {
@@ -217,7 +216,7 @@ mod tests {
         while send_now(&container, &[0; 4096]).unwrap() == Sent::Done {}
         assert_eq!(send_now(&container, &[0; 4096]).unwrap(), Sent::Full);
         drop(host);
-        // ECONNRESET, for frames were unread, and from then on EPIPE.
+        // ECONNRESET first, because frames were unread, and EPIPE from then on.
         assert_eq!(send_now(&container, &[0]).unwrap(), Sent::HostGone);
         assert_eq!(send_now(&container, &[0]).unwrap(), Sent::HostGone);
     }

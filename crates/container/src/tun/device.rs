@@ -1,12 +1,12 @@
-//! Creates the device: its queues, and what may be left to the other end.
+//! Creates the device: its queues, its framing and its offloads.
 //!
-//! Two kinds of device come out. With a virtio-net header (`IFF_VNET_HDR`) each frame can leave its checksum
-//! and its segmentation to the other end. The plain device serves where no offload is wanted, or where the
-//! kernel does not know that header, as under gVisor.
+//! There are two kinds of device. With a virtio-net header (`IFF_VNET_HDR`), each frame can leave its checksum and its
+//! segmentation to the other end. The plain device serves if no offload is wanted, or if the kernel does not know that
+//! header, as under gVisor.
 //!
-//! Either can have several queues (`IFF_MULTI_QUEUE`), each an fd of its own between which the kernel spreads the
-//! flows. What the kernel refuses is done without: the device has fewer queues then, down to one. With one, nothing
-//! asks for more, and the device is the same as ever.
+//! Either can have several queues (`IFF_MULTI_QUEUE`). Each queue is an fd, and the kernel spreads the flows over them.
+//! If the kernel refuses some queues, the device has fewer, down to one. For one queue no flag is set, and the device
+//! is an ordinary one.
 
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
@@ -31,7 +31,7 @@ pub(crate) struct Device {
     pub(crate) offload: Offload,
 }
 
-/// What stands in front of a packet on the TUN fd.
+/// What precedes a packet on the TUN fd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// Nothing.
@@ -46,15 +46,16 @@ impl Device {
         let file = open_device()?;
         let wants_header = setup.offload != Offload::NONE;
         if setup.queues > 1 {
-            // Exclusively: the name of another network's device would yield one more queue of that.
+            // Exclusive, because the name of another network's device would yield one more queue of that device.
             let flags = DeviceFlags { vnet_header: wants_header, multi_queue: true, exclusive: true };
             match sys::create_device(file.as_fd(), &setup.device, flags) {
                 Ok(()) => {
                     let device = Self::of(file.into(), flags.vnet_header, setup.offload)?;
                     return Ok(device.with_queues(setup, DeviceFlags { exclusive: false, ..flags }));
                 }
-                // If the name is taken, the next attempt says so, or adopts the device of nobody that has it; not one
-                // that was made with several queues and left behind, which takes no other kind.
+                // If the name is taken, the next attempt reports it, or adopts a persistent device of that name that
+                // nobody holds. It cannot adopt one that was made with several queues, because that accepts no other
+                // kind.
                 Err(errno @ (Errno::EINVAL | Errno::EBUSY)) => {
                     tracing::debug!(%errno, "no device with IFF_MULTI_QUEUE: going on with one queue");
                 }
@@ -74,7 +75,7 @@ impl Device {
         Self::of(sys::own_device(tun), false, Offload::NONE)
     }
 
-    /// The first queue's fd.
+    /// The fd of the first queue.
     pub(crate) fn first(&self) -> BorrowedFd<'_> {
         self.first.as_fd()
     }
@@ -90,24 +91,24 @@ impl Device {
     }
 
     pub(crate) fn queues(&self) -> u16 {
-        // No more than a `u16` has asked for.
+        // A `u16` asked for them, so there are no more.
         u16::try_from(1 + self.further.len()).unwrap_or(u16::MAX)
     }
 
-    /// Settles the framing and the offloads, which are those of the device whatever the queue.
+    /// Settles the framing and the offloads. They apply to the device, not to a queue.
     fn of(first: OwnedFd, has_header: bool, wanted: Offload) -> Result<Self, Error> {
         let (framing, offload) = if has_header {
             (Framing::Vnet, negotiate(first.as_fd(), wanted)?)
         } else {
-            // A device that outlived its former owner may have offloads left, and would deliver super-frames
-            // whose header nobody sees. A kernel that does not know the request knows no offloads either.
+            // A device that outlived its former owner may have offloads left. It would deliver super-frames whose
+            // header nobody sees. A kernel that does not know the request knows no offloads either.
             let _ = sys::set_offload(first.as_fd(), 0);
             (Framing::Plain, Offload::NONE)
         };
         Ok(Self { first, further: Vec::new(), framing, offload })
     }
 
-    /// Opens further queues, as many as the host has asked for and the kernel gives.
+    /// Opens further queues, as many as the host has asked for and the kernel grants.
     fn with_queues(mut self, setup: &Setup, flags: DeviceFlags) -> Self {
         while self.queues() < setup.queues {
             match open_queue(&setup.device, flags) {
@@ -128,8 +129,8 @@ fn open_queue(device: &str, flags: DeviceFlags) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// Opened before `tun-tap` opens it too: that crate opens and creates in one call, and the remedy depends on
-/// which of the two was refused.
+/// Opens `/dev/net/tun` before `tun-tap` opens it too. That crate opens and creates in one call, and the remedy depends
+/// on which of the two was refused.
 fn open_device() -> Result<File, Error> {
     OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(|error| {
         let remedy = match error.raw_os_error() {
@@ -150,7 +151,7 @@ fn open_device() -> Result<File, Error> {
 
 /// Sets the length of the header, and asks for offloads until the kernel agrees.
 fn negotiate(tun: BorrowedFd<'_>, wanted: Offload) -> Result<Offload, Error> {
-    // The default is the same; a device that outlived its former owner may say something else.
+    // The default is the same, but a device that outlived its former owner may have another length.
     #[allow(clippy::cast_possible_truncation, reason = "10 fits")]
     sys::set_vnet_header_len(tun, vnet::HEADER_LEN as c_int)
         .map_err(|errno| Error::new("set the length of the virtio-net header", errno))?;

@@ -1,10 +1,10 @@
 //! ① The TUN device: finds the channel to the host, opens `/dev/net/tun`, asks for offloads.
 //!
-//! A TUN fd belongs to the network namespace that is current when `/dev/net/tun` is *opened*, whatever
-//! namespace the caller of TUNSETIFF is in. So everything here happens in the thread that has entered the
-//! namespace, and refuses to happen in the host's own.
+//! A TUN fd belongs to the network namespace that is current when `/dev/net/tun` is *opened*. The namespace of the
+//! caller of TUNSETIFF does not matter. So everything here happens in the thread that has entered the namespace, and
+//! fails in the host's own.
 //!
-//! What kinds of device come out, [`device`] tells.
+//! [`device`] describes the kinds of device.
 
 mod device;
 
@@ -21,12 +21,12 @@ use crate::{Error, Loopback, setup, sys};
 
 /// A TUN device that this process has created, and the channel to the host that asked for it.
 ///
-/// The device vanishes with the last copy of its fd: dropped before [`hand_over`](Self::hand_over) or
-/// [`shuttle`](Self::shuttle), nothing stays behind.
+/// The device vanishes with the last copy of its fd. Dropped before [`hand_over`](Self::hand_over) or
+/// [`shuttle`](Self::shuttle), it leaves nothing behind.
 #[derive(Debug)]
 pub struct TunDevice {
     pub(crate) channel: Channel,
-    /// What carries the frames of the queues behind the first, if they are shuttled: one for each that the host
+    /// The channels of the queues behind the first, if frames are shuttled. There is one for each queue that the host
     /// has asked for.
     pub(crate) further: Vec<Channel>,
     pub(crate) setup: Setup,
@@ -35,34 +35,37 @@ pub struct TunDevice {
 }
 
 impl TunDevice {
-    /// Whether this process was started with a channel that nobody has taken yet.
+    /// Whether this process was started with a channel that is still unused.
     #[must_use]
     pub fn is_attached() -> bool {
         std::env::var_os(FD_VARIABLE).is_some()
     }
 
-    /// Takes the channel named by `NSNET_FD`, removes the variable, and creates the device that the host
-    /// wants in the calling thread's network namespace.
+    /// Takes the channel named by `NSNET_FD`, removes the variable, and creates the device that the host wants in the
+    /// calling thread's network namespace.
     ///
     /// Call it before pivot_root(2) and before starting threads.
     ///
     /// # Errors
-    /// See [`from_fd`](Self::from_fd). Also if the variable is missing or does not name such a socket; if the process
-    /// has several threads; if `/proc` is not there, which tells how many it has. The host is told as well, unless
-    /// there is no channel to tell it by: an error is the end of this attachment.
+    /// - Those of [`from_fd`](Self::from_fd).
+    /// - If the variable is missing, or does not name such a socket.
+    /// - If the process has several threads, or if `/proc`, which shows their number, is not there.
+    ///
+    /// An error ends this attachment. The host gets it as well, if there is a channel to report it.
     pub fn open() -> Result<Self, Error> {
         let number = inherited_number()?;
         remove_variable().inspect_err(report_failure)?;
         Self::from_fd(sys::own_inherited(number).ok_or_else(|| not_a_socket(number))?)
     }
 
-    /// Like [`open`](Self::open) for those who arrange the channel's fd themselves. Works in any thread and
-    /// uses that thread's namespaces.
+    /// Like [`open`](Self::open), for callers who pass the channel's fd themselves. It works in any thread and uses
+    /// that thread's namespaces.
     ///
     /// # Errors
-    /// If the fd is not the channel of an nsnet host of this version, the setup it sends is impossible, the
-    /// thread is in the host's network namespace, or the kernel refuses the device. Where the channel works
-    /// the host is told as well.
+    /// - If the fd is not the channel of an nsnet host of this version.
+    /// - If the host's setup is impossible.
+    /// - If the thread is in the host's network namespace.
+    /// - If the kernel refuses the device. If the channel works, the host gets the error too.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| Error::new("make the channel close-on-exec", errno))?;
@@ -86,7 +89,7 @@ impl TunDevice {
         }
     }
 
-    /// What the host wants the interface to look like.
+    /// The setup of the interface that the host wants.
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
@@ -98,30 +101,30 @@ impl TunDevice {
         self.device.offload
     }
 
-    /// How many queues the device has, each an fd of its own: what the host has asked for, unless the kernel knows
-    /// no more than one.
+    /// The number of queues of the device, each an fd of its own. It is the number that the host has asked for, or one
+    /// if the kernel supports no more.
     #[must_use]
     pub fn queues(&self) -> u16 {
         self.device.queues()
     }
 
-    /// Chooses what [`configure`](Self::configure), called afterwards, does about the loopback interface. See
-    /// [`Loopback`] for the default.
+    /// Chooses how a later [`configure`](Self::configure) treats the loopback interface. See [`Loopback`] for the
+    /// default.
     pub fn loopback(&mut self, loopback: Loopback) -> &mut Self {
         self.loopback = loopback;
         self
     }
 
-    /// Tells the host that a step of the embedder's own has failed, so that `wait_ready` returns it.
+    /// Tells the host that one of the embedder's own steps has failed, so that `wait_ready` returns the error.
     ///
-    /// Best effort: if the host is gone there is nobody to tell.
+    /// Best effort: nothing happens if the host is gone.
     pub fn report(&self, error: &Error) {
         send_failure(&self.channel, error);
     }
 
-    /// Refuses a device that is down: packets cannot come or go, whatever the host is told. `step` is what needs it.
+    /// Refuses a device that is down, because no packet could pass. `step` is the step that needs it.
     ///
-    /// It does not matter who has brought it up, nor whether it was given another name.
+    /// Another program may have brought it up or renamed it.
     pub(crate) fn require_up(&self, step: &'static str) -> Result<(), Error> {
         let name = sys::device_name(self.device.first())
             .map_err(|errno| Error::new("ask for the name of the TUN device", errno))?;
@@ -132,14 +135,14 @@ impl TunDevice {
             .with_remedy("call TunDevice::configure before, or bring the interface up in a way of your own"))
     }
 
-    /// Passes a result on and tells the host if it is an error.
+    /// Passes a result on, and reports an error to the host.
     pub(crate) fn reporting<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         result.inspect_err(|error| self.report(error))
     }
 }
 
 impl AsFd for TunDevice {
-    /// The TUN fd, that of the first queue if there are several.
+    /// The TUN fd. With several queues, it is that of the first.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.first()
     }
@@ -148,7 +151,7 @@ impl AsFd for TunDevice {
 /// Tells the host about a failure before [`TunDevice::open`], for example of
 /// [`Namespaces::enter`](crate::Namespaces::enter), so that `wait_ready` returns it.
 ///
-/// Leaves `NSNET_FD` as it is. Best effort: without a channel there is nobody to tell.
+/// Leaves `NSNET_FD` as it is. Best effort: nothing happens without a channel.
 pub fn report_failure(error: &Error) {
     let fd = inherited_number().ok().and_then(sys::copy_inherited);
     if let Some(channel) = fd.and_then(|fd| Channel::from_fd(fd).ok()) {
@@ -210,7 +213,7 @@ fn read_setup(channel: &Channel) -> Result<(Setup, Vec<Channel>), Error> {
 }
 
 fn refuse_host_namespace(host: NamespaceId) -> Result<(), Error> {
-    // Of the thread: its namespaces may differ from those of the process.
+    // The thread's, because its namespaces may differ from those of the process.
     let ours = std::fs::metadata("/proc/thread-self/ns/net").map_err(|error| {
         Error::new("stat /proc/thread-self/ns/net", error)
             .with_remedy("open the device before pivot_root, while /proc is mounted")

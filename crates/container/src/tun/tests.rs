@@ -10,7 +10,7 @@ use crate::testing::{again, alone, ends, ends_with, inside, ip, setup, setup_of_
 
 const NAMESPACES: Namespaces = Namespaces::new().user().network().mount();
 
-/// What the host gets to read after opening failed.
+/// The report that the host gets after opening failed.
 #[track_caller]
 fn failure(host: &Channel) -> Failure {
     match host.receive::<Report>().unwrap().0 {
@@ -46,7 +46,7 @@ fn missing_device_node_is_told_to_the_host() {
 #[test]
 fn inaccessible_device_node_is_told_to_the_host() {
     if inside(NAMESPACES, module_path!(), "inaccessible_device_node_is_told_to_the_host") {
-        // A device node on a file system mounted with nodev: refused also to root.
+        // A device node on a file system mounted with nodev, which is refused even to root.
         mount(Some("/dev/net"), "/dev/net", None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_NODEV;
         mount(None::<&str>, "/dev/net", None::<&str>, flags, None::<&str>).unwrap();
@@ -100,7 +100,7 @@ fn one_queue_is_no_device_of_several() {
     }
 }
 
-/// A device that was made beforehand, to last, keeps the kind it was made of: the kernel refuses more queues.
+/// A persistent device that was made beforehand keeps its kind: the kernel refuses more queues.
 #[test]
 fn refused_queues_are_done_without() {
     if inside(NAMESPACES, module_path!(), "refused_queues_are_done_without") {
@@ -222,7 +222,7 @@ fn variable_that_names_no_socket_is_refused_and_the_fd_spared() {
 #[track_caller]
 fn run_attached(test: &str) -> Channel {
     let (host, fd) = ends(&setup(Offload::NONE));
-    // Free of the close-on-exec flag only for this child, but inherited by any other that starts meanwhile.
+    // Inheritable by this child, but also by any other that starts meanwhile.
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let mut command = again(module_path!(), test);
     command.env(FD_VARIABLE, std::os::fd::AsRawFd::as_raw_fd(&fd).to_string());

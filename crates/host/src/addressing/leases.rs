@@ -1,4 +1,4 @@
-//! Which container of a network has which addresses and which name. Pure.
+//! The addresses and names of the containers of a network. Pure.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -41,19 +41,18 @@ impl Member {
         Self::default()
     }
 
-    /// A container with a name. Where
-    /// [containers reach each other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses
-    /// under this name.
+    /// A container with a name. Where [containers reach each
+    /// other](crate::NetworkBuilder::containers_reach_each_other), the others find its addresses under this name.
     ///
-    /// The name has one or more labels, as in DNS, of letters, digits, hyphens and underscores. Case does not matter. Two
-    /// containers that are attached at the same time cannot have the same name.
+    /// The name has one or more labels, as in DNS, of letters, digits, hyphens and underscores. Case does not matter.
+    /// Two containers that are attached at the same time cannot have the same name.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
         Self { name: Some(name.into()), ..Self::default() }
     }
 
     /// Sets its IPv4 address, within the network's prefix. Default: that of the network's
-    /// [`Ipv4Subnet`](crate::Ipv4Subnet), or the next one that is free.
+    /// [`Ipv4Subnet`](crate::Ipv4Subnet), or the next free one.
     #[must_use]
     pub fn ipv4(mut self, address: Ipv4Addr) -> Self {
         self.ipv4 = Some(address);
@@ -61,7 +60,7 @@ impl Member {
     }
 
     /// Sets its IPv6 address, within the network's prefix. Default: that of the network's
-    /// [`Ipv6Subnet`](crate::Ipv6Subnet), or the next one that is free.
+    /// [`Ipv6Subnet`](crate::Ipv6Subnet), or the next free one.
     #[must_use]
     pub fn ipv6(mut self, address: Ipv6Addr) -> Self {
         self.ipv6 = Some(address);
@@ -69,7 +68,7 @@ impl Member {
     }
 }
 
-/// Why a container cannot have the name or the address that is asked for.
+/// Why a container cannot have the name or the address that its [`Member`] asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemberError {
@@ -81,12 +80,12 @@ pub enum MemberError {
     /// The name is not one that DNS can carry.
     #[error("the container's name {name:?} {problem}")]
     Name {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
-    /// The name is another container's.
+    /// Another container has the name.
     #[error("the name {0} is taken; close the attachment of the container that has it")]
     NameTaken(String),
     /// All addresses are taken.
@@ -97,11 +96,11 @@ pub enum MemberError {
     NoAddress,
 }
 
-/// What DNS says under one name.
+/// The DNS records of one name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Records {
     pub(crate) addresses: Vec<IpAddr>,
-    /// Of the reverse name of an address.
+    /// The names of a reverse name.
     pub(crate) names: Vec<HostName>,
 }
 
@@ -112,19 +111,19 @@ pub(crate) struct Pool {
     directory: Directory,
 }
 
-/// Who is on a network. Shared between the threads of the embedder and the engine.
+/// The containers of a network. Shared between the threads of the embedder and the engine.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Directory(Arc<Mutex<Taken>>);
 
 #[derive(Debug, Default)]
 struct Taken {
     addresses: HashSet<IpAddr>,
-    /// What DNS says of the containers that have a name.
+    /// The DNS records of the containers that have a name.
     names: HashMap<HostName, Records>,
 }
 
 impl Directory {
-    /// What is known under a name.
+    /// The DNS records of a name.
     pub(crate) fn records(&self, name: &HostName) -> Option<Records> {
         self.taken().names.get(name).cloned()
     }
@@ -135,20 +134,20 @@ impl Directory {
 }
 
 impl Pool {
-    /// Of a network whose first container is given these addresses.
+    /// The leases of a network whose first container gets these addresses.
     pub(crate) fn new(addressing: Addressing) -> Self {
         Self { addressing, directory: Directory::default() }
     }
 
-    /// Who has what.
+    /// The names and addresses in use.
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory
     }
 
-    /// Addresses for a container, which has its name to itself from here on.
+    /// Leases addresses and, if asked for, a name. No other container can have that name until the lease is dropped.
     ///
     /// # Errors
-    /// If the name or address that is asked for is not to be had, or no address is left.
+    /// If the name or address is taken or not possible in this network, or no address is left.
     pub(crate) fn lease(&self, member: &Member) -> Result<Lease, MemberError> {
         let name = member.name.as_deref().map(parse).transpose()?;
         if let Some(name) = &name {
@@ -159,7 +158,7 @@ impl Pool {
         }
         let mut lease =
             Lease { addressing: self.addressing.clone(), name, directory: self.directory.clone() };
-        // What is leased is given back if the rest is not to be had.
+        // Nothing stays leased if the other family fails.
         lease.addressing.v4 = None;
         lease.addressing.v6 = None;
         lease.addressing.v4 = self.take(self.addressing.v4, member.ipv4.map(IpAddr::V4))?;
@@ -204,7 +203,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The network as this container sees it.
+    /// The network's addresses as this container sees them.
     pub(crate) fn addressing(&self) -> Addressing {
         self.addressing.clone()
     }
@@ -306,7 +305,7 @@ mod tests {
         for refused in ["10.0.2.5", "10.0.2.2", "10.0.2.3", "10.0.2.0", "10.0.2.255", "10.0.3.1"] {
             assert!(matches!(at(refused), Err(MemberError::Address(_))), "{refused}");
         }
-        // What failed has kept no address of the other family either.
+        // The failed attempt has not kept an address of the other family either.
         assert_eq!(at("10.0.2.6").unwrap().addressing().v6.unwrap().container.to_string(), "fd00::101");
     }
 }

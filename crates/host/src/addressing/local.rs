@@ -1,16 +1,15 @@
 //! Does the host's kernel route an address to itself?
 //!
-//! Asked before every new flow, so that a container cannot reach the host by one of the host's own addresses:
-//! those of its interfaces, 127.0.0.0/8, `::1`, subnet-router anycast addresses, and whole prefixes with a
-//! route of type `local` (AnyIP). A list of interface addresses would miss the last two and would have to be
-//! kept up to date; the routing decision itself misses nothing and is never old. It is the decision for a
-//! socket of this user in this network namespace, without mark and source address, as the sockets of the
-//! direct dialer are.
+//! The engine asks before every new flow. A container must not reach the host by one of the host's own addresses. These
+//! are the addresses of its interfaces, 127.0.0.0/8, `::1`, subnet-router anycast addresses, and whole prefixes with a
+//! route of type `local` (AnyIP). A list of interface addresses would miss the last two and would have to be kept up to
+//! date. The kernel's routing decision misses nothing and is always current. It is the decision for a socket of this
+//! user in this network namespace. Like the sockets of the direct dialer, it has no mark and no source address.
 //!
-//! One `RTM_GETROUTE` (rtnetlink(7)) on a socket that stays open; the kernel answers within the send itself.
+//! The question is one `RTM_GETROUTE` (rtnetlink(7)) on a socket that stays open. The kernel answers within the send.
 //!
-//! **What it does not see**: NAT rules of the host that redirect a foreign address to the host, and an address
-//! that the host takes between the question and the connection.
+//! **Not covered**: NAT rules of the host that redirect a foreign address to the host, and an address that the host
+//! takes between the question and the connection.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -22,18 +21,18 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-/// Where packets for an address go.
+/// The kind of destination that an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// To another machine.
+    /// Another machine.
     Remote,
-    /// To the host itself.
+    /// The host itself.
     HostOwn,
-    /// To everybody on a link.
+    /// Every host on a link.
     Broadcast,
-    /// To a group.
+    /// A multicast group.
     Multicast,
-    /// Nowhere: no route, or one that says so.
+    /// None: no route, or one that rejects packets.
     Unreachable,
 }
 
@@ -44,11 +43,11 @@ pub(crate) struct LocalRoutes {
     sequence: u32,
 }
 
-/// Who decides.
+/// The source of the answers.
 #[derive(Debug)]
 enum RouteSource {
     Kernel(Socket),
-    /// Every unicast address is another machine's.
+    /// Takes every unicast address for another machine's.
     #[cfg(test)]
     NoHost,
 }
@@ -61,7 +60,7 @@ impl LocalRoutes {
     pub(crate) fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        // Connected to the kernel, whose port is 0, the socket hears nobody else.
+        // Connected to the kernel, whose port is 0, the socket receives from nobody else.
         socket.connect(&SocketAddr::new(0, 0))?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &RECEIVE_TIMEOUT)?;
         Ok(Self { source: RouteSource::Kernel(socket), sequence: 0 })
@@ -73,19 +72,19 @@ impl LocalRoutes {
         Self { source: RouteSource::NoHost, sequence: 0 }
     }
 
-    /// Asks where packets for `address` go. An IPv4-mapped IPv6 address is judged as the IPv4 address that a
-    /// socket would connect to.
+    /// Asks where packets for `address` go. An IPv4-mapped IPv6 address counts as the IPv4 address that a socket would
+    /// connect to.
     ///
     /// # Errors
-    /// If the kernel cannot be asked or gives no answer that can be read; the flow must be refused then. That
-    /// there is no route is an answer.
+    /// If the kernel cannot be asked, or its answer cannot be read. The flow must then be refused. "No route" is an
+    /// answer.
     pub(crate) fn lookup(&mut self, address: IpAddr) -> io::Result<Reach> {
         let address = address.to_canonical();
         // connect(2) takes the unspecified address for loopback before it looks at routes.
         if address.is_unspecified() {
             return Ok(Reach::HostOwn);
         }
-        // These are what they are on any host, even on one without a route for them.
+        // These are the same on any host, even on one without a route for them.
         if address.is_multicast() {
             return Ok(Reach::Multicast);
         }
@@ -101,7 +100,7 @@ impl LocalRoutes {
     }
 }
 
-/// Asks the kernel, and reads its answer.
+/// Asks the kernel and reads its answer.
 fn ask(socket: &Socket, address: IpAddr, sequence: u32) -> io::Result<Reach> {
     let (request, length) = request(address, sequence);
     socket.send(&request[..length], 0)?;
@@ -113,7 +112,7 @@ fn ask(socket: &Socket, address: IpAddr, sequence: u32) -> io::Result<Reach> {
             Err(error) => return Err(error),
         };
         let message = NetlinkBuffer::new_checked(&buffer[..length.min(BUFFER_LEN)]).map_err(unreadable)?;
-        // An answer to a question that was given up when its wait was interrupted or timed out.
+        // An answer to an earlier question, whose wait was interrupted or timed out.
         if message.sequence_number() != sequence {
             continue;
         }
@@ -150,21 +149,21 @@ fn request(address: IpAddr, sequence: u32) -> ([u8; MAX_REQUEST], usize) {
 fn reach(kind: RouteType) -> Reach {
     match kind {
         RouteType::Unicast => Reach::Remote,
-        // An anycast address is one that this host answers for.
+        // The host answers for an anycast address of its own.
         RouteType::Local | RouteType::Anycast => Reach::HostOwn,
         RouteType::Broadcast => Reach::Broadcast,
         RouteType::Multicast => Reach::Multicast,
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             Reach::Unreachable
         }
-        // Whatever these do, they are not known to lead away from the host.
+        // These route types are not known to lead away from the host.
         RouteType::Unspec | RouteType::Nat | RouteType::ExternalResolve | RouteType::Other(_) | _ => {
             Reach::Unreachable
         }
     }
 }
 
-/// How the kernel says that there is no route, or what else it complains of.
+/// The answer behind an error message of the kernel: no route, or a failure.
 fn refusal(message: &NetlinkBuffer<&[u8]>) -> io::Result<Reach> {
     let payload = message.payload();
     let code = ErrorBuffer::new_checked(payload).map_err(unreadable)?.code();
@@ -172,8 +171,8 @@ fn refusal(message: &NetlinkBuffer<&[u8]>) -> io::Result<Reach> {
         return Err(unreadable("an acknowledgement without a route"));
     };
     match errno {
-        // No route; a route of type unreachable, prohibit, blackhole (`fib_props`, net/ipv4/fib_semantics.c);
-        // a host without that address family.
+        // No route, a route of type unreachable, prohibit or blackhole (`fib_props`, net/ipv4/fib_semantics.c), or a
+        // host without that address family.
         libc::ENETUNREACH
         | libc::EHOSTUNREACH
         | libc::EACCES
@@ -190,12 +189,12 @@ fn unreadable(cause: impl std::fmt::Display) -> io::Error {
 
 /// Headers (16 and 12 bytes) and one attribute (4 bytes and an IPv6 address).
 const MAX_REQUEST: usize = 48;
-/// A route with its metrics takes a few hundred bytes. A longer answer would be cut, and is refused then.
+/// A route with its metrics takes a few hundred bytes. A longer answer would be cut, and is then refused.
 const BUFFER_LEN: usize = 4096;
-/// Stale answers skipped before the kernel is taken to be out of step.
+/// The most stale answers to skip. With more, the kernel is taken to be out of step.
 const MAX_STALE: usize = 16;
-/// Never waited for on Linux, which answers before sendmsg(2) returns; bounds the stall where a sandbox
-/// emulates netlink otherwise.
+/// Linux answers before sendmsg(2) returns, so nothing waits this long there. The timeout bounds the stall in a sandbox
+/// that emulates netlink differently.
 const RECEIVE_TIMEOUT: TimeVal = TimeVal::new(0, 100_000);
 
 #[cfg(test)]

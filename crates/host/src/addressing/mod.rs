@@ -1,4 +1,4 @@
-//! Who has which address on the container's network, and what stands behind a destination. Pure.
+//! The addresses of a container's network, and the meaning of a destination address. Pure.
 
 pub(crate) mod host_ports;
 pub(crate) mod leases;
@@ -14,7 +14,7 @@ use crate::addressing::host_ports::OpenHost;
 use crate::addressing::subnet::{Ipv4Subnet, Ipv6Subnet, is_broadcast, is_shared};
 use crate::dialer::{DialError, Protocol, Service};
 
-/// The addresses of one family, whichever it is: an [`Ipv4Subnet`] or [`Ipv6Subnet`] for code that treats both alike.
+/// The addresses of one family, for code that treats an [`Ipv4Subnet`] and an [`Ipv6Subnet`] alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Subnet {
     pub(crate) prefix: IpNet,
@@ -51,7 +51,7 @@ impl Subnet {
         Self { container, ..self }
     }
 
-    /// Every address that a container may have, the present one's first.
+    /// Every address that a container may have, the present container's first.
     pub(crate) fn container_addresses(self) -> impl Iterator<Item = IpAddr> {
         let (first, hosts) = (to_bits(self.container), to_bits(self.prefix.hostmask()));
         (0..=hosts)
@@ -67,7 +67,7 @@ impl Subnet {
             && address != self.dns
     }
 
-    /// Whether an address is of the prefix.
+    /// Whether an address is in the prefix.
     pub(crate) fn contains(&self, address: IpAddr) -> bool {
         self.prefix.contains(&address)
     }
@@ -83,29 +83,29 @@ fn to_bits(address: IpAddr) -> u128 {
 /// An address of the family of `like`.
 fn from_bits(bits: u128, like: IpAddr) -> IpAddr {
     match like {
-        // The upper bits are those of an address, none.
+        // The upper bits of an IPv4 address are zero.
         IpAddr::V4(_) => Ipv4Addr::from_bits(u32::try_from(bits).unwrap_or(u32::MAX)).into(),
         IpAddr::V6(_) => Ipv6Addr::from_bits(bits).into(),
     }
 }
 
-/// The addresses of a container's network; at least one family.
+/// The addresses of a container's network, of one family or both.
 #[derive(Debug, Clone)]
 pub(crate) struct Addressing {
     pub(crate) v4: Option<Subnet>,
     pub(crate) v6: Option<Subnet>,
-    /// What of the host may be reached.
+    /// The ports of the host that containers may reach.
     pub(crate) host: OpenHost,
 }
 
-/// Where a new flow leads.
+/// The destination of a new flow.
 #[derive(Debug)]
 pub(crate) enum Destination {
-    /// To `target`, if the Dialer agrees.
+    /// Dial `target`, if the Dialer agrees.
     Forward { target: SocketAddr, service: Service },
-    /// Nowhere.
+    /// Refuse the flow.
     Refuse(DialError),
-    /// Not a destination of flows at all.
+    /// The address cannot be a destination of flows.
     Ignore,
 }
 
@@ -123,24 +123,24 @@ impl Addressing {
         self.subnets().find(|subnet| subnet.container == address)
     }
 
-    /// Whether an address is for another container: on the same subnet, and neither this container's nor the network's
+    /// Whether an address is for another container: on the same subnet, but neither this container's nor the network's
     /// own.
     pub(crate) fn is_neighbour(&self, address: IpAddr) -> bool {
         let is_other = |subnet: Subnet| ![subnet.container, subnet.gateway, subnet.dns].contains(&address);
         self.subnets().any(|subnet| subnet.contains(address) && is_other(subnet))
     }
 
-    /// Whether an address is of the container's own network, where packets pass no router.
+    /// Whether an address is on the container's own link, where packets pass no router.
     pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
         self.subnets().any(|subnet| subnet.contains(address))
     }
 
-    /// Whether an address is that of every host of the container's own network.
+    /// Whether an address is the broadcast address of the container's own network.
     pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
         self.subnets().any(|subnet| is_broadcast(subnet.prefix, address))
     }
 
-    /// What stands behind `destination`, as far as the container's own network decides it.
+    /// Decides on `destination` as far as the container's own network does.
     pub(crate) fn resolve(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let address = destination.ip();
         let Some(subnet) = self.subnets().find(|subnet| subnet.contains(address)) else {
@@ -171,7 +171,7 @@ impl Addressing {
             Some(subnet) if self.host.opens_loopback(peer.ip()) => {
                 SocketAddr::new(subnet.gateway, peer.port())
             }
-            // A scope or flow label of the host's socket means nothing inside.
+            // A scope or flow label of the host's socket has no meaning inside.
             Some(_) | None => SocketAddr::new(peer.ip(), peer.port()),
         }
     }
@@ -236,7 +236,7 @@ mod tests {
         let addresses: Vec<String> =
             subnet("10.0.2.0/29").container_addresses().map(|address| address.to_string()).collect();
         assert_eq!(addresses, ["10.0.2.4", "10.0.2.5", "10.0.2.6", "10.0.2.1"]);
-        // The first of the many is at hand, wherever in the prefix it is.
+        // The first addresses are available at once, wherever the container's address is in the prefix.
         let last = "fd00::ffff:ffff:ffff:ffff".parse().unwrap();
         let mut addresses = Subnet::from(Ipv6Subnet::default().container(last)).container_addresses();
         assert_eq!(addresses.next(), Some(last.into()));

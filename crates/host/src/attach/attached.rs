@@ -11,16 +11,17 @@ use tokio::sync::{oneshot, watch};
 
 use super::{End, Finished, SetupError};
 
-/// What the embedder wants of a container's network.
+/// The order that the embedder has given for a container's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
     Serve,
-    /// An end in good order, after this time at the latest.
+    /// End in good order, after this time at the latest.
     Finish(Duration),
     Close,
 }
 
-/// The engine's side of an [`Attachment`](super::Attachment). Dropping it tells the embedder of an end.
+/// The engine's side of an [`Attachment`](super::Attachment). Dropping it tells the embedder that the network has
+/// ended.
 #[derive(Debug)]
 pub(crate) struct Attached {
     outcome: Option<oneshot::Sender<Result<Ready, SetupError>>>,
@@ -39,7 +40,7 @@ impl Attached {
         Self { outcome: Some(outcome), orders, end, finished: Some(finished) }
     }
 
-    /// Waits until an end is ordered, and returns the time it may take. An attachment that is merely dropped orders none.
+    /// Waits until an end is ordered, and returns its grace. An attachment that is merely dropped orders none.
     pub(crate) async fn told_to_end(&self) -> Duration {
         let mut orders = self.orders.clone();
         let order = orders.wait_for(|order| *order != Order::Serve).await.map(|order| *order);
@@ -58,12 +59,12 @@ impl Attached {
         }
     }
 
-    /// How the setup went. Nobody need wait for it.
+    /// Reports how the setup went. Nobody need wait for it.
     pub(crate) fn set_up(&mut self, outcome: Result<Ready, SetupError>) {
         let _ = self.outcome.take().map(|sender| sender.send(outcome));
     }
 
-    /// Tells why the container has no network any more. The first reason counts.
+    /// Reports why the container has no network any more. The first reason counts.
     pub(crate) fn ended(&self, end: End) {
         self.end.send_if_modified(|told| {
             let is_news = told.is_none();
@@ -74,7 +75,7 @@ impl Attached {
         });
     }
 
-    /// Tells that everything is over, and why if that has not been told.
+    /// Reports that everything is over, and why if that has not been reported.
     pub(crate) fn finished(mut self, end: Option<End>, outcome: Finished) {
         if let Some(end) = end {
             self.ended(end);
@@ -99,7 +100,7 @@ mod tests {
     use super::super::testing::both;
     use super::*;
 
-    /// What has been told by now.
+    /// The end that has been reported by now.
     fn end(attachment: &Attachment) -> Option<End> {
         attachment.wait_ended(Duration::ZERO)
     }

@@ -1,4 +1,4 @@
-//! TUN devices that come from elsewhere: checked before anything is read from them.
+//! TUN devices that come from elsewhere. They are checked before anything is read from them.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use crate::addressing::leases::Member;
 use crate::link::{Framing, LinkEnd, LinkProperties};
 use crate::sys;
 
-/// What a device that somebody else has made looks like; see [`Network::adopt`](crate::Network::adopt).
+/// A TUN device that another program has made; see [`Network::adopt`](crate::Network::adopt).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdoptedDevice {
     pub(crate) member: Member,
@@ -21,7 +21,7 @@ pub struct AdoptedDevice {
 }
 
 impl AdoptedDevice {
-    /// A device with this MTU in bytes, and the next addresses of the network that are free.
+    /// A device with this MTU in bytes, and with the next free addresses of the network.
     #[must_use]
     pub fn new(mtu: u16) -> Self {
         Self { member: Member::new(), mtu }
@@ -43,7 +43,7 @@ pub(crate) struct Adopted {
     pub(crate) ready: Ready,
 }
 
-/// Takes over a device that somebody else has made, with as many of the wanted offloads as the kernel grants.
+/// Takes over a device that another program has made, with as many of the wanted offloads as the kernel grants.
 pub(crate) fn adopt(fd: OwnedFd, mtu: u16, wanted: Offload) -> io::Result<Adopted> {
     let (framing, name) = inspect(&fd)?;
     let offload = match framing {
@@ -61,16 +61,18 @@ pub(crate) fn adopt(fd: OwnedFd, mtu: u16, wanted: Offload) -> io::Result<Adopte
     Ok(Adopted { name, port: LinkEnd { fd, properties }, ready })
 }
 
-/// Asks for offloads until the kernel agrees. One that agrees to nothing is taken to have granted nothing.
+/// Asks for fewer and fewer offloads until the kernel agrees. If it agrees to nothing, it is taken to have granted
+/// none.
 fn grant(device: &OwnedFd, wanted: Offload) -> Offload {
     let wanted = if wanted.checksum { wanted } else { Offload::NONE };
     let granted = wanted.fallbacks().into_iter().find(|offload| sys::set_offload(device, *offload).is_ok());
     granted.unwrap_or(Offload::NONE)
 }
 
-/// Makes sure that every fd from the container is what it should be, see [`inspect`], and how the frames of all look.
+/// Checks that every fd from the container is a device that can be served, see [`inspect`]. Returns the framing that
+/// all have in common.
 ///
-/// Whether they are queues of one device is not asked: the container decides anyway what comes in on each.
+/// Nothing checks that they are queues of one device: the container decides anyway what each carries.
 pub(super) fn inspect_all(devices: &[OwnedFd]) -> Result<Framing, SetupError> {
     let inspected = devices.iter().map(|device| inspect(device).map(|(framing, _)| framing));
     let framings: Vec<Framing> = inspected.collect::<io::Result<_>>().map_err(SetupError::NotTun)?;
@@ -80,13 +82,13 @@ pub(super) fn inspect_all(devices: &[OwnedFd]) -> Result<Framing, SetupError> {
     }
 }
 
-/// Makes sure that an fd is a device that can be served. Returns how its frames look, and its name.
+/// Checks that an fd is a device that can be served. Returns its framing and its name.
 ///
-/// A device without header must have its offloads off: the kernel accepts them there, and then delivers
+/// A device without header must have its offloads off. The kernel accepts offloads there, and would then deliver
 /// super-packets that nothing marks as such.
 fn inspect(device: &OwnedFd) -> io::Result<(Framing, String)> {
-    // An ioctl on a file of a file system that the container serves (FUSE) could wait for the container. What
-    // the kernel prints of an fd cannot: for an attached TUN device a line with the interface's name.
+    // An ioctl on a file of a file system that the container serves (FUSE) could wait for the container. Reading fdinfo
+    // cannot. For an attached TUN device the kernel prints a line with the interface's name.
     let description = fs::read_to_string(format!("/proc/self/fdinfo/{}", device.as_raw_fd()))?;
     if !description.lines().any(|line| line.starts_with("iff:")) {
         return Err(unsuitable("it is no TUN device, or one without an interface (TUNSETIFF)"));
@@ -112,10 +114,11 @@ fn inspect(device: &OwnedFd) -> io::Result<(Framing, String)> {
 /// Length of `struct tun_pi` (linux/if_tun.h).
 const PROTOCOL_INFORMATION: usize = 4;
 
-/// Whether there is protocol information in front of each packet (no `IFF_NO_PI`).
+/// Whether protocol information precedes each packet (no `IFF_NO_PI`).
 ///
-/// `TUNGETIFF` cannot tell: it sets the same bit for `IFF_NOFILTER`. So this writes zeroes: without protocol information
-/// they are a packet of no IP version, which the kernel refuses; with it, one of no protocol, which it takes and drops.
+/// `TUNGETIFF` cannot tell, because it sets the same bit for `IFF_NOFILTER`. So this function writes four zero bytes.
+/// Without protocol information they are a packet of no IP version, which the kernel refuses. With it, they are a
+/// packet of no protocol, which the kernel takes and drops.
 fn has_protocol_information(device: &OwnedFd, framing: Framing) -> io::Result<bool> {
     let zeroes = [0; PROTOCOL_INFORMATION + vnet::HEADER_LEN + 1];
     let probe = match framing {
@@ -129,7 +132,7 @@ fn has_protocol_information(device: &OwnedFd, framing: Framing) -> io::Result<bo
     };
     match written {
         Err(Errno::EINVAL) => Ok(false),
-        // The latter if the interface is down.
+        // `EIO` if the interface is down.
         Ok(_) | Err(Errno::EIO) => Ok(true),
         Err(errno) => Err(errno.into()),
     }

@@ -14,9 +14,9 @@ pub enum End {
     LinkGone,
     /// The [`Network`](crate::Network) was finished or dropped.
     NetworkEnded,
-    /// The container side never got ready; [`wait_ready`](crate::Attachment::wait_ready) returns the reason.
+    /// The container side never became ready. [`wait_ready`](crate::Attachment::wait_ready) returns the reason.
     SetupFailed,
-    /// The link could not be read, or this library has a fault; the log has more.
+    /// The link could not be read, or this library has a fault. The log has the details.
     Failed(Arc<io::Error>),
 }
 
@@ -38,24 +38,24 @@ impl fmt::Display for End {
     }
 }
 
-/// How an end in good order went, of a whole [`Network`](crate::Network) or of one container's.
+/// Result of an end in good order, of a whole [`Network`](crate::Network) or of one container's network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Finished {
     /// Everything that containers had sent and finished has reached the upstream sockets.
     Delivered,
-    /// The grace was over first, or this library has a fault. What was left is lost.
+    /// The grace was over first, or this library has a fault. Bytes not delivered by then are lost.
     Incomplete {
-        /// How many TCP connections were reset before the container had ended them and all its bytes were delivered.
+        /// How many TCP connections were reset before the container had ended them and all their bytes were delivered.
         connections: usize,
     },
-    /// Nobody waited for the outcome: a Dialer blocks the engine's thread or made this call on it, or this library has a
-    /// fault. Where it can, the network goes on ending in the background.
+    /// Nobody waited for the outcome. A Dialer blocks the engine's thread or made this call on it, or this library has
+    /// a fault. The network goes on ending in the background where it can.
     Abandoned,
 }
 
 impl Finished {
-    /// The outcome of both.
+    /// The outcome of two ends together.
     pub(crate) fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Delivered, outcome) | (outcome, Self::Delivered) => outcome,

@@ -1,4 +1,4 @@
-//! What ends one container's network from outside.
+//! Orders from outside to end one container's network.
 
 use std::cell::Cell;
 
@@ -6,11 +6,11 @@ use tokio::sync::watch;
 
 use super::{Attached, End, SetupError};
 
-/// What ends a container's network from outside: its embedder, or the end of the whole network. Either comes in good order,
-/// which [`watch`](Self::watch) tells, or at once.
+/// The orders that can end a container's network: its embedder's, or the end of the whole network. Each is in good
+/// order, which [`watch`](Self::watch) reports, or immediate.
 #[derive(Debug)]
 pub(crate) struct Ending {
-    /// Set for an end of the whole network in good order, and closed for one at once.
+    /// Holds true for an end of the whole network in good order. Closed for an immediate one.
     network: watch::Receiver<bool>,
     is_finishing: watch::Sender<bool>,
     asked_by: Cell<Option<Asker>>,
@@ -28,7 +28,7 @@ impl Ending {
         Self { network, is_finishing, asked_by: Cell::new(None) }
     }
 
-    /// Is set when the container is to end in good order.
+    /// Becomes true when the container is to end in good order.
     pub(crate) fn watch(&self) -> watch::Receiver<bool> {
         self.is_finishing.subscribe()
     }
@@ -59,14 +59,14 @@ impl Ending {
         }
     }
 
-    /// Resolves when the end has begun, in good order or not: with an error for a container that is not ready.
+    /// Resolves when the end has begun, in good order or not. Returns the error for a container that is not ready.
     pub(crate) async fn begun(&self) -> SetupError {
-        // A sender is right here.
+        // The sender cannot be gone: `self` owns it.
         let _ = self.watch().wait_for(|is_finishing| *is_finishing).await;
         self.refusal()
     }
 
-    /// Why a container does not get ready any more.
+    /// Why a container will not become ready.
     pub(crate) fn refusal(&self) -> SetupError {
         match self.asked_by.get() {
             Some(Asker::Attachment) => SetupError::Closed,
@@ -74,7 +74,7 @@ impl Ending {
         }
     }
 
-    /// The end that was asked for, if one was.
+    /// The end that was ordered, if any.
     pub(crate) fn asked(&self) -> Option<End> {
         self.asked_by.get().map(|asker| match asker {
             Asker::Attachment => End::Closed,
@@ -82,7 +82,7 @@ impl Ending {
         })
     }
 
-    /// Whoever asks first is the reason.
+    /// Records the first asker as the reason.
     fn begin(&self, asker: Asker) {
         if self.asked_by.get().is_none() {
             self.asked_by.set(Some(asker));
@@ -159,7 +159,7 @@ mod tests {
         scene.network.send_replace(true);
         assert_eq!(scene.end_after().await, None);
         assert!(*scene.ending.watch().borrow());
-        // It was the network's end before.
+        // The network's end came first.
         scene.attachment.close();
         assert_eq!(scene.end_after().await, Some(Duration::ZERO));
         assert!(matches!(scene.ending.asked(), Some(End::NetworkEnded)));

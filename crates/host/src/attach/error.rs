@@ -1,13 +1,13 @@
-//! Why a container side did not get ready.
+//! Why a container side did not become ready.
 
 use std::io;
 use std::time::Duration;
 
 use nsnet_proto::{ChannelError, Failure};
 
-/// Why a container side did not get ready.
+/// Why a container side did not become ready.
 ///
-/// Its `Display` is one line that holds the cause, so `source()` is empty.
+/// Its `Display` is one line that includes the cause, so `source()` is empty.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
@@ -20,29 +20,29 @@ pub enum SetupError {
          descriptors before TunDevice::open()?"
     )]
     ClosedEarly,
-    /// The container side sent something else than it should.
+    /// The container side sent an unexpected message.
     #[error("handshake with the container side: {0}")]
     Handshake(ChannelError),
-    /// The report and the file descriptors with it do not fit together.
+    /// The number of file descriptors does not match the report that came with them.
     #[error("the container side handed over {0} file descriptors where {1} was expected")]
     FileDescriptors(usize, usize),
-    /// The container side speaks of no queues, or of more than it was offered.
+    /// The container side reports no queues, or more than it was offered.
     #[error("the container side speaks of {granted} queues where up to {wanted} were expected")]
     Queues {
-        /// What it said.
+        /// The number it reports.
         granted: u16,
-        /// What the network has seats for.
+        /// The number it was offered.
         wanted: u16,
     },
-    /// What was handed over is no TUN device that carries bare IP packets.
+    /// A file descriptor that was handed over is not a TUN device that carries bare IP packets.
     #[error("the file descriptor that the container side handed over is no TUN device for us: {0}")]
     NotTun(io::Error),
-    /// The file descriptors that were handed over are no queues of one device.
+    /// The file descriptors that were handed over are not queues of one device.
     #[error(
         "the file descriptors the container side handed over differ in their framing: they are no queues of one device"
     )]
     QueuesDiffer,
-    /// The container side has not got ready in time. It may still do.
+    /// The container side was not ready in time. It may still become ready.
     #[error("the container side was not ready after {0:?}")]
     TimedOut(Duration),
     /// [`Attachment::close`](crate::Attachment::close) was called first.
@@ -51,7 +51,7 @@ pub enum SetupError {
     /// The network was finished or dropped first.
     #[error("the network was shut down before the container side was ready")]
     ShutDown,
-    /// The error was returned by an earlier call.
+    /// An earlier call has returned the error already.
     #[error("the container side has failed before")]
     AlreadyFailed,
     /// This process could not serve the link.
@@ -61,7 +61,7 @@ pub enum SetupError {
 
 fn describe(failure: &Failure) -> String {
     let remedy = if failure.remedy.is_empty() { String::new() } else { format!("; {}", failure.remedy) };
-    // These are the container side's words, perhaps the container's own: nothing in them may steer a terminal.
+    // These are the container side's words, perhaps the container's own. Nothing in them may steer a terminal.
     format!("{}: {}{remedy}", failure.step, failure.cause).replace(char::is_control, "\u{fffd}")
 }
 

@@ -11,7 +11,7 @@ use super::device::inspect_all;
 use crate::link::{Framing, LinkEnd, LinkProperties};
 use crate::sys;
 
-/// What the host offers to the container side.
+/// The queues and offloads that the host offers to the container side.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Offer {
     pub(crate) mtu: u16,
@@ -19,9 +19,9 @@ pub(crate) struct Offer {
     pub(crate) queues: u16,
 }
 
-/// Reads the container side's report and takes over what it speaks of: a port for each queue. `further` are the ends
-/// that carry the queues behind the first if they are shuttled. `given_up` resolves when the container is to end before it
-/// is ready.
+/// Reads the container side's report and takes over a link end for each queue that it reports. `further` are the ends
+/// that carry the queues behind the first if frames are shuttled. `given_up` resolves when the container is to end
+/// before it is ready.
 pub(crate) async fn handshake(
     channel: Channel,
     further: Vec<Channel>,
@@ -68,12 +68,12 @@ pub(crate) async fn handshake(
     Ok((fds.into_iter().map(port).collect(), Ready::new(carriage, offload, granted.queues)))
 }
 
-/// Waits for what the container side has to say.
+/// Waits for the container side's report.
 async fn report(
     channel: &Channel,
     given_up: impl Future<Output = SetupError>,
 ) -> Result<(Report, Vec<OwnedFd>), SetupError> {
-    // The channel stays whole for the link; a second fd for it is what the runtime watches.
+    // The channel stays whole for the link, so the runtime watches a duplicate of its fd.
     let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
     tokio::pin!(given_up);
     loop {
@@ -86,13 +86,13 @@ async fn report(
                     None => guard.clear_ready(),
                 }
             }
-            // What the runtime has not noticed yet counts: the container may have sent all it has, and ended.
+            // A report that the runtime has not noticed yet counts: the container may have sent everything and ended.
             error = &mut given_up => return try_report(channel)?.ok_or(error),
         }
     }
 }
 
-/// The report, if it is there.
+/// The report, if it has arrived.
 fn try_report(channel: &Channel) -> Result<Option<(Report, Vec<OwnedFd>)>, SetupError> {
     match channel.try_receive::<Report>() {
         Ok(received) => Ok(Some(received)),

@@ -1,10 +1,10 @@
-//! The end of the channel that a command inherits.
+//! The channel end that a command inherits.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// The end of the channel that a command inherits, kept open in this process until the command has it.
+/// The channel end that a command inherits. It stays open in this process until the command has it.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     _fd: OwnedFd,

@@ -1,7 +1,7 @@
-//! Attaching a container: what the embedder holds of it, the handshake with the container side, devices.
+//! Attaching a container: the embedder's handle, the handshake with the container side, devices from elsewhere.
 //!
-//! [`Attachment`] is the embedder's side, [`Attached`] the engine's. Between them go orders one way, and the other way
-//! three answers: that the container is ready, that it has no network any more, and that everything of it is over.
+//! [`Attachment`] is the embedder's side, [`Attached`] the engine's. Orders go one way. Three answers come back: the
+//! container is ready, it has no network any more, and everything of it is over.
 
 mod attached;
 mod device;
@@ -34,16 +34,17 @@ use crate::statistics::{Counters, Statistics};
 use crate::task::block_on;
 use crate::threads;
 
-/// How long a blocking call waits beyond the grace. The end takes a scheduling round unless a Dialer blocks the thread.
+/// How long a blocking call waits beyond the grace. The end takes one scheduling round unless a Dialer blocks the
+/// thread.
 pub(crate) const JOIN: Duration = Duration::from_secs(5);
 
-/// A container of a [`Network`]: one that has been started, is about to be, or was [adopted](crate::Network::adopt).
+/// A container of a [`Network`]: running, about to be started, or [adopted](crate::Network::adopt).
 ///
-/// Dropping it changes nothing for a container that is up: its network lives until the [`Network`] is dropped or
+/// Dropping it changes nothing for a container that is up. Its network lives until the [`Network`] is dropped or
 /// [`close`](Self::close) is called. [`close_on_drop`](Self::close_on_drop) changes that. A command that has not been
-/// spawned when its attachment is dropped cannot be.
+/// spawned when its attachment is dropped cannot be spawned afterwards.
 ///
-/// No method takes part in an async runtime; those that are `async` work on any.
+/// No method needs an async runtime. The `async` ones work on any.
 ///
 /// # Examples
 /// ```no_run
@@ -79,7 +80,7 @@ pub struct Attachment {
     orders: watch::Sender<Order>,
     end: watch::Receiver<Option<End>>,
     finished: Option<oneshot::Receiver<Finished>>,
-    /// This process's copy of the end the command inherits.
+    /// This process's copy of the channel end that the command inherits.
     inherited: Mutex<Option<Inherited>>,
     on_drop: OnDrop,
 }
@@ -89,21 +90,21 @@ pub(crate) struct Request {
     pub(crate) origin: LinkOrigin,
     pub(crate) member: Member,
     pub(crate) lease: Lease,
-    /// Of this container.
+    /// The counters of this container.
     pub(crate) counters: Arc<Counters>,
     pub(crate) attached: Attached,
 }
 
 /// Where the link of a container comes from.
 pub(crate) enum LinkOrigin {
-    /// A container side that was given its end of a channel. `further` carry the queues behind the first, should they be
+    /// A container side that has the other end of a channel. `further` carry the queues behind the first if frames are
     /// shuttled.
     ContainerSide { channel: Channel, further: Vec<Channel> },
-    /// A device that is ready.
+    /// A device that is ready to be served.
     Device { port: LinkEnd, ready: Ready },
 }
 
-/// What the caller has been told.
+/// How far the caller knows the outcome of the setup.
 #[derive(Debug, Clone, Copy)]
 enum Told {
     Nothing,
@@ -117,7 +118,7 @@ enum OnDrop {
     Close,
 }
 
-/// Both sides of a container that is to be set up like this.
+/// Both sides of a container with this setup.
 pub(crate) fn pair(setup: Setup, counters: Arc<Counters>) -> (Attachment, Attached) {
     let (outcome_in, outcome) = oneshot::channel();
     let (orders, orders_out) = watch::channel(Order::Serve);
@@ -138,7 +139,7 @@ pub(crate) fn pair(setup: Setup, counters: Arc<Counters>) -> (Attachment, Attach
 }
 
 impl Attachment {
-    /// Keeps open what the command inherits until it has it.
+    /// Keeps the channel end open until the command has inherited it.
     pub(crate) fn keep(mut self, inherited: Inherited) -> Self {
         self.inherited = Mutex::new(Some(inherited));
         self
@@ -150,22 +151,22 @@ impl Attachment {
         self
     }
 
-    /// From now on, dropping the attachment closes it, as [`close`](Self::close) does: without blocking. Default: dropping
-    /// changes nothing.
+    /// From now on, dropping the attachment closes it, as [`close`](Self::close) does. The drop does not block.
+    /// Default: dropping changes nothing.
     #[must_use]
     pub fn close_on_drop(mut self) -> Self {
         self.on_drop = OnDrop::Close;
         self
     }
 
-    /// How the container's interface is to look: name, MTU, addresses with their gateways, DNS. Known before the container
-    /// exists.
+    /// Setup of the container's interface: name, MTU, addresses with their gateways, DNS. It is known before the
+    /// container exists.
     #[must_use]
     pub fn setup(&self) -> &Setup {
         &self.setup
     }
 
-    /// The container's IPv4 address, unless the network has none.
+    /// The container's IPv4 address. `None` if the network has no IPv4.
     #[must_use]
     pub fn ipv4(&self) -> Option<Ipv4Addr> {
         self.setup.addresses.iter().find_map(|address| match address.address {
@@ -174,7 +175,7 @@ impl Attachment {
         })
     }
 
-    /// The container's IPv6 address, unless the network has none.
+    /// The container's IPv6 address. `None` if the network has no IPv6.
     #[must_use]
     pub fn ipv6(&self) -> Option<Ipv6Addr> {
         self.setup.addresses.iter().find_map(|address| match address.address {
@@ -183,14 +184,14 @@ impl Attachment {
         })
     }
 
-    /// The content of a resolv.conf(5) for the container: the same text that `nsnet_container::resolv_conf` writes from
-    /// inside. For embedders that prepare the container's file system from outside.
+    /// The content of a resolv.conf(5) for the container. It is the text that `nsnet_container::resolv_conf` writes
+    /// from inside, for embedders that prepare the container's file system from outside.
     #[must_use]
     pub fn resolv_conf(&self) -> String {
         self.setup.resolv_conf()
     }
 
-    /// What has been carried and refused for this container so far, also after it has ended.
+    /// Counts of everything carried and refused for this container so far, also after it has ended.
     /// [`Network::statistics`](crate::Network::statistics) has the sum over all containers.
     ///
     /// # Examples
@@ -210,15 +211,16 @@ impl Attachment {
         self.counters.read()
     }
 
-    /// Waits until the container's interface is up. Called after the command was spawned; from then on the
-    /// command cannot be spawned again.
+    /// Waits until the container's interface is up. Call it after spawning the command, which cannot be spawned again
+    /// from then on.
     ///
-    /// Blocks the calling thread, unless that is an engine thread, on which Dialers are asked. Async embedders use
+    /// It blocks the calling thread, unless that is an engine thread, on which Dialers are asked. In async code, use
     /// [`ready`](Self::ready).
     ///
     /// # Errors
-    /// The container side's own error, a [`SetupError`] that says what it did instead of getting ready (it
-    /// exited, it closed its fd), or [`SetupError::TimedOut`].
+    /// - The container side's own error, as [`SetupError`].
+    /// - Another [`SetupError`] that says what the container side did instead, such as exiting or closing its fd.
+    /// - [`SetupError::TimedOut`] after `timeout`.
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<Ready, SetupError> {
         block_on(self.ready(), patience(timeout)).unwrap_or(Err(SetupError::TimedOut(timeout)))
     }
@@ -242,19 +244,18 @@ impl Attachment {
         outcome
     }
 
-    /// Waits until the container has no network any more, and says why. `None` if it still has one after `timeout`. Called
-    /// after the command was spawned, as often as is wanted: the answer stays the same. Called before, with any timeout,
-    /// it makes the command impossible to spawn.
+    /// Waits until the container has no network any more, and returns the reason. Returns `None` if it still has one
+    /// after `timeout`. Call it after spawning the command, as often as you like: the answer stays the same. A call
+    /// before the spawn makes the command impossible to spawn, whatever the timeout.
     ///
-    /// [`End::LinkGone`] is told as soon as it is known. What the container had sent and finished by then is still being
-    /// delivered; [`finish`](Self::finish) waits for that. When any other end is told, the connections are gone, and the
-    /// container's addresses and its name are free again.
+    /// It returns [`End::LinkGone`] as soon as the link is gone. Streams that the container had finished by then are
+    /// still being delivered, and [`finish`](Self::finish) waits for that. For any other end, the connections are gone
+    /// when this returns, and the container's addresses and name are free again.
     ///
-    /// The end of the container's processes is not an end of its network: the kernel keeps a namespace as long as
-    /// somebody holds its device, and if that was handed over, this process does. Wait for the child, then
-    /// [`close`](Self::close).
+    /// The end of the container's processes does not end its network. The kernel keeps a namespace while somebody holds
+    /// its device. If the device was handed over, this process does. Wait for the child, then [`close`](Self::close).
     ///
-    /// Blocks the calling thread, unless that is an engine thread, on which Dialers are asked. Async embedders use
+    /// It blocks the calling thread, unless that is an engine thread, on which Dialers are asked. In async code, use
     /// [`ended`](Self::ended).
     #[must_use]
     pub fn wait_ended(&self, timeout: Duration) -> Option<End> {
@@ -272,21 +273,21 @@ impl Attachment {
         told.unwrap_or(End::NetworkEnded)
     }
 
-    /// Takes the network away from this container; its connections are reset. What the container had finished
-    /// sending and the upstream sockets have taken is delivered.
+    /// Takes the network away from this container and resets its connections. Data that the container has finished
+    /// sending and that the upstream sockets have taken is delivered.
     ///
-    /// To be called when the container has ended, if the network lives on. Returns at once;
-    /// [`wait_ended`](Self::wait_ended) waits until it is done. Called again it does nothing.
+    /// Call it when the container has ended, if the network lives on. It returns at once, and
+    /// [`wait_ended`](Self::wait_ended) waits until it is done. A second call does nothing.
     pub fn close(&self) {
         self.orders.send_replace(Order::Close);
     }
 
-    /// Ends this container's network in good order, and only this container's: serves until the upstream sockets have
-    /// everything that it has sent and finished with FIN, for `grace` at the most, and then closes. A grace of zero is
-    /// [`close`](Self::close) with waiting.
+    /// Ends the network of this container in good order, and of no other. It serves until the upstream sockets have
+    /// everything that the container has sent and finished with FIN, or until `grace` is over. Then it closes. With a
+    /// grace of zero it is a [`close`](Self::close) that waits.
     ///
-    /// Blocks the calling thread for that long, unless that is an engine thread, on which Dialers are asked: there it
-    /// returns [`Finished::Abandoned`] at once. Async embedders use [`finish_async`](Self::finish_async).
+    /// It blocks the calling thread for that long. On an engine thread, where Dialers run, it returns
+    /// [`Finished::Abandoned`] at once instead. In async code, use [`finish_async`](Self::finish_async).
     pub fn finish(self, grace: Duration) -> Finished {
         let finished = self.finish_async(grace);
         if threads::is_engine_thread() {
@@ -319,7 +320,7 @@ impl Attachment {
         }
     }
 
-    /// Closes this process's copy of what the command inherits, or the end of a command would not be seen.
+    /// Closes this process's copy of the channel end. While it is open, the end of the command goes unnoticed.
     fn release_inherited(&self) {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

@@ -1,4 +1,4 @@
-//! What the gateway itself says to the container.
+//! Packets that the gateway itself sends to the container.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use nsnet_stack::icmp;
 use nsnet_stack::icmp::echo::{self, Headers, Message};
 
 impl Context {
-    /// Sends a packet of the gateway's own; lost if the link is full, as from any busy router.
+    /// Sends a packet of the gateway's own. It is lost if the link is full, as from any busy router.
     pub(crate) fn send(&self, packet: &[u8]) {
         let (Sent::Done | Sent::Held(_)) = self.link.send(packet);
     }
 
-    /// Sends a datagram of the gateway's own. If the link is full, waits for it or gives up.
+    /// Sends a datagram of the gateway's own. If the link is full, waits for room or gives up.
     pub(crate) async fn send_datagram(
         &self,
         source: SocketAddr,
@@ -35,8 +35,8 @@ impl Context {
         }
     }
 
-    /// Sends the container an echo reply, in fragments if it exceeds the MTU. The identifier stands in the place of the
-    /// destination's port; a reply that no IP packet can carry is lost.
+    /// Sends the container an echo reply, in fragments if it exceeds the MTU. The destination's port holds the
+    /// identifier. A reply that no IP packet can carry is lost.
     pub(crate) fn send_echo_reply(
         &self,
         source: IpAddr,
@@ -58,8 +58,8 @@ impl Context {
         self.link.send_cut(source, length, |buffer| echo::write(buffer, headers, datagram))
     }
 
-    /// Says in the log what keeps the host from connecting; not more often than once a second, for it is the
-    /// container that decides how often.
+    /// Logs what keeps the host from connecting, at most once a second, because the container decides how often that
+    /// happens.
     pub(crate) fn warn_of(&self, error: &DialError, destination: SocketAddr) {
         let DialError::Other(error) = error else { return };
         let now = self.clock.now();
@@ -69,7 +69,7 @@ impl Context {
         }
     }
 
-    /// Answers a packet of the container with the ICMP error that fits `error`, or with silence.
+    /// Answers a packet of the container with the ICMP error for `error`, or with silence.
     pub(crate) fn send_unreachable(&self, key: FlowKey, error: &DialError, packet: &[u8]) {
         self.warn_of(error, key.peer);
         if let Some(reason) = error.unreachable() {
@@ -77,7 +77,7 @@ impl Context {
         }
     }
 
-    /// Tells the container of its own accord that what it sent does not arrive; `quoted` is the packet, or its start.
+    /// Tells the container that a packet it sent does not arrive. `quoted` is the packet or its start.
     pub(crate) fn report(&self, key: FlowKey, error: IcmpError, quoted: &[u8]) {
         if self.errors.borrow_mut().admit(self.clock.now()) {
             self.send_error(key, None, icmp::HOP_LIMIT, error, quoted);
@@ -86,8 +86,8 @@ impl Context {
         }
     }
 
-    /// Tells the container what was said upstream about something it sent. `sender` is who said so, as far as it is
-    /// known, and `hop_limit` what the message came with. What the host's kernel says is the gateway's own word.
+    /// Passes an upstream ICMP error about a packet of the container on. `sender` is the host that reports it, if
+    /// known, and `hop_limit` is that of the message. An error of the host's kernel comes from the gateway.
     pub(crate) fn relay(
         &self,
         key: FlowKey,
@@ -104,7 +104,8 @@ impl Context {
         self.send_error(key, sender, hop_limit, error, quoted);
     }
 
-    /// `sender` is who has the word, if it is neither the destination nor a router as near as this one.
+    /// Sends an ICMP error. `sender` is its source, if that is neither the destination nor a router as near as this
+    /// one.
     fn send_error(
         &self,
         key: FlowKey,

@@ -1,7 +1,7 @@
-//! What the protocols of one container work with: the link, the time, whom to ask, where addresses lead.
+//! Everything that the protocols of one container share: the link, the time, the Dialer, the routing of addresses.
 //!
-//! It knows no protocol. A table is made of a context and nothing else, so a test makes one with a link in memory, a
-//! clock that the test moves, and a Dialer of its own (`testing.rs`).
+//! The context knows no protocol. A table is made of a context and nothing else. So a test can make one with a link in
+//! memory, a clock that the test moves, and a Dialer of its own (`testing.rs`).
 
 mod answers;
 mod question;
@@ -27,27 +27,27 @@ use crate::statistics::Counters;
 use crate::task::clock::Clock;
 use crate::threads::commons::Commons;
 
-/// What bounds a container's use of the host.
+/// Limits on a container's use of the host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) tcp_flows: usize,
-    /// Bytes of memory in the rings of TCP connections, beyond what each may always use.
+    /// Bytes of memory in the rings of TCP connections, beyond the guaranteed size of each.
     pub(crate) ring_memory: usize,
     pub(crate) udp_mappings: usize,
     pub(crate) echo_mappings: usize,
     pub(crate) udp_peers: usize,
     pub(crate) udp_idle_timeout: Duration,
     pub(crate) dial_timeout: Duration,
-    /// Places for DNS messages, each of up to 1 KiB.
+    /// Units of DNS messages under way, each of up to 1 KiB.
     pub(crate) dns_queries: usize,
     pub(crate) dns_connections: usize,
-    /// Of each published port.
+    /// Clients of each published UDP port.
     pub(crate) published_udp_clients: usize,
-    /// That one address may have opened.
+    /// Flows that one container address may have open to others.
     pub(crate) flows_between_containers: usize,
 }
 
-/// What is the same for every container of a network.
+/// The parts that are the same for every container of a network.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) questions: Questions,
@@ -56,7 +56,7 @@ pub(crate) struct Parts {
     pub(crate) counters: Arc<Counters>,
 }
 
-/// What the protocols of one container, or of one queue of it, work with.
+/// The context of one container, or of one queue of it.
 pub(crate) struct Context {
     pub(crate) link: Link,
     pub(crate) addressing: Addressing,
@@ -68,9 +68,9 @@ pub(crate) struct Context {
     pub(crate) tasks: Tasks,
     /// Notified when a flow has delivered its last bytes or has ended.
     pub(crate) progress: Notify,
-    /// Bounds the ICMP errors that the gateway originates.
+    /// Limits the ICMP errors that the gateway originates.
     errors: RefCell<Limit>,
-    /// When the log last said what keeps the host from connecting.
+    /// When the last log line about a host that cannot connect was written.
     warned: Cell<Option<Instant>>,
 }
 

@@ -1,7 +1,7 @@
 //! Asks the Dialer.
 //!
-//! Every question has a deadline, and a Dialer that panics has answered with an error: the container sees that nothing
-//! comes of its flow, and does not ask again with every packet.
+//! Every question has a deadline. A Dialer that panics has answered with an error. The container sees that its flow
+//! failed, and does not cause a new question with every packet.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::dialer::{DialError, Dialer};
 use crate::task::{Panicked, contained};
 
-/// The Dialer, and how long it may take.
+/// The Dialer and its time limit.
 #[derive(Clone)]
 pub(crate) struct Questions {
     dialer: Arc<dyn Dialer>,
@@ -23,10 +23,10 @@ impl Questions {
         Self { dialer, timeout }
     }
 
-    /// The answer to a question, which may be several in a row. Too late is [`DialError::TimedOut`].
+    /// The answer to a question, or to several in a row. After the deadline it is [`DialError::TimedOut`].
     ///
     /// # Cancel safety
-    /// Dropping the future gives the question up.
+    /// Dropping the future cancels the question.
     pub(crate) async fn ask<'d, T, A>(
         &'d self,
         question: impl FnOnce(&'d dyn Dialer) -> A,

@@ -1,4 +1,4 @@
-//! Where addresses lead, as far as the container's own network and the host's routes decide it.
+//! The routing of addresses, by the container's own network and the host's routes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,7 @@ use crate::addressing::local::Reach;
 use crate::dialer::{DialError, Protocol, Service};
 
 impl Context {
-    /// What stands behind a destination once the host's own addresses are taken out.
+    /// The meaning of a destination. The host's own addresses are left out.
     pub(crate) fn destination(&self, protocol: Protocol, destination: SocketAddr) -> Destination {
         let resolved = self.addressing.resolve(protocol, destination);
         let Destination::Forward { target, service: Service::World } = resolved else { return resolved };
@@ -28,15 +28,15 @@ impl Context {
         }
     }
 
-    /// Where the host's kernel sends packets for an address.
+    /// The kind of destination that an address is for the host's kernel.
     pub(crate) fn reach(&self, address: IpAddr) -> io::Result<Reach> {
         self.commons.routes().lookup(address)
     }
 
-    /// Whether an address is that of another machine and means the same in the container.
+    /// Whether an address belongs to another machine and means the same in the container.
     ///
-    /// Addresses of the container's own network are not: nobody upstream has them. Neither are the host's, which are
-    /// none of the container's business.
+    /// Addresses of the container's own network do not: nobody upstream has them. Addresses of the host do not either,
+    /// because they are hidden from the container.
     pub(super) fn is_remote(&self, address: IpAddr) -> bool {
         let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
         !is_link_local

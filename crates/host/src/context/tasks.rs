@@ -6,7 +6,7 @@ use std::task;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-/// Tasks that end with the container at the latest.
+/// Tasks that end with the container, or earlier.
 #[derive(Default)]
 pub(crate) struct Tasks(RefCell<JoinSet<()>>);
 

@@ -1,4 +1,4 @@
-//! A context in memory: the test is the container, the Dialer and the world.
+//! A context in memory. The test plays the container, the Dialer and the world.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,10 +33,10 @@ use crate::threads::commons::Commons;
 /// The container's address and port of most flows.
 pub(crate) const CONTAINER: &str = "10.0.2.100:4000";
 
-/// Who it talks to.
+/// The address and port that it talks to.
 pub(crate) const PEER: &str = "10.99.0.2:80";
 
-/// A context, and what the test holds of it.
+/// A context, and the test's ends of it.
 pub(crate) struct Bench {
     pub(crate) context: Rc<Context>,
     /// The container's end of the link.
@@ -59,7 +59,7 @@ impl Bench {
         Self { context, far, dialer }
     }
 
-    /// A name server that knows nothing and asks nobody.
+    /// A name server that knows no names and asks no server.
     pub(crate) fn name_server(&self) -> dns::NameServer {
         let terms = dns::Terms {
             upstreams: dns::Upstreams::Fixed(Vec::new()),
@@ -90,7 +90,7 @@ pub(crate) async fn locally(test: impl AsyncFnOnce()) {
     LocalSet::new().run_until(test()).await;
 }
 
-/// Lets every task that can run do so.
+/// Lets every ready task run.
 pub(crate) async fn settle() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
@@ -103,7 +103,7 @@ pub(crate) fn parsed(bytes: &[u8]) -> Packet<'_> {
     Packet::parse(&vnet::Header::default(), bytes).unwrap()
 }
 
-/// A Dialer that answers as the test says, once it says so.
+/// A Dialer that answers when and as the test says.
 #[derive(Default)]
 pub(crate) struct Script {
     state: Mutex<State>,
@@ -113,7 +113,7 @@ pub(crate) struct Script {
 #[derive(Default)]
 struct State {
     answers: VecDeque<Answer>,
-    /// What was asked, in the words of [`Flow`] and [`Inbound`].
+    /// The questions so far, in the words of [`Flow`] and [`Inbound`].
     questions: Vec<String>,
     /// The far ends of the streams that were dialled.
     streams: VecDeque<DuplexStream>,
@@ -121,7 +121,7 @@ struct State {
     sockets: Vec<Arc<Socket>>,
 }
 
-/// What comes of a question.
+/// The answer to a question.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     Allow,
@@ -136,7 +136,7 @@ impl Script {
         self.changed.notify_waiters();
     }
 
-    /// What was asked so far.
+    /// The questions so far.
     pub(crate) fn questions(&self) -> Vec<String> {
         self.state.lock().unwrap().questions.clone()
     }
@@ -207,7 +207,7 @@ pub(crate) struct Socket {
 struct SocketState {
     sent: Vec<(SocketAddr, Bytes)>,
     incoming: VecDeque<(SocketAddr, Bytes)>,
-    /// Says that it is readable whatever it has.
+    /// Reports that it is readable even when it is empty.
     lies: bool,
     /// Panics when it is given something to send.
     is_broken: bool,
@@ -215,19 +215,19 @@ struct SocketState {
 }
 
 impl Socket {
-    /// What the container has sent since the last call, with its destinations.
+    /// The datagrams that the container has sent since the last call, with their destinations.
     pub(crate) fn sent(&self) -> Vec<(SocketAddr, Bytes)> {
         std::mem::take(&mut self.state.lock().unwrap().sent)
     }
 
-    /// Sends a datagram of a peer.
+    /// Sends a datagram as a peer.
     pub(crate) fn send(&self, source: &str, datagram: &'static [u8]) {
         let datagram = (source.parse().unwrap(), Bytes::from_static(datagram));
         self.state.lock().unwrap().incoming.push_back(datagram);
         self.changed.notify_waiters();
     }
 
-    /// Says from now on that there is something to read, and has nothing.
+    /// From now on reports that it is readable, and is empty.
     pub(crate) fn lie(&self) {
         self.state.lock().unwrap().lies = true;
         self.changed.notify_waiters();
@@ -238,7 +238,7 @@ impl Socket {
         self.state.lock().unwrap().is_broken = true;
     }
 
-    /// How often it was asked for datagrams.
+    /// The number of attempts to receive datagrams.
     pub(crate) fn attempts(&self) -> usize {
         self.state.lock().unwrap().attempts
     }

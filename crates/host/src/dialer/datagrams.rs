@@ -13,16 +13,16 @@ use nsnet_stack::udp::{Datagrams, Envelope};
 ///
 /// The engine calls [`try_send`](Self::try_send) as datagrams arrive from the container. It calls
 /// [`try_receive`](Self::try_receive) until that would block, or until others must have their turn, and then waits for
-/// [`readable`](Self::readable). The methods run where those of a [`Dialer`](crate::Dialer#the-runtime) do.
+/// [`readable`](Self::readable). The methods run where those of a [`Dialer`](crate::Dialer#the-runtime) run.
 ///
-/// Datagrams are borrowed in both directions. They pass through a buffer that all flows of the thread share, so carrying
-/// one allocates nothing. A socket that keeps datagrams copies them out, with [`Datagrams::to_bytes`].
+/// Datagrams are borrowed in both directions. They pass through a buffer that all flows of the thread share, so
+/// carrying one allocates nothing. A socket that keeps datagrams copies them out, with [`Datagrams::to_bytes`].
 ///
 /// # Back-pressure
-/// There is none: a datagram that cannot be sent at once is lost, as on any network.
+/// There is none. A datagram that cannot be sent at once is lost, as on any network.
 ///
 /// # Examples
-/// A socket in memory whose peers send everything back, a hundred datagrams at most:
+/// A socket in memory whose peers send everything back. It keeps a hundred datagrams at most:
 ///
 /// ```
 /// use std::collections::VecDeque;
@@ -78,7 +78,7 @@ use nsnet_stack::udp::{Datagrams, Envelope};
 /// ```
 #[async_trait]
 pub trait DatagramSocket: Send + Sync {
-    /// Waits until [`try_receive`](Self::try_receive) has something, and resolves at once while it has.
+    /// Waits until [`try_receive`](Self::try_receive) would return something. Resolves at once if it would now.
     ///
     /// # Cancel safety
     /// Must be cancel-safe: the engine drops the future and calls again at any time.
@@ -87,73 +87,74 @@ pub trait DatagramSocket: Send + Sync {
     /// An error ends the mapping; the container's next datagram opens a new one.
     async fn readable(&self) -> io::Result<()>;
 
-    /// Takes the next datagrams, or news of one that did not arrive, without waiting. `buffer` has 64 KiB, and so room for
-    /// the largest datagram.
+    /// Takes the next datagrams, or a report that one did not arrive, without waiting. `buffer` has 64 KiB, which is
+    /// room for the largest datagram.
     ///
     /// # Errors
     /// `WouldBlock` if there is nothing. Any other error ends the mapping.
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Received>;
 
-    /// Sends datagrams to one peer without waiting: at most 128, and 64 KiB.
+    /// Sends datagrams to one peer without waiting. There are at most 128, with 64 KiB in all.
     ///
     /// # Errors
-    /// An error loses the datagrams. The container is told of an unreachable peer (`ENETUNREACH` and the like). It is also
-    /// told that a datagram is too long for the way out (`EMSGSIZE`), but by what [`try_receive`](Self::try_receive)
-    /// returns next: [`Received::Undelivered`] with the MTU.
+    /// An error loses the datagrams. For an unreachable peer (`ENETUNREACH` and the like), the container gets an ICMP
+    /// error. For a datagram too long for the path (`EMSGSIZE`), the container learns the MTU from the next
+    /// [`try_receive`](Self::try_receive), which returns [`Received::Undelivered`].
     ///
     /// # Panics
     /// A panic in any method of the socket ends its mapping, and nothing else.
     fn try_send(&self, datagrams: Datagrams<'_>, envelope: &Envelope) -> io::Result<()>;
 }
 
-/// What a [`DatagramSocket`] received.
+/// Result of [`DatagramSocket::try_receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
-    /// Datagrams of one peer, now in the buffer, as [`Datagrams`] describes them. Usually there is one.
+    /// Datagrams of one peer, now in the buffer, in the form that [`Datagrams`] describes. Usually there is one.
     #[non_exhaustive]
     Datagrams {
-        /// Number of bytes of all; 0 is one empty datagram.
+        /// Number of bytes of all datagrams together. 0 is one empty datagram.
         length: usize,
-        /// Bytes of every datagram but the last; the length, if there is one only.
+        /// Bytes of every datagram but the last. Equals the length if there is only one.
         size: usize,
-        /// Who sent them.
+        /// The sender's address.
         source: SocketAddr,
-        /// What was left of their hop limit when they came (TTL, RFC 791), if known. The container sees that of echo
-        /// replies, less one; that of UDP datagrams is not used.
+        /// The hop limit they arrived with (TTL, RFC 791), if known. For echo replies, the container sees this value
+        /// less one. For UDP datagrams it is not used.
         hop_limit: Option<u8>,
     },
     /// An earlier datagram to `destination` did not arrive.
     #[non_exhaustive]
     Undelivered {
-        /// Where it had been sent to.
+        /// The address the datagram was sent to.
         destination: SocketAddr,
-        /// Who says so: the destination or a router on the way; `None` if that is not known.
+        /// The destination or router that reports the loss. `None` if that is not known.
         sender: Option<IpAddr>,
-        /// Routers that the message about it could still have passed, as far as that is known.
+        /// The hop limit that the report arrived with, if known.
         hop_limit: Option<u8>,
         /// Why it did not arrive.
         error: IcmpError,
-        /// Number of bytes of the datagram's start that are now in the buffer, as far as they are known.
+        /// Number of bytes, from the start of the datagram, that the report quotes and that are now in the buffer.
         length: usize,
     },
 }
 
 impl Received {
-    /// One datagram of `source`, whose `length` bytes are now in the buffer.
+    /// One datagram of `source`. Its `length` bytes are now in the buffer.
     #[must_use]
     pub fn datagram(length: usize, source: SocketAddr) -> Self {
         Self::datagrams(length, length, source)
     }
 
-    /// Datagrams of `size` bytes each, and perhaps a shorter one behind them: `length` bytes in all, now in the buffer.
+    /// Datagrams of `size` bytes each, perhaps with a shorter one at the end. Their `length` bytes are now in the
+    /// buffer.
     #[must_use]
     pub fn datagrams(length: usize, size: usize, source: SocketAddr) -> Self {
         Self::Datagrams { length, size, source, hop_limit: None }
     }
 
-    /// An earlier datagram to `destination` did not arrive, as `sender` says. The first `length` bytes of it are now in the
-    /// buffer.
+    /// An earlier datagram to `destination` did not arrive, as `sender` reports. Its first `length` bytes are now in
+    /// the buffer.
     #[must_use]
     pub fn undelivered(
         destination: SocketAddr,
@@ -164,7 +165,7 @@ impl Received {
         Self::Undelivered { destination, sender, hop_limit: None, error, length }
     }
 
-    /// With what was left of the hop limit when it came.
+    /// Adds the hop limit it arrived with.
     #[must_use]
     pub fn with_hop_limit(mut self, left: u8) -> Self {
         let (Self::Datagrams { hop_limit, .. } | Self::Undelivered { hop_limit, .. }) = &mut self;

@@ -1,4 +1,4 @@
-//! The default Dialer: the host's own sockets.
+//! The default Dialer, which uses the host's own sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::net::{TcpSocket, UdpSocket};
 use super::echo_socket::{self, EchoDatagrams};
 use super::{DatagramSocket, DenyDialer, DialError, Dialer, Flow, Inbound, Source, Stream, UdpDatagrams};
 
-/// Allows everything, and connects from the host as any of its programs would.
+/// Allows every flow, and connects from the host like any program there.
 ///
-/// Echo requests (ping) leave through ping sockets, icmp(7), which the host must allow with
-/// `net.ipv4.ping_group_range`. If it does not, ping says "prohibited" and the log says once what to set.
+/// Echo requests (ping) leave through ping sockets, icmp(7). The host must allow them with `net.ipv4.ping_group_range`.
+/// If it does not, ping reports "prohibited", and the log says once which setting to change.
 ///
 /// # Examples
 /// ```
@@ -32,14 +32,16 @@ pub struct DirectDialer {
 }
 
 impl DirectDialer {
-    /// Leaves address, interface and connect timeout to the kernel. It gives up after about 127 s (`tcp_syn_retries`,
-    /// tcp(7)); the network's own [`dial_timeout`](crate::NetworkBuilder::dial_timeout) comes first.
+    /// Leaves the address, the interface and the connect timeout to the kernel. The kernel gives up after about 127 s
+    /// (`tcp_syn_retries`, tcp(7)). The network's own [`dial_timeout`](crate::NetworkBuilder::dial_timeout) ends before
+    /// that.
     #[must_use]
     pub const fn new() -> Self {
         Self { bind_v4: None, bind_v6: None, interface: None, connect_timeout: None, keepalive: None }
     }
 
-    /// Sends from this address of the host. Concerns the family of the address only; call it once for each family.
+    /// Sends from this address of the host. It applies to the family of the address only, so call it once for each
+    /// family.
     #[must_use]
     pub fn bind_address(mut self, address: IpAddr) -> Self {
         match address {
@@ -67,20 +69,21 @@ impl DirectDialer {
     /// Probes TCP connections that have been silent for this long (`SO_KEEPALIVE`, tcp(7)). Default: no probes, as for
     /// any socket. The kernel counts in seconds, from 1 to 32 767.
     ///
-    /// Further probes follow after as long, or after 75 s if that is shorter. When as many as the kernel is set to
-    /// (`net.ipv4.tcp_keepalive_probes`, 9) are not answered, the connection is reset, and so is the container's.
+    /// Further probes follow at the same interval, or every 75 s if that is shorter. After
+    /// `net.ipv4.tcp_keepalive_probes` probes without an answer (9 by default), the connection is reset, and so is the
+    /// container's.
     ///
-    /// The container's own keepalive probes are answered at the gateway and say nothing about the far end. Use this option
-    /// for programs that rely on them, or where a firewall on the way forgets silent connections.
+    /// The gateway answers the container's own keepalive probes, so they say nothing about the far end. Use this option
+    /// for programs that rely on them, or if a firewall on the path forgets silent connections.
     #[must_use]
     pub fn keepalive(mut self, silence: Duration) -> Self {
         self.keepalive = Some(silence);
         self
     }
 
-    /// Sets the options that TCP sockets have in addition.
+    /// Sets the options that only TCP sockets have.
     fn prepare_tcp(&self, socket: &Socket) -> std::io::Result<()> {
-        // A byte that the far end marks as urgent is one of the stream (RFC 6093, section 5), as it is inside.
+        // A byte that the far end marks as urgent is part of the stream (RFC 6093, section 5), as it is inside.
         socket.set_out_of_band_inline(true)?;
         let Some(silence) = self.keepalive else { return Ok(()) };
         let silence = silence.clamp(Duration::from_secs(1), LONGEST_KEEPALIVE);
@@ -91,7 +94,7 @@ impl DirectDialer {
     /// A non-blocking socket, bound as configured.
     fn socket(&self, peer: SocketAddr, kind: Type, protocol: Option<Protocol>) -> std::io::Result<Socket> {
         let socket = Socket::new(Domain::for_address(peer), kind.nonblocking().cloexec(), protocol)?;
-        // The host's loopback is behind no other interface.
+        // The host's loopback cannot be reached through any other interface.
         if let Some(interface) = self.interface.as_deref().filter(|_| !peer.ip().is_loopback()) {
             socket.bind_device(Some(interface.as_bytes()))?;
         }
@@ -101,7 +104,7 @@ impl DirectDialer {
         };
         let bind_to = match address.filter(|_| !peer.ip().is_loopback()) {
             Some(address) => Some(SocketAddr::new(address, 0)),
-            // connect(2) chooses address and port for TCP; the others receive before they send.
+            // connect(2) chooses address and port for TCP. The other sockets receive before they send.
             None if kind == Type::STREAM => None,
             None if peer.is_ipv4() => Some(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)),
             None => Some(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0)),
@@ -116,19 +119,19 @@ impl DirectDialer {
     }
 }
 
-/// Bytes of datagrams that wait for the engine, counted as the kernel does: a few hundred of 1500 bytes, or a dozen of
-/// the largest. Its default holds three of the largest.
+/// Bytes of datagrams that wait for the engine, as the kernel counts them. There is room for a few hundred datagrams of
+/// 1500 bytes, or a dozen of the largest. The kernel's default holds three of the largest.
 pub(crate) const DATAGRAM_BUFFER: usize = 1 << 20;
 
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL`, include/net/tcp.h.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
-/// The kernel's own interval between probes, `TCP_KEEPALIVE_INTVL`, include/net/tcp.h.
+/// The kernel's own interval between probes (`TCP_KEEPALIVE_INTVL`, include/net/tcp.h).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(75);
 
 #[async_trait]
 impl Dialer for DirectDialer {
-    /// A [`DenyDialer`], which is never asked: every method is overridden.
+    /// A [`DenyDialer`]. It is never asked, because every method is overridden.
     fn inner(&self) -> &dyn Dialer {
         &DenyDialer
     }
@@ -152,14 +155,14 @@ impl Dialer for DirectDialer {
             }
             None => connecting.await?,
         };
-        // The container's own stack has decided how to cut its stream.
+        // The container's own stack has decided how to cut its stream into segments.
         stream.set_nodelay(true)?;
         Ok(stream.into())
     }
 
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         let socket = self.socket(source.address, Type::DGRAM, None)?;
-        // The kernel cuts the request down to `net.core.rmem_max`, socket(7); less is slower and still right.
+        // The kernel limits the size to `net.core.rmem_max` (socket(7)). A smaller buffer is slower but works.
         let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
         Ok(Box::new(UdpDatagrams::new(UdpSocket::from_std(socket.into())?)?))
     }

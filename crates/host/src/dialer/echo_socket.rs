@@ -1,8 +1,8 @@
 //! The kernel's ping sockets as [`DatagramSocket`]s.
 //!
 //! A ping socket, icmp(7), sends echo requests and receives the replies to them, without privileges. It has an
-//! identifier as a UDP socket has a port: the kernel writes it into every request, with the checksum, and finds the
-//! socket of a reply by it. A reply may come from anybody; who may answer is for the engine to say.
+//! identifier as a UDP socket has a port. The kernel writes it into every request, with the checksum, and uses it to
+//! find the socket of a reply. Any host can send a reply. The engine decides whose replies it accepts.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -25,7 +25,7 @@ use nsnet_stack::icmp::echo::{HEADER, Message};
 /// A [`DatagramSocket`] made of a ping socket.
 #[derive(Debug)]
 pub(super) struct EchoDatagrams {
-    /// Tokio has no other type for a socket of datagrams; nothing of UDP is done with it.
+    /// Tokio has no other type for a datagram socket. No UDP passes through it.
     socket: UdpSocket,
     request: u8,
     reply: u8,
@@ -34,7 +34,7 @@ pub(super) struct EchoDatagrams {
     too_long: Mutex<Option<(IpAddr, [u8; 2])>>,
 }
 
-/// The protocol of ping sockets for addresses like this.
+/// The protocol of ping sockets for this address family.
 pub(super) fn protocol(address: SocketAddr) -> Protocol {
     match address {
         SocketAddr::V4(_) => Protocol::ICMPV4,
@@ -42,7 +42,7 @@ pub(super) fn protocol(address: SocketAddr) -> Protocol {
     }
 }
 
-/// Says once in the log what lets a process have ping sockets, if `error` says that this one may not.
+/// Logs once which setting allows ping sockets, if `error` means that this process may not have them.
 pub(super) fn explain(error: &io::Error) {
     static SAID: Once = Once::new();
     if error.raw_os_error().map(Errno::from_raw) == Some(Errno::EACCES) {
@@ -79,7 +79,7 @@ impl EchoDatagrams {
         })
     }
 
-    /// The next reply; `None` for another message.
+    /// The next reply. `None` for a message that is not a reply.
     fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut header = [0; HEADER];
         let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buffer)];
@@ -97,7 +97,7 @@ impl EchoDatagrams {
         }
     }
 
-    /// The next entry of the error queue that speaks of a request of ours.
+    /// The next entry of the error queue that concerns a request of this socket.
     fn next_error(&self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             let mut header = [0; HEADER];
@@ -106,7 +106,7 @@ impl EchoDatagrams {
                 error_queue::read(self.socket.as_raw_fd(), iov)
             };
             let Some(mut entry) = self.socket.try_io(Interest::ERROR, read)? else { continue };
-            // Of what it refuses itself in IPv6, the kernel gives the type of the message as the port.
+            // For IPv6 requests that the kernel itself refuses, it gives the type of the message as the port.
             entry.destination.set_port(0);
             if entry.is_local {
                 let Some(sequence) = self.last_too_long(entry.destination.ip()) else { continue };

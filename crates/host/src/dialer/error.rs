@@ -1,4 +1,4 @@
-//! Why a flow did not come to be, and so what the container sees.
+//! Why a flow was not connected, and what the container sees as a result.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use nsnet_stack::icmp::Unreachable;
 /// | `TimedOut` | nothing: `ETIMEDOUT` once the container's kernel gives up | nothing |
 ///
 /// # From `io::Error`
-/// In a method of a [`Dialer`](crate::Dialer), `?` turns the error of a socket into the variant that it means:
+/// In a method of a [`Dialer`](crate::Dialer), `?` turns the error of a socket into the matching variant:
 ///
 /// | [`ErrorKind`] | variant |
 /// |---|---|
@@ -45,10 +45,10 @@ use nsnet_stack::icmp::Unreachable;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum DialError {
-    /// Nobody listens there.
+    /// Nothing listens there.
     #[error("connection refused")]
     Refused,
-    /// The network is there, the host is not.
+    /// The network is reachable, the host is not.
     #[error("host unreachable")]
     HostUnreachable,
     /// There is no route.
@@ -60,22 +60,22 @@ pub enum DialError {
     /// No answer. A firewall that drops packets instead of rejecting them returns this as well.
     #[error("timed out")]
     TimedOut,
-    /// Something else went wrong on the host, for example no file descriptors were left. Logged, at most once a second.
+    /// Another error on the host, for example no file descriptors left. It is logged, at most once a second.
     ///
-    /// Displayed as the error inside; its [`source`](Error::source) is the source of that error.
+    /// `Display` and [`source`](Error::source) are those of the error inside.
     #[error(transparent)]
     Other(Arc<io::Error>),
 }
 
 impl DialError {
-    /// [`Other`](Self::Other) with a cause of any kind: an error, or a text that the log will show.
+    /// Makes an [`Other`](Self::Other) with a cause of any kind: an error, or a text for the log.
     #[must_use]
     pub fn other(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         let error = cause.into().downcast::<io::Error>().map_or_else(io::Error::other, |error| *error);
         Self::Other(Arc::new(error))
     }
 
-    /// The ICMP error that tells the container, `None` for silence.
+    /// The ICMP error that the container gets. `None` for silence.
     pub(crate) fn unreachable(&self) -> Option<Unreachable> {
         match self {
             Self::Refused => Some(Unreachable::Port),

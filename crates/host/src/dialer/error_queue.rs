@@ -1,4 +1,4 @@
-//! The error queue of a socket: ICMP errors about what it has sent (`IP_RECVERR`, ip(7)).
+//! The error queue of a socket: ICMP errors about packets it has sent (`IP_RECVERR`, ip(7)).
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
@@ -11,29 +11,29 @@ use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrStorage};
 use super::{IcmpError, Received};
 use nsnet_stack::icmp;
 
-/// An entry that says why something did not arrive.
+/// An entry: why a packet did not arrive.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Without a port, if [`is_local`](Self::is_local).
+    /// Without a port if [`is_local`](Self::is_local).
     pub(super) destination: SocketAddr,
-    /// The kernel has refused it itself.
+    /// The kernel itself has refused the packet.
     pub(super) is_local: bool,
     sender: Option<IpAddr>,
     hop_limit: Option<u8>,
     error: IcmpError,
-    /// Bytes that are known of what was sent.
+    /// Bytes of the packet that the error quotes.
     pub(super) length: usize,
 }
 
 impl Entry {
-    /// What it tells the engine.
+    /// The report for the engine.
     pub(crate) fn into_received(self) -> Received {
         let Self { destination, sender, hop_limit, error, length, .. } = self;
         Received::Undelivered { destination, sender, hop_limit, error, length }
     }
 }
 
-/// What a socket holds next: what `receive` has, or else what `next_error` has of its error queue.
+/// The socket's next item: from `receive`, or else from its error queue by `next_error`.
 pub(crate) fn next_of<T>(
     buffer: &mut [u8],
     receive: impl Fn(&mut [u8]) -> io::Result<T>,
@@ -43,8 +43,8 @@ pub(crate) fn next_of<T>(
     for _ in 0..MAX_PENDING {
         match receive(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return next_error(buffer),
-            // The pending error of an ICMP message, which is gone once it is told; its entry in the error queue says whom
-            // it concerns. The runtime may not have heard of the entry yet, and then it is read when it has.
+            // This is the pending error of an ICMP message, and reading it clears it. The entry in the error queue
+            // names the destination. The runtime may not have noticed the entry yet. It is read once it has.
             Err(pending) => match next_error(buffer) {
                 Err(none) if none.kind() == io::ErrorKind::WouldBlock => failure = Some(pending),
                 result => return result,
@@ -55,12 +55,11 @@ pub(crate) fn next_of<T>(
     Err(failure.unwrap_or_else(|| io::ErrorKind::WouldBlock.into()))
 }
 
-/// Errors in a row that are taken for those of so many ICMP messages. With more it is the socket that has failed: anybody
-/// may send such messages, and none of them may end a mapping.
+/// The most errors in a row that are taken for ICMP messages. With more, the socket itself has failed. Anybody may send
+/// such messages, so none of them may end a mapping.
 const MAX_PENDING: usize = 16;
 
-/// Sends again what the first attempt has not sent, because it only fetched the pending error of an earlier datagram to
-/// another peer, udp(7).
+/// Sends again if the first attempt only fetched the pending error of an earlier datagram to another peer, udp(7).
 pub(crate) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     match send() {
         Err(error) if !is_full(&error) && !is_too_long(&error) => send(),
@@ -68,19 +67,19 @@ pub(crate) fn retried(mut send: impl FnMut() -> io::Result<()>) -> io::Result<()
     }
 }
 
-/// Whether the socket's buffer, or the interface's queue (`ENOBUFS`, send(2)), takes no more at the moment.
+/// Whether the socket's buffer or the interface's queue (`ENOBUFS`, send(2)) is full at the moment.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
-/// Whether the link that it would leave by cannot take a datagram, which must not be cut or is longer than any may be.
+/// Whether a datagram is too long: for its outgoing link if it must not be fragmented, or for IP as such.
 pub(super) fn is_too_long(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EMSGSIZE)
 }
 
-/// Reads one entry, and into `iov` the start of what was sent; `None` for one that says nothing about a destination.
+/// Reads one entry, and into `iov` the start of the packet it is about. `None` for an entry without a destination.
 pub(crate) fn read(fd: RawFd, iov: &mut [IoSliceMut<'_>]) -> io::Result<Option<Entry>> {
-    // A socket that wants to know the hop limit, or its own address, is told them here as well.
+    // A socket that asks for the hop limit or for its own address gets these here as well.
     let mut control =
         nix::cmsg_space!(libc::sock_extended_err, libc::sockaddr_in6, libc::c_int, libc::in6_pktinfo);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
@@ -112,7 +111,7 @@ fn meaning(report: &libc::sock_extended_err) -> Option<IcmpError> {
     match report.ee_origin {
         libc::SO_EE_ORIGIN_ICMP => icmp::meaning_v4(kind, code, parameter),
         libc::SO_EE_ORIGIN_ICMP6 => icmp::meaning_v6(kind, code, parameter),
-        // Larger than the link takes that it would leave by.
+        // The packet is larger than the MTU of its outgoing link.
         libc::SO_EE_ORIGIN_LOCAL => {
             let is_too_big = i32::try_from(report.ee_errno) == Ok(Errno::EMSGSIZE as i32);
             is_too_big.then_some(IcmpError::PacketTooBig { mtu: parameter })
@@ -138,7 +137,8 @@ mod tests {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    /// A socket with so many ICMP messages coming in while it is read, none of which the runtime has heard of.
+    /// Simulates a socket that receives this many ICMP messages while it is read, none of them noticed by the runtime
+    /// yet.
     fn read_with(pending: usize, then: fn() -> io::Result<Received>) -> io::Result<Received> {
         let left = Cell::new(pending);
         let receive = |_: &mut [u8]| match left.get() {

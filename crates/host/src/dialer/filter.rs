@@ -6,13 +6,14 @@ use async_trait::async_trait;
 
 use super::{DatagramSocket, DialError, Dialer, Flow, Inbound, Source, Stream};
 
-/// A closure that decides on flows, in front of a Dialer that connects them.
+/// Puts a closure that decides on flows in front of a Dialer that connects them.
 ///
-/// A flow is allowed if the closure allows it and then the inner Dialer does. The closure runs on the engine's thread and
-/// must not block. A decision that has to wait needs a Dialer of your own, with [`authorize`](Dialer::authorize).
+/// A flow is allowed if the closure allows it and then the inner Dialer allows it too. The closure runs on the engine's
+/// thread and must not block. For a decision that has to wait, write a Dialer and override
+/// [`authorize`](Dialer::authorize).
 ///
-/// Everything else is left to the inner Dialer. Clients of published ports, too: they are no flows, and the closure is not
-/// asked about them.
+/// The inner Dialer does everything else. It also decides on clients of published ports. These are not flows, so the
+/// closure is not asked about them.
 ///
 /// # Examples
 /// ```
@@ -48,7 +49,7 @@ impl<D: Dialer, F: Fn(&Flow) -> Result<(), DialError> + Send + Sync> Dialer for 
     }
 }
 
-/// Without the closure, which has nothing to show.
+/// Leaves out the closure, which has no useful `Debug` form.
 impl<D: fmt::Debug, F> fmt::Debug for FilterDialer<D, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FilterDialer").field("inner", &self.inner).finish_non_exhaustive()
@@ -57,7 +58,8 @@ impl<D: fmt::Debug, F> fmt::Debug for FilterDialer<D, F> {
 
 /// Refuses everything as administratively prohibited, DNS and clients of published ports included.
 ///
-/// It is also what a Dialer from scratch has as its [inner](Dialer::inner) one, so that what it does not offer is denied.
+/// Use it as the [inner](Dialer::inner) one of a Dialer from scratch, so that everything the Dialer does not offer is
+/// denied.
 ///
 /// # Examples
 /// A container that can reach nothing:
@@ -72,7 +74,7 @@ pub struct DenyDialer;
 
 #[async_trait]
 impl Dialer for DenyDialer {
-    /// Itself. Nothing is left to ask it, since it answers every method.
+    /// Returns itself. Nothing asks it, since this Dialer answers every method.
     fn inner(&self) -> &dyn Dialer {
         self
     }

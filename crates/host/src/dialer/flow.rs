@@ -1,11 +1,11 @@
-//! What a Dialer is asked about: flows out of the container, and the sources of datagrams.
+//! The subjects of a Dialer's decisions: flows out of the container, and sources of datagrams.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use nsnet_stack::flow::Protocol;
 
-/// A flow that wants to leave the container.
+/// A flow from the container to a destination outside it.
 ///
 /// # Examples
 /// ```
@@ -25,17 +25,17 @@ pub struct Flow {
     pub protocol: Protocol,
     /// The container's address and port. For ICMP the port is the identifier.
     pub source: SocketAddr,
-    /// Where the container wants to go. For ICMP the port is 0.
+    /// The destination that the container has chosen. For ICMP the port is 0.
     pub destination: SocketAddr,
-    /// Where to dial: the destination, unless the network maps it elsewhere, as the gateway's address to the host's
-    /// loopback.
+    /// The address to dial. It is the destination unless the network maps that elsewhere, as it maps the gateway's
+    /// address to the host's loopback.
     pub target: SocketAddr,
-    /// What stands behind the destination.
+    /// The kind of destination.
     pub service: Service,
 }
 
 impl Flow {
-    /// A flow into the world, as the engine presents it. For tests of Dialers.
+    /// A flow to the outside world, as the engine presents it. For tests of Dialers.
     #[must_use]
     pub fn new(protocol: Protocol, source: SocketAddr, destination: SocketAddr) -> Self {
         Self { protocol, source, destination, target: destination, service: Service::World }
@@ -54,26 +54,26 @@ impl fmt::Display for Flow {
     }
 }
 
-/// What stands behind a flow's destination.
+/// The kind of a flow's destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Service {
     /// A host of the outside world.
     World,
-    /// The network's DNS address. The engine answers itself once the flow is authorized; nothing is dialed.
+    /// The network's DNS address. Once the flow is authorized, the engine answers itself and dials nothing.
     Resolver,
     /// The host's loopback, opened with [`open_host`](crate::NetworkBuilder::open_host) or
     /// [`host_loopback`](crate::NetworkBuilder::host_loopback).
     HostLoopback,
     /// One of the host's own addresses, opened with [`open_host`](crate::NetworkBuilder::open_host).
     HostAddress,
-    /// Another container of the network, within reach with
-    /// [`containers_reach_each_other`](crate::NetworkBuilder::containers_reach_each_other). Once the flow is authorized its
-    /// packets are passed on in both directions; nothing is dialed.
+    /// Another container of the network, reachable with
+    /// [`containers_reach_each_other`](crate::NetworkBuilder::containers_reach_each_other). Once the flow is
+    /// authorized, its packets pass in both directions, and nothing is dialled.
     Container,
 }
 
-/// A container address and port, or identifier, that sends datagrams or echo requests.
+/// A source of datagrams or echo requests: an address of the container, with a port or an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Source {

@@ -1,14 +1,14 @@
-//! Who comes in through a published port.
+//! Clients of published ports, as a Dialer sees them.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use super::Protocol;
 
-/// A client of a published port, which wants to reach the container.
+/// A client of a published port that wants to reach the container.
 ///
 /// # Examples
-/// Only clients of one network come in. The inner Dialer is asked about them as well:
+/// A Dialer that accepts only clients of one network, and asks the inner Dialer about them as well:
 ///
 /// ```
 /// use std::net::IpAddr;
@@ -33,13 +33,13 @@ use super::Protocol;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Inbound {
-    /// Transport protocol; TCP for a UNIX socket, since that is what the container sees.
+    /// Transport protocol. It is TCP for a UNIX socket, since the container sees TCP.
     pub protocol: Protocol,
-    /// The client; none for a UNIX socket.
+    /// The client's address. `None` for a UNIX socket.
     pub client: Option<SocketAddr>,
-    /// The address of the host that it has come to; none for a UNIX socket.
+    /// The host's address that the client has connected to. `None` for a UNIX socket.
     pub listener: Option<SocketAddr>,
-    /// Where it leads.
+    /// The container's address and port that the published port leads to.
     pub container: SocketAddr,
 }
 

@@ -1,8 +1,8 @@
-//! What a socket's packets say in their IP headers.
+//! The IP header options of a socket's packets: hop limit and fragmentation.
 //!
-//! The kernel takes it from the socket, so setting it costs a system call, and with a control message every datagram
-//! would cost one more allocation and look-up. One source keeps to one hop limit, and mostly to one will about
-//! fragments: it is set when it changes.
+//! They are options of the socket, and changing one costs a system call. As a control message they would cost every
+//! datagram one more allocation and look-up. One source keeps to one hop limit, and mostly to one choice about
+//! fragments. So the options are set only when they change.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU8;
@@ -17,9 +17,9 @@ use crate::sys::{self, MtuDiscovery};
 /// The options that a socket has now.
 #[derive(Debug, Default)]
 pub(super) struct IpOptions {
-    /// 0, which no envelope has, is what the kernel chooses.
+    /// 0 stands for the kernel's choice. No envelope has it.
     hop_limit: AtomicU8,
-    /// 0 is what the kernel does by itself.
+    /// 0 stands for the kernel's default.
     fragmenting: AtomicU8,
 }
 
@@ -27,8 +27,8 @@ const ALLOWED: u8 = 1;
 const FORBIDDEN: u8 = 2;
 
 impl IpOptions {
-    /// Makes the socket send as the envelope says. A kernel that does not know an option sends as it likes, and is not
-    /// asked again.
+    /// Makes the socket send as the envelope says. If the kernel does not know an option, it keeps its own choice and
+    /// is not asked again.
     pub(super) fn apply(&self, socket: &impl AsFd, envelope: &Envelope) {
         let is_v4 = envelope.destination.is_ipv4();
         if self.hop_limit.swap(envelope.hop_limit, Relaxed) != envelope.hop_limit {
@@ -46,8 +46,9 @@ impl IpOptions {
     }
 }
 
-/// A router cuts what may be cut, and otherwise goes by the MTU of its next link alone: what it has once heard about
-/// the links beyond is for the sender, who may want to hear it again (`IP_MTU_DISCOVER`, ip(7)).
+/// The value of `IP_MTU_DISCOVER` (ip(7)) that acts like a router. A router fragments a datagram that may be
+/// fragmented. For others it uses the MTU of its next link only, and forgets what it has heard about links beyond. The
+/// sender may want to hear that again.
 fn discovery(is_v4: bool, dont_fragment: bool) -> MtuDiscovery {
     match (is_v4, dont_fragment) {
         (true, true) => MtuDiscovery::V4(libc::IP_PMTUDISC_PROBE),

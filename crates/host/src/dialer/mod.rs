@@ -1,15 +1,17 @@
-//! The Dialer: where every flow out of the container is decided and connected.
+//! The Dialer decides on every flow out of the container and connects it.
 //!
 //! The engine asks two questions in turn. [`Dialer::authorize`]: is this flow allowed? [`Dialer::dial_tcp`],
-//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial, and a proxy need not
-//! know the policy. [`Dialer::accept`] decides on what comes in, the clients of published ports. Established traffic asks
-//! nothing.
+//! [`Dialer::bind_udp`] or [`Dialer::bind_echo`]: connect it. So a firewall need not know how to dial, and a proxy need
+//! not know the policy. [`Dialer::accept`] decides on clients of published ports. For established traffic the engine
+//! asks nothing.
 //!
-//! Dialers are built in layers: each one has an [inner](Dialer::inner) Dialer that answers what it leaves alone.
+//! Dialers are built in layers. Each one has an [inner](Dialer::inner) Dialer, which answers the methods it does not
+//! override.
 //!
-//! Some destinations no Dialer can allow. The engine refuses them without asking: the host's loopback and own addresses,
-//! and the gateway's ports, unless the embedder has opened them ([`open_host`](crate::NetworkBuilder::open_host)). Pings of
-//! the gateway and of the DNS address are answered by the engine and leave nothing to decide.
+//! Some destinations no Dialer can allow. The engine refuses them without asking: the host's loopback and own
+//! addresses, and the gateway's ports, unless the embedder has opened them
+//! ([`open_host`](crate::NetworkBuilder::open_host)). The engine itself answers pings of the gateway and of the DNS
+//! address, so they need no decision.
 
 mod datagrams;
 mod direct;
@@ -42,14 +44,14 @@ pub use udp_socket::UdpDatagrams;
 
 /// Decides on flows and connects them. One Dialer serves all containers of a network.
 ///
-/// Only [`inner`](Self::inner) is required. Every other method asks the inner Dialer by default, so a wrapper overrides
-/// what it changes and keeps the rest, the inner policy included:
+/// Only [`inner`](Self::inner) is required. Every other method asks the inner Dialer by default. A wrapper overrides
+/// the methods it changes and keeps the rest, the inner policy included:
 ///
 /// | you write | override | inner |
 /// |---|---|---|
 /// | a firewall | `authorize`, perhaps `accept` | [`DirectDialer`] |
-/// | a proxy, a logger, a limiter | `dial_tcp`, perhaps `bind_udp` | the Dialer that it stands in front of |
-/// | a network of your own | what it offers, and `authorize` | [`DenyDialer`]: the rest is denied |
+/// | a proxy, a logger, a limiter | `dial_tcp`, perhaps `bind_udp` | the Dialer that it wraps |
+/// | a network of your own | `authorize`, and the methods it offers | [`DenyDialer`]: the rest is denied |
 ///
 /// # When each method is called
 /// | method | called |
@@ -60,14 +62,15 @@ pub use udp_socket::UdpDatagrams;
 /// | [`bind_echo`](Self::bind_echo) | the same for the identifiers of pings |
 /// | [`accept`](Self::accept) | once for every client of a published port |
 ///
-/// [`dial_tcp`](Self::dial_tcp) and the others are not called for flows that the engine carries itself: those to its
-/// resolver ([`Service::Resolver`]) and to other containers ([`Service::Container`]). They are authorized like any other.
+/// The engine carries two kinds of flow itself: those to its resolver ([`Service::Resolver`]) and those to other
+/// containers ([`Service::Container`]). They are authorized like any other, but [`dial_tcp`](Self::dial_tcp) and the
+/// others are not called for them.
 ///
 /// # The runtime
 /// The methods run on an engine thread of the network, within its tokio 1 runtime. [`tokio::spawn`], tokio's timers and
-/// tokio's sockets work in there, whatever runtime the embedder uses or does not use. The sockets that the engine takes,
-/// in [`Stream`] and [`UdpDatagrams`], are tokio's. A socket of the standard library must be set non-blocking before it
-/// is converted, or it blocks the engine:
+/// tokio's sockets work there, whether or not the embedder uses a runtime. The sockets that the engine takes, in
+/// [`Stream`] and [`UdpDatagrams`], are tokio's. A socket of the standard library must be set non-blocking before it is
+/// converted, or it blocks the engine:
 ///
 /// ```
 /// # async fn convert() -> std::io::Result<nsnet_host::Stream> {
@@ -82,27 +85,27 @@ pub use udp_socket::UdpDatagrams;
 /// networks may share.
 ///
 /// # Back-pressure
-/// A method that waits (`.await`) holds up its own flow and no other; any number of calls may be under way at once. The
-/// engine bounds them by its limits on connections and mappings. A method that blocks the thread stalls every container
-/// of the network, and the other networks that share the thread.
+/// A method that waits (`.await`) holds up its own flow and no other. Many calls may be under way at once. The limits
+/// on connections and mappings bound their number. A method that blocks the thread stalls every container of the
+/// network, and the other networks that share the thread.
 ///
-/// Meanwhile the container's SYN is held, and so are its datagrams, up to 64 for a destination and 1 MiB for a container.
-/// Once the flow is connected the SYN is answered and the datagrams are sent.
+/// Meanwhile the engine holds the container's SYN. It also holds datagrams, up to 64 for a destination and 1 MiB for a
+/// container. Once the flow is connected, it answers the SYN and sends the datagrams.
 ///
 /// # Cancel safety
-/// The engine drops a future when the container gives up (RST), when the container or the network ends, or when the
-/// [`dial_timeout`](crate::NetworkBuilder::dial_timeout) has passed, which covers `authorize` and the method that follows
-/// it together. What the future had opened must close on drop.
+/// The engine drops a future when the container gives up (RST), when the container or the network ends, or after the
+/// [`dial_timeout`](crate::NetworkBuilder::dial_timeout). The timeout covers `authorize` and the method that follows it
+/// together. Everything that the future has opened must close on drop.
 ///
 /// # Errors
-/// A [`DialError`]: its variant decides what the container sees. `?` on an [`io::Error`](std::io::Error) chooses the
-/// variant by the [table](DialError#from-ioerror) there.
+/// The variant of the [`DialError`] decides what the container sees. `?` on an [`io::Error`](std::io::Error) chooses
+/// the variant by the [table](DialError#from-ioerror) there.
 ///
 /// # Panics
-/// A panic ends the flow that it was asked about, and no other.
+/// A panic ends the flow that the method was asked about, and no other.
 ///
 /// # Examples
-/// A firewall overrides `authorize`. All the rest, ping included, is left to direct connections:
+/// A firewall overrides `authorize`. The [`DirectDialer`] does the rest, ping included:
 ///
 /// ```
 /// use nsnet_host::{DialError, Dialer, DirectDialer, Flow, Network, async_trait};
@@ -127,8 +130,8 @@ pub use udp_socket::UdpDatagrams;
 /// let network = Network::builder().dialer(OnlyHttps(DirectDialer::new()));
 /// ```
 ///
-/// A wrapper for any Dialer overrides `dial_tcp`: it tells the server the container's address first, by the PROXY
-/// protocol. The inner policy stays in force, and so does ping:
+/// A wrapper for any Dialer overrides `dial_tcp` to tell the server the container's address first, by the PROXY
+/// protocol. The inner policy and ping stay as they were:
 ///
 /// ```
 /// use nsnet_host::{DenyDialer, DialError, Dialer, Flow, Stream, async_trait};
@@ -186,8 +189,8 @@ pub use udp_socket::UdpDatagrams;
 /// }
 /// ```
 ///
-/// References, [`Box`]es and [`Arc`](std::sync::Arc)s of Dialers are Dialers too, so one can be shared with the
-/// embedder, or chosen at run time:
+/// References, [`Box`]es and [`Arc`](std::sync::Arc)s of Dialers are Dialers too. So the embedder can share one, or
+/// choose one at run time:
 ///
 /// ```
 /// use std::sync::Arc;
@@ -199,19 +202,21 @@ pub use udp_socket::UdpDatagrams;
 /// ```
 #[async_trait]
 pub trait Dialer: Send + Sync {
-    /// The Dialer that answers every method which is not overridden. Called for each of them, so it returns a field or
-    /// a constant.
+    /// The Dialer that answers every method you do not override. It is called for each of them, so return a field or a
+    /// constant.
     ///
-    /// Use `&DenyDialer` for a Dialer that wraps none. It must not be `self`: a method would then ask itself without end.
+    /// Use `&DenyDialer` for a Dialer that wraps none. Do not return `self`: a method would then call itself without
+    /// end.
     fn inner(&self) -> &dyn Dialer;
 
     /// Decides on a flow before it is connected.
     ///
     /// Called once for every TCP connection, for every destination that a UDP port of the container writes to, and for
-    /// every destination that it pings. The network's own resolver and other containers count as destinations:
+    /// every destination that it pings. The network's own resolver and other containers count as destinations.
     /// [`Flow::service`] tells them apart.
     ///
-    /// An override that allows a flow should ask the inner Dialer as well, unless it is meant to replace the inner policy.
+    /// An override that allows a flow should ask the inner Dialer as well, unless it is meant to replace the inner
+    /// policy.
     ///
     /// # Errors
     /// See [`DialError`] for what the container sees.
@@ -223,40 +228,39 @@ pub trait Dialer: Send + Sync {
     /// published UNIX socket, or a UDP client.
     ///
     /// # Errors
-    /// Whatever the error, the client's connection is reset, or its datagrams are lost.
+    /// Any error resets the client's connection, or loses its datagrams.
     async fn accept(&self, inbound: &Inbound) -> Result<(), DialError> {
         self.inner().accept(inbound).await
     }
 
     /// Opens the stream of an authorized TCP flow, towards [`Flow::target`].
     ///
-    /// The container's connection is established when this returns, so the container sees whether the dial succeeded.
+    /// The container's connection is established only when this returns, so the container sees whether the dial
+    /// succeeded.
     ///
     /// # Errors
-    /// See [`DialError`] for what the container sees. [`Refused`](DialError::Refused) is what it would see of a closed
-    /// port.
+    /// See [`DialError`] for what the container sees. [`Refused`](DialError::Refused) looks like a closed port.
     async fn dial_tcp(&self, flow: &Flow) -> Result<Stream, DialError> {
         self.inner().dial_tcp(flow).await
     }
 
-    /// Opens the socket that carries all datagrams of one container address and port, whatever their destinations
-    /// (endpoint-independent mapping, RFC 4787, section 4.1).
+    /// Opens the socket for all datagrams of one container address and port, to any destination (endpoint-independent
+    /// mapping, RFC 4787, section 4.1).
     ///
     /// # Errors
-    /// The error answers the datagrams that wait. The next datagram of that port asks again.
+    /// The container gets the error for the datagrams that wait. The next datagram of that port leads to a new call.
     async fn bind_udp(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         self.inner().bind_udp(source).await
     }
 
-    /// Opens the socket that carries all echo requests (ping) of one container address and identifier, whatever their
-    /// destinations.
+    /// Opens the socket for all echo requests (ping) of one container address and identifier, to any destination.
     ///
-    /// A datagram of this socket is what follows the identifier in the ICMP message: the sequence number, two bytes in
-    /// network order, and the data. The port of a peer is 0. What the socket receives goes into the container as a reply,
-    /// if it comes from a peer that was sent a request.
+    /// A datagram of this socket is the part of the ICMP message behind the identifier. It consists of the sequence
+    /// number, two bytes in network order, and the data. The port of a peer is 0. Received datagrams go into the
+    /// container as replies, if they come from a peer that was sent a request.
     ///
     /// # Errors
-    /// As of [`bind_udp`](Self::bind_udp).
+    /// As for [`bind_udp`](Self::bind_udp).
     async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
         self.inner().bind_echo(source).await
     }

@@ -1,4 +1,4 @@
-//! References and smart pointers of a Dialer are that Dialer.
+//! Makes references and smart pointers of a Dialer Dialers too.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{DatagramSocket, DialError, Dialer, Flow, Inbound, Source, Stream};
 
-/// Passes every method on, also those with a default: what is behind the pointer may override them.
+/// Passes every method on, also those with a default: the Dialer behind the pointer may override them.
 macro_rules! dialer_behind {
     ($($pointer:ty),+) => {$(
         #[async_trait]
@@ -47,7 +47,7 @@ mod tests {
     use super::super::{DenyDialer, DirectDialer, FilterDialer, Protocol};
     use super::*;
 
-    /// Fails in every method, which its error names.
+    /// A Dialer whose methods all fail, with an error that names the method.
     struct Named;
 
     #[async_trait]
@@ -99,7 +99,7 @@ mod tests {
         result.map_or_else(|error| error.to_string(), |_| "ok".to_owned())
     }
 
-    /// What the methods of a Dialer say, in the order of the trait.
+    /// The outcome of every method of a Dialer, in the order of the trait.
     async fn outcomes(dialer: impl Dialer) -> [String; 5] {
         let flow = flow("127.0.0.1:9");
         let source = Source::new(flow.source);

@@ -1,4 +1,4 @@
-//! How messages of UDP and ping sockets are received: one recvmsg(2), and what its control messages say.
+//! Receives messages of UDP and ping sockets: one recvmsg(2) with its control messages.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -9,21 +9,21 @@ use nix::sys::socket::{self, ControlMessageOwned, MsgFlags, SockaddrStorage};
 
 use super::error_queue::socket_address;
 
-/// What is known of a message besides its bytes.
+/// A received message, apart from its bytes.
 #[derive(Debug)]
 pub(crate) struct Arrived {
-    /// Bytes, of all datagrams that the kernel has gathered.
+    /// Number of bytes of all datagrams that the kernel has gathered.
     pub(crate) length: usize,
-    /// Bytes of every datagram but the last (`UDP_GRO`, udp(7)).
+    /// Number of bytes of every datagram but the last (`UDP_GRO`, udp(7)).
     pub(crate) size: usize,
     pub(crate) source: SocketAddr,
-    /// What was left of the hop limit, if the socket asks for it.
+    /// The hop limit it arrived with, if the socket asks for it.
     pub(crate) hop_limit: Option<u8>,
-    /// The host's end, if the socket asks for it.
+    /// The host's address it was sent to, if the socket asks for it.
     pub(crate) local: Option<PacketInfo>,
 }
 
-/// The host's address and interface that a message has come to (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)).
+/// The host's address and interface at which a message has arrived (`IP_PKTINFO`, ip(7); `IPV6_PKTINFO`, ipv6(7)).
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum PacketInfo {
     V4(libc::in_pktinfo),
@@ -33,7 +33,7 @@ pub(crate) enum PacketInfo {
 /// Receives one message into `parts` without waiting.
 ///
 /// # Errors
-/// That of recvmsg(2); `WouldBlock` if there is none.
+/// The error of recvmsg(2). It is `WouldBlock` if there is no message.
 pub(crate) fn receive(socket: &impl AsRawFd, parts: &mut [IoSliceMut<'_>]) -> io::Result<Arrived> {
     let mut control = ControlBuffer([0; 128]);
     let fd = socket.as_raw_fd();
@@ -62,6 +62,6 @@ impl Arrived {
     }
 }
 
-/// Room for all control messages that these sockets ask for, placed as a `struct cmsghdr` must be.
+/// Room for all control messages that these sockets ask for, aligned like a `struct cmsghdr`.
 #[repr(align(8))]
 struct ControlBuffer([u8; 128]);

@@ -22,8 +22,8 @@ use tokio::net::{TcpStream, UnixStream};
 /// | tokio's [`UnixStream`] and [`DuplexStream`] | the other end sees the stream end; there is no reset |
 ///
 /// # Back-pressure
-/// While `poll_write` is pending, the container's sends fill its window, and then it waits. While the container takes
-/// nothing, the stream is not read. The engine buffers no more than its rings hold.
+/// While `poll_write` is pending, the container can fill its window, and then it waits. While the container takes
+/// nothing, the engine does not read the stream. The engine buffers no more than its rings hold.
 ///
 /// # Errors
 /// An error of `poll_read` resets the container's connection, behind the bytes that were read before. An error of
@@ -33,7 +33,7 @@ use tokio::net::{TcpStream, UnixStream};
 /// A panic ends the connection, and no other.
 ///
 /// # Examples
-/// A stream that counts what the container sends, and a Dialer that puts it around the streams of another:
+/// A stream that counts the bytes from the container, and a Dialer that puts it around another Dialer's streams:
 ///
 /// ```
 /// use std::io;
@@ -96,11 +96,11 @@ use tokio::net::{TcpStream, UnixStream};
 /// }
 /// ```
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Ends the stream at once so that the other end sees a reset, as far as this kind of stream has one.
+    /// Ends the stream at once. The other end sees a reset, if this kind of stream has one.
     ///
-    /// Called instead of a drop when the container has reset its connection, or when the connection ends while the stream
-    /// is still owed bytes. The default drops the stream. A wrapper calls [`Stream::abort`] on what it wraps, or else the
-    /// other end sees a clean end.
+    /// The engine calls it, instead of dropping the stream, when the container has reset its connection. It also does
+    /// so when the connection ends before the stream has all its bytes. The default drops the stream. A wrapper must
+    /// call [`Stream::abort`] on the stream inside, or the other end sees a clean end.
     fn abort(self: Box<Self>) {}
 }
 
@@ -142,7 +142,7 @@ impl ByteStream for DuplexStream {}
 pub struct Stream(Inner);
 
 enum Inner {
-    /// Not boxed, and can tell of a reset without reading.
+    /// Not boxed, because this kind can report a reset without being read.
     Tcp(TcpStream),
     Abortable(Box<dyn ByteStream>),
     Plain(Box<dyn ReadWrite>),
@@ -153,22 +153,22 @@ trait ReadWrite: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ReadWrite for T {}
 
 impl Stream {
-    /// Takes any stream, to which a reset of the container is a mere drop.
+    /// Takes any stream. When the container resets its connection, the stream is merely dropped.
     ///
-    /// For a [`TcpStream`] use `Stream::from`, and for a wrapper around one [`from_byte_stream`](Self::from_byte_stream):
-    /// those pass the reset on.
+    /// To pass the reset on, use `Stream::from` for a [`TcpStream`], and [`from_byte_stream`](Self::from_byte_stream)
+    /// for a wrapper around one.
     #[must_use]
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self(Inner::Plain(Box::new(stream)))
     }
 
-    /// Takes a stream that knows what to do about a reset.
+    /// Takes a stream that implements its own reset.
     #[must_use]
     pub fn from_byte_stream(stream: impl ByteStream + 'static) -> Self {
         Self(Inner::Abortable(Box::new(stream)))
     }
 
-    /// Ends the stream at once so that the other end sees a reset, as far as its kind has one: see [`ByteStream`].
+    /// Ends the stream at once. The other end sees a reset if this kind of stream has one, see [`ByteStream`].
     pub fn abort(self) {
         match self.0 {
             Inner::Tcp(stream) => reset(stream),
@@ -177,7 +177,7 @@ impl Stream {
         }
     }
 
-    /// Resolves once the other end has reset the connection, which only TCP can tell without reading.
+    /// Resolves once the other end has reset the connection. Only TCP can tell without reading.
     pub(crate) async fn is_reset(&self) {
         match &self.0 {
             // Fails only with the runtime.
@@ -267,7 +267,7 @@ mod tests {
         (near.unwrap(), accepted.unwrap().0)
     }
 
-    /// What the other end reads once its peer is gone.
+    /// The result of the other end's read once its peer is gone.
     async fn end(mut far: impl AsyncRead + Unpin) -> io::Result<usize> {
         far.read(&mut [0; 16]).await
     }

@@ -1,9 +1,8 @@
 //! The kernel's UDP sockets as [`DatagramSocket`]s.
 //!
-//! Datagrams of one size to one peer leave in one system call (`UDP_SEGMENT`, udp(7)) and pass the host's stack as
-//! one packet; where the kernel or the path refuses that, they leave one by one. Datagrams that the kernel has
-//! gathered (`UDP_GRO`) arrive in one call. What routers and peers say of datagrams that did not arrive is learned of
-//! through `IP_RECVERR`, ip(7).
+//! Datagrams of one size to one peer leave in one system call (`UDP_SEGMENT`, udp(7)) and pass the host's stack as one
+//! packet. If the kernel or the path refuses that, they leave one by one. Datagrams that the kernel has gathered
+//! (`UDP_GRO`) arrive in one call. ICMP errors of routers and peers arrive through `IP_RECVERR`, ip(7).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
@@ -27,7 +26,7 @@ use super::{DatagramSocket, Datagrams, Envelope, Received};
 /// A [`DatagramSocket`] made of a kernel socket.
 ///
 /// # Examples
-/// A Dialer that sends from the port that the container uses, where the host has it free (RFC 4787, section 4.2.1):
+/// A Dialer that sends from the container's own port number if that is free on the host (RFC 4787, section 4.2.1):
 ///
 /// ```
 /// use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -59,17 +58,18 @@ use super::{DatagramSocket, Datagrams, Envelope, Received};
 #[derive(Debug)]
 pub struct UdpDatagrams {
     socket: UdpSocket,
-    /// The kernel has no `UDP_SEGMENT` for this socket or its way out.
+    /// The kernel does not support `UDP_SEGMENT` for this socket or its outgoing link.
     refuses_bursts: AtomicBool,
     options: IpOptions,
     /// Received messages come with their hop limit.
     tells_hop_limits: AtomicBool,
-    /// Where the last datagram was to go that exceeded the MTU of the host's own link.
+    /// The destination of the last datagram that exceeded the MTU of the host's own link.
     too_long_for: Mutex<Option<SocketAddr>>,
 }
 
 impl UdpDatagrams {
-    /// Takes a socket that is bound and not connected, of the address family of the container's [`Source`](crate::Source).
+    /// Takes a socket that is bound and not connected. Its address family must be that of the container's
+    /// [`Source`](crate::Source).
     ///
     /// # Errors
     /// The error of setsockopt(2), if the kernel cannot report ICMP errors.
@@ -79,7 +79,7 @@ impl UdpDatagrams {
         } else {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
         }
-        // Linux before 5.0 does not know it: datagrams then come one by one.
+        // Linux before 5.0 does not know the option. Datagrams then arrive one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         Ok(Self {
             socket,
@@ -95,7 +95,7 @@ impl UdpDatagrams {
         Ok(Received::Datagrams { length, size, source, hop_limit: None })
     }
 
-    /// The next entry of the error queue that speaks of a destination.
+    /// The next entry of the error queue with a destination.
     fn next_error(&self, buffer: &mut [u8]) -> io::Result<Received> {
         let read = |buffer: &mut [u8]| {
             self.tell_hop_limits();
@@ -111,17 +111,17 @@ impl UdpDatagrams {
         }
     }
 
-    /// Has the kernel say with what hop limit messages come. Only once there is an error: it is for those, and makes
-    /// receiving datagrams a little more expensive.
+    /// Asks the kernel to report hop limits. This waits for the first error, because only errors need them and
+    /// receiving becomes slightly more expensive.
     fn tell_hop_limits(&self) {
         if !self.tells_hop_limits.swap(true, Relaxed) {
-            // The kernel applies the option of either family to the sockets of its own and refuses the other.
+            // The kernel accepts the option of the socket's own family and refuses the other.
             let _ = setsockopt(&self.socket, sockopt::Ipv4RecvTtl, &true);
             let _ = setsockopt(&self.socket, sockopt::Ipv6RecvHopLimit, &true);
         }
     }
 
-    /// The destination that the kernel means when it names one without its port.
+    /// The destination with its port, if the kernel names one without it.
     fn last_too_long(&self, named: &SocketAddr) -> Option<SocketAddr> {
         let last = self.too_long_for.lock().unwrap_or_else(PoisonError::into_inner);
         last.filter(|last| last.ip() == named.ip())
@@ -132,7 +132,7 @@ impl UdpDatagrams {
     }
 
     fn send_one(&self, datagram: &[u8], destination: SocketAddr) -> io::Result<()> {
-        // Past tokio's readiness, which for a fresh socket knows nothing yet and would lose the first datagram.
+        // This bypasses tokio's readiness, which is unknown for a fresh socket and would lose the first datagram.
         let socket = SockRef::from(&self.socket);
         let address = destination.into();
         let sent = retried(|| socket.send_to(datagram, &address).map(drop));
@@ -170,7 +170,8 @@ impl DatagramSocket for UdpDatagrams {
             match self.send_segments(datagrams, size, destination) {
                 Ok(()) => return Ok(()),
                 Err(error) if is_full(&error) => return Err(error),
-                // Too many, too large for the path, or the pending error of an earlier datagram: each alone will tell.
+                // Too many datagrams, one too large for the path, or the pending error of an earlier one. Sending each
+                // alone will tell.
                 Err(error) => {
                     let is_incapable = matches!(error.raw_os_error(), Some(libc::EIO | libc::EOPNOTSUPP));
                     self.refuses_bursts.fetch_or(is_incapable, Relaxed);
@@ -260,7 +261,7 @@ mod tests {
     async fn what_the_kernel_does_not_send_in_one_go_is_sent_one_by_one() {
         let (socket, other) = (bound("127.0.0.1:0").await, UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let destination = other.local_addr().unwrap();
-        // More than the kernel takes in one call.
+        // More datagrams than the kernel takes in one call.
         let burst = Datagrams::of_size(1, &[7; 200]);
         assert!(socket.send_segments(burst, 1, destination).is_err());
         socket.try_send(burst, &Envelope::new(destination)).unwrap();

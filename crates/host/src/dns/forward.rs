@@ -1,4 +1,4 @@
-//! One query to the upstream servers, one answer back.
+//! Forwards one query to the upstream servers and returns one answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -34,10 +34,10 @@ impl Forwarder {
         }
     }
 
-    /// The answer to send back; of any length, and complete if the request came by a stream.
+    /// The answer to send back. It may have any length, and it is complete if the request came by a stream.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the exchange up.
+    /// Dropping the future cancels the exchange.
     pub(super) async fn exchange(&self, request: &Request<'_>) -> Bytes {
         let query = &request.query;
         if request.transport == DnsTransport::Stream && query.is_transfer() {
@@ -74,9 +74,9 @@ impl Forwarder {
         within(patience, self.ask_over_tcp(server, request)).await
     }
 
-    /// A connection for one query (RFC 7766, section 6.2.1 would have it kept; truncated answers are few).
+    /// Opens a connection for one query. RFC 7766, section 6.2.1 would keep it, but truncated answers are few.
     async fn ask_over_tcp(&self, server: SocketAddr, request: &Request<'_>) -> io::Result<Bytes> {
-        // Never closed.
+        // The semaphore is never closed.
         let _place = self.streams.acquire().await;
         let mut stream = TcpStream::connect(server).await?;
         let id = self.sockets.random_id();
@@ -113,7 +113,7 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
     time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Connections to servers at a time, each a file descriptor. Others wait their turn within their server's time.
+/// The most connections to servers at a time, each a file descriptor. Others wait within their server's time.
 const MAX_STREAMS: usize = 64;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Names that the network itself knows. They are never asked of a server. Pure.
+//! Names that the network itself knows. No server is ever asked for them. Pure.
 //!
 //! | query | answer |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | any other type of these | no records (NODATA, RFC 2308, section 2.2) |
 //! | the name of this host while it is out of reach, and all below it | no such name (NXDOMAIN) |
 //!
-//! [`LocalNames::records`] is the one place that looks a name up.
+//! Every look-up of a name goes through [`LocalNames::records`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -21,11 +21,11 @@ use crate::addressing::leases::{Directory, Records};
 use nsnet_stack::dns::HostName;
 use nsnet_stack::dns::{Query, Question};
 
-/// The names that were chosen when the network was built.
+/// The names that were given when the network was built.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
     entries: HashMap<HostName, Records>,
-    /// Names that do not exist, and nothing below them does.
+    /// Names that do not exist. Names below them do not exist either.
     absent: Vec<HostName>,
 }
 
@@ -60,7 +60,7 @@ impl LocalNames {
         Self { hosts, containers }
     }
 
-    /// The answer to a query, if it is for a name that is known here.
+    /// The answer to a query for a known name.
     pub(super) fn answer(&self, query: &Query<'_>) -> Option<Vec<u8>> {
         let question = query.question().filter(|_| query.is_standard())?;
         if ![CLASS::IN as u16, u16::from(QCLASS::ANY)].contains(&question.class) {
@@ -76,7 +76,7 @@ impl LocalNames {
         Some(positive(query, question, &records).unwrap_or_else(|| query.decline(RCODE::NoError)))
     }
 
-    /// What is known under a name. A host that the builder names comes before a container.
+    /// The records of a name. A host of the builder's comes before a container.
     fn records(&self, name: &HostName) -> Option<Cow<'_, Records>> {
         let of_container = || self.containers.as_ref()?.records(name).map(Cow::Owned);
         self.hosts.entries.get(name).map(Cow::Borrowed).or_else(of_container)
@@ -86,7 +86,7 @@ impl LocalNames {
         if self.hosts.absent.is_empty() {
             return false;
         }
-        // The name, then what it is below of.
+        // First the name, then each name above it.
         while let Some((&length @ 1.., rest)) = wire.split_first() {
             if self.hosts.absent.contains(&HostName::of_question(wire)) {
                 return true;
@@ -97,7 +97,7 @@ impl LocalNames {
     }
 }
 
-/// The reply with the records of the type that is asked for; `None` if there is none.
+/// The reply with the records of the type in question. `None` if there are none.
 fn positive(query: &Query<'_>, question: &Question<'_>, records: &Records) -> Option<Vec<u8>> {
     let is_asked = asks_for(question, TYPE::PTR);
     let names: Vec<_> = records.names.iter().filter(|_| is_asked).map(HostName::to_string).collect();
@@ -105,7 +105,7 @@ fn positive(query: &Query<'_>, question: &Question<'_>, records: &Records) -> Op
     with_records(query, TTL, address_records(question, &records.addresses).into_iter().chain(pointers))
 }
 
-/// Those of the addresses that are of the type that is asked for.
+/// The records for those of the addresses that have the type in question.
 pub(super) fn address_records(question: &Question<'_>, addresses: &[IpAddr]) -> Vec<RData<'static>> {
     let record = |address: &IpAddr| match *address {
         IpAddr::V4(address) => asks_for(question, TYPE::A).then(|| RData::A(address.into())),
@@ -118,14 +118,14 @@ fn asks_for(question: &Question<'_>, kind: TYPE) -> bool {
     [u16::from(kind), ANY].contains(&question.record_type)
 }
 
-/// The reply to a query with these records of the name that it asks for; `None` without any.
+/// The reply to a query with these records of its name. `None` without any.
 pub(super) fn with_records<'r>(
     query: &Query<'_>,
     ttl: u32,
     records: impl Iterator<Item = RData<'r>>,
 ) -> Option<Vec<u8>> {
     let head = query.head_of_reply(PacketFlag::AUTHORITATIVE_ANSWER.bits());
-    // The types that are asked for here are all known to the parser.
+    // The parser knows all the types that are used here.
     let mut reply = Packet::parse(&head).ok()?;
     let name = reply.questions.first()?.qname.clone();
     reply.answers = records.map(|data| ResourceRecord::new(name.clone(), CLASS::IN, ttl, data)).collect();
@@ -137,7 +137,7 @@ pub(super) fn with_records<'r>(
     Some(message)
 }
 
-/// Seconds for which an answer may be kept. Asking again costs next to nothing, and containers come and go.
+/// Seconds for which an answer may be cached. Asking again costs next to nothing, and containers come and go.
 const TTL: u32 = 10;
 
 /// The type that asks for all records, RFC 1035, section 3.2.3.

@@ -1,4 +1,4 @@
-//! How much of this process one container's queries take up, whatever its queues.
+//! Limits on the DNS queries of one container, on all its queues together.
 
 use std::sync::Arc;
 
@@ -15,25 +15,25 @@ pub(crate) struct Places {
 #[derive(Debug)]
 pub(super) struct Place(OwnedSemaphorePermit);
 
-/// A connection; has one until it is dropped.
+/// A connection's place, until it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionPlace {
     _permit: OwnedSemaphorePermit,
 }
 
 impl Places {
-    /// For so many queries under way at a time, and so many TCP connections.
+    /// Places for this many queries under way at a time, and this many TCP connections.
     pub(crate) fn new(queries: usize, connections: usize) -> Self {
         let semaphore = |places: usize| Arc::new(Semaphore::new(places.min(MOST)));
         Self { messages: semaphore(queries), connections: semaphore(connections) }
     }
 
-    /// Room for a query of so many bytes, if there is any.
+    /// Takes a place for a query of this many bytes, if there is one.
     pub(super) fn take(&self, length: usize) -> Option<Place> {
         Arc::clone(&self.messages).try_acquire_many_owned(units(length)).ok().map(Place)
     }
 
-    /// Room for one more connection, if there is any.
+    /// Takes a place for one more connection, if there is one.
     pub(super) fn connect(&self) -> Option<ConnectionPlace> {
         let permit = Arc::clone(&self.connections).try_acquire_owned().ok()?;
         Some(ConnectionPlace { _permit: permit })
@@ -41,7 +41,7 @@ impl Places {
 }
 
 impl Place {
-    /// Makes room for a message of so many bytes. Returns whether there is any.
+    /// Makes room for a message of this many bytes. Returns whether there is any.
     pub(super) fn hold(&mut self, length: usize) -> bool {
         let missing = units(length).saturating_sub(u32::try_from(self.0.num_permits()).unwrap_or(u32::MAX));
         let more = (missing > 0).then(|| Arc::clone(self.0.semaphore()).try_acquire_many_owned(missing));
@@ -55,13 +55,13 @@ impl Place {
     }
 }
 
-/// How many of the places a message takes: those that are longer than queries commonly are take several, so that a bound
-/// to their number is one to their bytes.
+/// The number of places for a message. A message longer than usual takes several, so that the limit also bounds the
+/// bytes.
 fn units(length: usize) -> u32 {
     u32::try_from(length.div_ceil(UNIT).max(1)).unwrap_or(u32::MAX)
 }
 
-/// As many as a semaphore has on every platform.
+/// A number that a semaphore supports on every platform.
 const MOST: usize = i32::MAX as usize / 4;
 
 /// Bytes of a message that takes one place.

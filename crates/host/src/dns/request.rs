@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::DnsTransport;
 use nsnet_stack::dns::Query;
 
-/// A query: the message, which can be kept or sent on without a copy, what it says, and what it has come by.
+/// A query: the message, its parsed form, and its transport. The message can be kept or sent on without a copy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) message: &'a Bytes,
@@ -14,7 +14,7 @@ pub(super) struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// `None` if the message is no query.
+    /// `None` if the message is not a query.
     pub(super) fn parse(message: &'a Bytes, transport: DnsTransport) -> Option<Self> {
         Query::parse(message).map(|query| Self { message, query, transport })
     }

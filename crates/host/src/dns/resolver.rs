@@ -1,4 +1,4 @@
-//! Answers of the embedder's own.
+//! Answers of the embedder's own to DNS queries.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -17,10 +17,10 @@ use nsnet_stack::dns::Query;
 
 /// Answers the DNS queries of containers, in whole or in part. One Resolver serves all containers of a network.
 ///
-/// It is asked about every query that the network does not answer itself, over UDP and TCP alike, once the
-/// [`Dialer`](crate::Dialer) has authorized the flow. The network itself answers for its
-/// [hosts](crate::NetworkBuilder::static_host), and with FORMERR where a query has several questions or a compressed one.
-/// `None` leaves a query to the network, which forwards it to its servers.
+/// The network asks it about every query that it does not answer itself, over UDP and TCP alike, once the
+/// [`Dialer`](crate::Dialer) has authorized the flow. The network itself answers queries for its
+/// [hosts](crate::NetworkBuilder::static_host). It answers FORMERR to a query with several questions or a compressed
+/// one. If the Resolver returns `None`, the network forwards the query to its servers.
 ///
 /// # The runtime
 /// `resolve` runs on an engine thread of the network, within its tokio 1 runtime, as the methods of a
@@ -29,23 +29,25 @@ use nsnet_stack::dns::Query;
 ///
 /// # Back-pressure
 /// At most [`max_dns_queries`](crate::NetworkBuilder::max_dns_queries) of a container are under way at once, fewer if
-/// they are longer than 1 KiB. Queries beyond that are answered SERVFAIL without asking the Resolver.
+/// they are longer than 1 KiB. Further queries get SERVFAIL,
+/// without asking the Resolver.
 ///
 /// # Answers
-/// An answer is a whole message (RFC 1035, section 4). [`DnsQuery`] makes the simple ones; any DNS library can make others.
-/// Messages are [`Bytes`], which can be kept or passed on without a copy.
+/// An answer is a whole message (RFC 1035, section 4). [`DnsQuery`] makes the simple ones; any DNS library can make
+/// others. Messages are [`Bytes`], which can be kept or passed on without a copy.
 ///
 /// The network checks that the answer is a response, with the ID and the question of the query. Anything else becomes
-/// SERVFAIL. An answer too long for a datagram is replaced by one that says so, and the container asks again over TCP.
+/// SERVFAIL. An answer too long for a datagram is replaced by a truncated one (TC), and the container asks again over
+/// TCP.
 ///
 /// # Cancel safety
 /// The future is dropped when the query has taken 30 seconds, and when the container ends.
 ///
 /// # Panics
-/// A panic is answered SERVFAIL.
+/// After a panic, the container gets SERVFAIL.
 ///
 /// # Examples
-/// One name is answered, those of a domain are refused, the others are forwarded:
+/// A Resolver that answers one name, refuses the names of a domain, and forwards the others:
 ///
 /// ```
 /// use std::net::Ipv4Addr;
@@ -70,7 +72,7 @@ use nsnet_stack::dns::Query;
 /// let network = Network::builder().resolver(Split);
 /// ```
 ///
-/// A wrapper for any Resolver. It logs what is answered, whether by that Resolver or by the network's servers:
+/// A wrapper for any Resolver. It logs every answer, whether from that Resolver or from the network's servers:
 ///
 /// ```
 /// use nsnet_host::{Bytes, DnsQuery, Resolver, async_trait};
@@ -97,7 +99,7 @@ pub trait Resolver: Send + Sync {
     async fn resolve(&self, query: &DnsQuery<'_>) -> Option<Bytes>;
 }
 
-/// References and smart pointers of a Resolver are that Resolver.
+/// Makes references and smart pointers of a Resolver Resolvers too.
 macro_rules! resolver_behind {
     ($($pointer:ty),+) => {$(
         #[async_trait]
@@ -121,7 +123,7 @@ pub struct DnsQuery<'a> {
 
 impl<'a> DnsQuery<'a> {
     /// A query as the network presents it, for tests of resolvers. There are no servers behind it:
-    /// [`forward`](Self::forward) fails. `None` if the message is no query.
+    /// [`forward`](Self::forward) fails. Returns `None` if the message is not a query.
     ///
     /// # Examples
     /// ```
@@ -142,7 +144,7 @@ impl<'a> DnsQuery<'a> {
         Self { request, source, forwarder: Some(forwarder) }
     }
 
-    /// The whole message, with a header at least. A clone of it shares the bytes.
+    /// The whole message, with at least a header. A clone of it shares the bytes.
     #[must_use]
     pub fn message(&self) -> &'a Bytes {
         self.request.message
@@ -154,10 +156,10 @@ impl<'a> DnsQuery<'a> {
         self.source
     }
 
-    /// The name in question, in lower case and without a dot at the end. The root is empty. `None` unless there is exactly
-    /// one question.
+    /// The name in question, in lower case and without a dot at the end. The root is empty. `None` unless there is
+    /// exactly one question.
     ///
-    /// Bytes that no host name has are escaped (RFC 1035, section 5.1), among them a dot within a label.
+    /// Bytes that no host name has are escaped (RFC 1035, section 5.1). A dot within a label is one of them.
     #[must_use]
     pub fn name(&self) -> Option<String> {
         Some(HostName::of_question(self.query().question()?.name).to_string())
@@ -170,11 +172,11 @@ impl<'a> DnsQuery<'a> {
         Some(self.query().question()?.record_type)
     }
 
-    /// Asks the network's servers. `message` is the query's own or another one. If nobody answers, or it is no query, the
-    /// result says SERVFAIL.
+    /// Asks the network's servers. `message` may be the query's own or another one. If no server answers, or `message`
+    /// is not a query, the result is SERVFAIL.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the query up.
+    /// Dropping the future cancels the query.
     pub async fn forward(&self, message: &Bytes) -> Bytes {
         match (self.forwarder, Request::parse(message, self.request.transport)) {
             (Some(forwarder), Some(request)) => forwarder.exchange(&request).await,
@@ -182,7 +184,7 @@ impl<'a> DnsQuery<'a> {
         }
     }
 
-    /// The answer that the name has these addresses, as far as they are of the type in question. `ttl` is in seconds.
+    /// An answer with those of the addresses that have the type in question. `ttl` is in seconds.
     #[must_use]
     pub fn answer(&self, ttl: u32, addresses: &[IpAddr]) -> Bytes {
         let answer = self.query().question().and_then(|question| {
@@ -192,19 +194,19 @@ impl<'a> DnsQuery<'a> {
         answer.map_or_else(|| self.decline(RCODE::NoError), Bytes::from)
     }
 
-    /// The answer that there is no such name (NXDOMAIN).
+    /// An answer that the name does not exist (NXDOMAIN).
     #[must_use]
     pub fn deny(&self) -> Bytes {
         self.decline(RCODE::NameError)
     }
 
-    /// The answer that policy forbids one (REFUSED).
+    /// An answer that policy forbids the query (REFUSED).
     #[must_use]
     pub fn refuse(&self) -> Bytes {
         self.decline(RCODE::Refused)
     }
 
-    /// The answer that none can be found (SERVFAIL).
+    /// An answer that the name cannot be resolved now (SERVFAIL).
     #[must_use]
     pub fn fail(&self) -> Bytes {
         self.decline(RCODE::ServerFailure)
@@ -229,7 +231,7 @@ impl fmt::Debug for DnsQuery<'_> {
     }
 }
 
-/// Whether the embedder's answer is one to this query.
+/// Whether the embedder's answer belongs to this query.
 pub(super) fn is_sound(query: &Query<'_>, answer: &[u8]) -> bool {
     answer.len() <= super::upstream::MAX_MESSAGE && query.is_answered_by(answer, query.id())
 }

@@ -1,4 +1,4 @@
-//! What answers at the network's DNS address: every query takes the same path, whatever it came by.
+//! The server at the network's DNS address. Queries over UDP and TCP take the same path.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ pub(crate) struct NameServer {
     resolver: Option<Arc<dyn Resolver>>,
     forwarder: Forwarder,
     places: Places,
-    /// The log has a warning of what the embedder answers.
+    /// Whether an unusable answer of the embedder's has been logged.
     has_warned: AtomicBool,
 }
 
@@ -38,10 +38,10 @@ impl NameServer {
         Self { names, resolver, forwarder, places, has_warned: AtomicBool::new(false) }
     }
 
-    /// The reply to a message of the container at `source`, or `None` if it is no DNS query and deserves silence.
+    /// The reply to a message of the container at `source`. `None` if it is not a DNS query and gets no reply.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the query up.
+    /// Dropping the future cancels the query.
     pub(crate) async fn answer(
         &self,
         message: &Bytes,
@@ -51,7 +51,7 @@ impl NameServer {
         let request = Request::parse(message, transport)?;
         let query = &request.query;
         if query.hides_its_question() {
-            // Servers could read it in several ways, one of them past the names and the resolver here.
+            // Servers could read it in several ways, one of which would bypass the names and the resolver here.
             return Some(Reply::new(&request, query.decline(RCODE::FormatError).into(), None));
         }
         if let Some(answer) = self.names.answer(query) {
@@ -70,8 +70,8 @@ impl NameServer {
         Some(Reply::new(&request, answer, Some(place)))
     }
 
-    /// A stream that speaks DNS with the container at `source`, and the work that has to be done for that; `None` if the
-    /// container has too many.
+    /// A stream that speaks DNS with the container at `source`, and the future that serves it. `None` if the container
+    /// has too many.
     pub(crate) fn stream(
         self: &Rc<Self>,
         source: SocketAddr,
@@ -86,7 +86,7 @@ impl NameServer {
         Some((theirs, work))
     }
 
-    /// The embedder's answer; `None` if it has none.
+    /// The embedder's answer. `None` if it has none.
     async fn ask_embedder(&self, request: &Request<'_>, source: SocketAddr) -> Option<Bytes> {
         let resolver = self.resolver.as_ref()?;
         let query = &request.query;
@@ -97,7 +97,7 @@ impl NameServer {
             Ok(Ok(None)) => None,
             Ok(Ok(Some(answer))) if is_sound(query, &answer) => Some(answer),
             Ok(Ok(Some(_))) => {
-                // Once: it is the container that decides how often.
+                // Only once, because the container decides how often this happens.
                 if !self.has_warned.swap(true, Relaxed) {
                     tracing::warn!(
                         "what the resolver answers is no response to its query, which gets SERVFAIL"
@@ -121,12 +121,12 @@ impl NameServer {
 #[derive(Debug)]
 pub(crate) struct Reply {
     message: Bytes,
-    /// Kept until the message is delivered, so that those that wait for it are bounded too.
+    /// Kept until the message is delivered, so that waiting messages are bounded too.
     place: Option<Place>,
 }
 
 impl Reply {
-    /// An answer as it can travel.
+    /// An answer in the form in which it can travel.
     fn new(request: &Request<'_>, answer: Bytes, mut place: Option<Place>) -> Self {
         let query = &request.query;
         let fits = match request.transport {
@@ -144,13 +144,13 @@ impl Reply {
         &self.message
     }
 
-    /// Whether it may wait for a link that is full: there is a bound to how many do.
+    /// Whether it may wait for a full link. The number of such messages is bounded.
     pub(crate) fn may_wait(&self) -> bool {
         self.place.is_some()
     }
 }
 
-/// Bytes on the way to and from a stream's other end.
+/// Bytes in the buffer of a stream, in each direction.
 const STREAM_BUFFER: usize = 64 << 10;
 
 #[cfg(test)]
@@ -190,7 +190,7 @@ mod tests {
         header_buffer::rcode(&answer).unwrap()
     }
 
-    /// A server that answers `length` bytes more than it is asked.
+    /// A server whose answers are `length` bytes longer than the queries.
     async fn upstream(length: usize) -> SocketAddr {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
@@ -254,7 +254,7 @@ mod tests {
         for asked in asked {
             failed += usize::from(time::timeout(Duration::from_millis(5), asked).await.is_ok());
         }
-        // 69 of them fit, each of 59 places.
+        // 69 queries fit, each of which takes 59 places.
         assert!(failed >= QUERIES / 50 - QUERIES / 59, "{failed}");
     }
 
@@ -287,7 +287,7 @@ mod tests {
         }
     }
 
-    /// Does what the name says.
+    /// Behaves as each name says.
     struct Fickle;
 
     #[async_trait]

@@ -1,4 +1,4 @@
-//! Which servers to ask. Pure but for reading one file: the caller says what time it is.
+//! Chooses the servers to ask. Pure but for reading one file: the caller supplies the time.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -26,18 +26,18 @@ impl Servers {
         Self::from_file(Path::new(SYSTEM_FILE))
     }
 
-    /// Those of the resolv.conf(5) at `path`. It need not exist: until it names a server, the resolver is
-    /// looked for at 127.0.0.1, as resolv.conf(5) says.
+    /// The servers of the resolv.conf(5) at `path`. The file need not exist. Until it names a server, queries go to
+    /// 127.0.0.1, as resolv.conf(5) says.
     pub(crate) fn from_file(path: &Path) -> Self {
         Self::from_file_with_port(path, DNS_PORT)
     }
 
-    /// Exactly these, with the default timeout and attempts. With none, every query fails.
+    /// Exactly these servers, with the default timeout and attempts. With none, every query fails.
     pub(crate) fn fixed(servers: Vec<SocketAddr>) -> Self {
         Self { file: None, settings: Settings::default_for(servers.into()), planned: 0 }
     }
 
-    /// resolv.conf(5) cannot name a port; tests have no right to bind 53.
+    /// For tests, which may not bind port 53: resolv.conf(5) cannot name a port.
     pub(super) fn from_file_with_port(path: &Path, port: u16) -> Self {
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let file = Watched {
@@ -51,7 +51,7 @@ impl Servers {
         Self { file: Some(file), settings: Settings::default_for([local].into()), planned: 0 }
     }
 
-    /// How to ask the next query. Looks at the file at most once per [`CHECK_INTERVAL`].
+    /// The plan for the next query. Looks at the file at most once per [`CHECK_INTERVAL`].
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         if let Some(fresh) = self.file.as_mut().and_then(|file| file.poll(now, &self.settings)) {
             self.settings = fresh;
@@ -62,7 +62,7 @@ impl Servers {
     }
 }
 
-/// How to ask one query.
+/// The servers, timeout and attempts for one query.
 #[derive(Debug)]
 pub(super) struct Plan {
     settings: Settings,
@@ -103,22 +103,22 @@ impl Settings {
     }
 }
 
-/// A resolv.conf(5) and what is known about it.
+/// A resolv.conf(5) and its last known state.
 #[derive(Debug)]
 struct Watched {
     path: PathBuf,
     port: u16,
     checked: Option<Instant>,
     seen: Option<Fingerprint>,
-    /// The file says `%eth0`: the number behind the name may change while the file does not.
+    /// The file contains a scope like `%eth0`. The interface's number may change while the file does not.
     scoped_by_name: bool,
-    /// What has been logged already.
+    /// The problem that has been logged already.
     problem: Option<Problem>,
 }
 
 impl Watched {
-    /// The settings, if they are to be replaced. Whatever is wrong with the file, `current` stays: a file is
-    /// commonly missing for a moment while a DHCP client or VPN rewrites it.
+    /// The new settings, if they change. With any fault in the file, `current` stays: a file is commonly missing for a
+    /// moment while a DHCP client or VPN rewrites it.
     fn poll(&mut self, now: Instant, current: &Settings) -> Option<Settings> {
         if self.checked.is_some_and(|last| now.saturating_duration_since(last) < CHECK_INTERVAL) {
             return None;
@@ -145,9 +145,9 @@ impl Watched {
     }
 
     fn read(&mut self) -> Result<FileContent, Problem> {
-        // Forgotten first, so that a file that comes back is read even if it is the one seen before.
+        // Cleared first, so that a file that comes back is read again even if it is unchanged.
         let before = self.seen.take();
-        // Were it a FIFO or a device, opening or reading it could stall the engine.
+        // Opening or reading a FIFO or a device could otherwise stall the engine.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&self.path)?;
         let fingerprint = Fingerprint::of(&file)?;
         self.seen = Some(fingerprint);
@@ -172,8 +172,8 @@ impl Watched {
         }))
     }
 
-    /// An address as resolv.conf(5) writes it, perhaps with a scope; `None` if it is none or the interface of
-    /// its scope does not exist.
+    /// An address as resolv.conf(5) writes it, perhaps with a scope. `None` if it is not an address, or the interface
+    /// of its scope does not exist.
     fn server(&mut self, word: &str) -> Option<SocketAddr> {
         let Some((address, scope)) = word.split_once('%') else {
             return Some(SocketAddr::new(word.parse::<IpAddr>().ok()?, self.port));
@@ -190,8 +190,8 @@ impl Watched {
     }
 }
 
-/// The addresses of the `nameserver` lines. The crate `resolv-conf` reads the options only: it refuses
-/// interface names such as `br-lan` and `eth0.7` in a scope.
+/// The addresses of the `nameserver` lines. The crate `resolv-conf` reads only the options, because it refuses scopes
+/// with interface names such as `br-lan` and `eth0.7`.
 fn addresses(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let mut words = line.split([';', '#']).next()?.split_whitespace();
@@ -204,7 +204,7 @@ enum FileContent {
     Settings(Settings),
 }
 
-/// Why a file names no server. Compared, so that each problem is logged when it begins and not every second.
+/// Why a file names no server. It is compared, so that each problem is logged when it begins and not every second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 enum Problem {
     #[error("{0}")]
@@ -221,7 +221,7 @@ impl From<io::Error> for Problem {
     }
 }
 
-/// What tells one state of the file from another.
+/// Attributes that tell one state of the file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {
     device: u64,
@@ -245,7 +245,7 @@ impl Fingerprint {
     }
 }
 
-/// As often as the file is looked at under load; glibc looks on every query, at the price of a stat each.
+/// The shortest time between two looks at the file. glibc looks on every query, which costs a stat each.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const SYSTEM_FILE: &str = "/etc/resolv.conf";
 /// Far above any real file, so that a wrong path costs no memory.
@@ -266,7 +266,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A file of its own that is gone when the test is.
+    /// A file of the test's own, removed when the test ends.
     pub(in crate::dns) struct TempFile(PathBuf);
 
     impl TempFile {
@@ -283,7 +283,7 @@ pub(super) mod tests {
             &self.0
         }
 
-        /// As DHCP clients do it: a new file takes the place of the old one.
+        /// Replaces the file as DHCP clients do: a new one takes the place of the old one.
         pub(in crate::dns) fn replace(&self, text: &str) {
             let new = self.0.with_extension("new");
             fs::write(&new, text).unwrap();

@@ -8,9 +8,9 @@
 //!
 //! | the container | then |
 //! |---|---|
-//! | ends its direction | what is under way is answered, then the connection ends |
-//! | sends nothing for [`IDLE`] while nothing is under way, or takes nothing for as long | the connection ends (section 6.2.3) |
-//! | sends what is no query | the connection ends: where the next message begins is a matter of trust |
+//! | ends its direction | queries under way are answered, then the connection ends |
+//! | sends nothing for [`IDLE`] while nothing is under way, or reads nothing for as long | the connection ends (section 6.2.3) |
+//! | sends a message that is not a query | the connection ends, because its message boundaries can no longer be trusted |
 
 use std::io;
 use std::mem;
@@ -28,7 +28,7 @@ use super::{DnsTransport, upstream::MAX_MESSAGE};
 /// Serves one connection of the container at `source` until either side ends it.
 ///
 /// # Cancel safety
-/// Dropping the future ends the connection and gives up what is under way.
+/// Dropping the future ends the connection and cancels the queries under way.
 pub(super) async fn serve(
     server: Rc<NameServer>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
@@ -74,16 +74,16 @@ pub(super) async fn serve(
 /// The messages of a stream.
 struct Input<S> {
     reader: ReadHalf<S>,
-    /// What has come of the next message, its length included.
+    /// The part of the next message that has arrived, its length included.
     message: Vec<u8>,
     is_open: bool,
 }
 
 impl<S: AsyncRead> Input<S> {
-    /// The next message; `None` at the end of the stream.
+    /// The next message. `None` at the end of the stream.
     ///
     /// # Cancel safety
-    /// What has come of a message is kept.
+    /// The part of a message that has arrived is kept.
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let wanted = match self.message.first_chunk() {
@@ -97,7 +97,8 @@ impl<S: AsyncRead> Input<S> {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "an empty DNS message"));
             }
             let missing = wanted - self.message.len();
-            // Exactly: the message keeps this buffer, and only its length is counted against the container's limit.
+            // Exactly this much, because the message keeps the buffer and only its length counts against the
+            // container's limit.
             self.message.reserve_exact(missing);
             let missing = u64::try_from(missing).unwrap_or(u64::MAX);
             if (&mut self.reader).take(missing).read_buf(&mut self.message).await? == 0 {
@@ -110,7 +111,7 @@ impl<S: AsyncRead> Input<S> {
 
 async fn write(writer: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Result<()> {
     let message = reply.message();
-    // Never longer: see MAX_MESSAGE.
+    // Never longer, see MAX_MESSAGE.
     let length = u16::try_from(message.len()).map_err(|_| io::ErrorKind::InvalidData)?;
     let length = length.to_be_bytes();
     time::timeout(IDLE, writer.write_all_buf(&mut Buf::chain(&length[..], message)))
@@ -121,10 +122,10 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Res
 /// Queries of one connection under way at a time.
 const MAX_PIPELINED: usize = 64;
 
-/// RFC 7766, section 6.2.3 asks for seconds, and for longer than a client takes for its next query.
+/// RFC 7766, section 6.2.3 asks for seconds, and for longer than a client takes between two queries.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Length of what stands before a message: its length (RFC 1035, section 4.2.2), which so has 16 bits.
+/// Bytes of the length in front of a message, which is a 16-bit number (RFC 1035, section 4.2.2).
 const LENGTH: usize = size_of::<u16>();
 const _: () = assert!(MAX_MESSAGE <= u16::MAX as usize);
 
@@ -146,7 +147,7 @@ mod tests {
     use nsnet_stack::dns::HostName;
     use nsnet_stack::dns::testing::{query_for, response};
 
-    /// Runs `test` with a client's end of a connection; names but `db.test` are asked of `upstream`.
+    /// Runs `test` with a client's end of a connection. Queries for names other than `db.test` go to `upstream`.
     async fn with_client<F: Future<Output = ()>>(upstream: SocketAddr, test: impl FnOnce(DuplexStream) -> F) {
         let mut hosts = Hosts::default();
         hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
@@ -244,7 +245,7 @@ mod tests {
             let start = now();
             client.write_all(&framed(1, "db.test")).await.unwrap();
             answer(&mut client).await;
-            // The rest never comes.
+            // The rest of the message never comes.
             client.write_all(&framed(2, "db.test")[..5]).await.unwrap();
             assert_end(&mut client).await;
             assert_eq!((now() - start).as_secs(), IDLE.as_secs());

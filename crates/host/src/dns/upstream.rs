@@ -1,14 +1,15 @@
-//! UDP sockets towards the servers, and which exchange a datagram from there belongs to.
+//! UDP sockets towards the servers, and the exchanges that share them.
 //!
-//! Every exchange has a socket, and so a source port, of its own (RFC 5452, section 9.2) as long as there are fewer
-//! than [`MAX_SOCKETS`] towards its server; then the one with the fewest exchanges takes it in. Sockets cost file
-//! descriptors, and a container can have thousands of queries under way by asking what nobody answers. What sharing
-//! takes from the randomness of ports does not help a forger: an answer must have the ID drawn for its exchange *and*
-//! repeat the question, so that other exchanges on the same port are no further targets. (A mere error may come without
-//! its question, as FORMERR does; what a forger gains by that is an exchange that fails.)
+//! An exchange has a socket of its own, and so a source port (RFC 5452, section 9.2), while there are fewer than
+//! [`MAX_SOCKETS`] towards its server. After that it joins the socket with the fewest exchanges. Sockets cost file
+//! descriptors, and a container can have thousands of queries under way by asking servers that do not answer.
 //!
-//! Sockets are connected: the kernel drops what comes from elsewhere, and an ICMP error ends the exchanges at once.
-//! A socket closes with its last exchange.
+//! Sharing makes ports less random, but that does not help a forger. An answer must have the ID drawn for its exchange
+//! *and* repeat the question, so other exchanges on the same port are no further targets. Only an error such as FORMERR
+//! may come without its question. By forging that, a forger makes one exchange fail.
+//!
+//! Sockets are connected. The kernel drops datagrams from other addresses, and an ICMP error ends the exchanges at
+//! once. A socket closes with its last exchange.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -34,20 +35,20 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// Sends a query and waits for its answer, without end.
+    /// Sends a query and waits for its answer, without a time limit.
     ///
     /// # Errors
-    /// The error of the socket, such as `ECONNREFUSED` where no server is.
+    /// The error of the socket, such as `ECONNREFUSED` if no server is there.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the ID up, and closes the socket if nobody else uses it.
+    /// Dropping the future gives the ID up, and closes the socket if no other exchange uses it.
     pub(super) async fn exchange(&self, server: SocketAddr, query: &Bytes) -> io::Result<Bytes> {
         let socket = self.socket(server)?;
         let (ask, answer) = oneshot::channel();
         let place = socket.shared.enter(&self.ids, query, ask)?;
         if let Err(error) = socket.shared.send(query, place.id).await {
             if error.kind() == io::ErrorKind::ConnectionRefused {
-                // This call has taken the error that was meant for all.
+                // This call has taken the error that was meant for all exchanges.
                 socket.shared.fail(&error);
             }
             return Err(error);
@@ -79,7 +80,8 @@ impl Sockets {
     }
 }
 
-/// Sockets towards one server. With 4 096 exchanges under way each has 64 of them, whose answers its buffer has room for.
+/// The most sockets towards one server. With 4 096 exchanges under way, each has 64 of them, and its buffer has room
+/// for the answers.
 const MAX_SOCKETS: usize = 64;
 
 /// A socket and the task that reads from it.
@@ -90,7 +92,7 @@ struct SharedSocket {
 }
 
 impl SharedSocket {
-    /// A new socket on a random port that hears `server` only.
+    /// A new socket on a random port that receives from `server` only.
     fn open(server: SocketAddr) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
@@ -136,7 +138,7 @@ impl Shared {
         Ok(Slot { shared: Arc::clone(self), id })
     }
 
-    /// Sends a query under another ID.
+    /// Sends a query under a different ID.
     async fn send(&self, query: &[u8], id: u16) -> io::Result<()> {
         let mut message = query.to_vec();
         set_id(&mut message, id);
@@ -152,7 +154,7 @@ impl Shared {
         }
     }
 
-    /// Gives a message to the exchange that it answers, under the ID of the query.
+    /// Gives a message to its exchange, under the ID of the query.
     fn deliver(&self, mut message: Vec<u8>) {
         let Some(id) = message.first_chunk().map(|id| u16::from_be_bytes(*id)) else { return };
         let mut waiting = lock(&self.waiting);
@@ -163,12 +165,12 @@ impl Shared {
         };
         set_id(&mut message, query.id());
         if let Some(exchange) = waiting.remove(&id) {
-            // Whoever asked may have given up.
+            // The exchange may have been cancelled.
             let _ = exchange.answer.send(Ok(message.into()));
         }
     }
 
-    /// Ends all exchanges: the server, or the way there, is the same for all.
+    /// Ends all exchanges, because they share the server and the path to it.
     fn fail(&self, error: &io::Error) {
         for (_, exchange) in lock(&self.waiting).drain() {
             let error =
@@ -192,7 +194,7 @@ impl Drop for Slot {
 
 /// The next datagram.
 fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
-    // Not kept while an exchange waits: there may be many.
+    // Not kept while an exchange waits, because there may be many exchanges.
     let mut message = vec![0; MAX_MESSAGE];
     let length = (&*SockRef::from(socket)).read(&mut message)?;
     message.truncate(length);
@@ -200,14 +202,14 @@ fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
     Ok(message)
 }
 
-/// Gives a message another ID.
+/// Replaces a message's ID.
 pub(super) fn set_id(message: &mut [u8], id: u16) {
     if let Some(bytes) = message.first_chunk_mut() {
         *bytes = id.to_be_bytes();
     }
 }
 
-/// Draws numbers that follow from nothing that can be seen: a keyed hash of a counter.
+/// Draws unpredictable numbers: a keyed hash of a counter.
 #[derive(Debug, Default)]
 struct Ids {
     key: RandomState,
@@ -221,19 +223,19 @@ impl Ids {
     }
 }
 
-/// What is under a lock here is consistent at all times.
+/// Every value under a lock here is consistent at all times, so a poisoned lock is harmless.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Even with all exchanges on one socket fifteen of sixteen IDs are free.
+/// The most draws for a free ID. Even with all exchanges on one socket, fifteen of sixteen IDs are free.
 const MAX_DRAWS: usize = 32;
 
-/// An ICMP error makes a socket report `EPOLLERR` without `EPOLLIN`, which tokio's `recv` and `readable` sleep
-/// through.
+/// An ICMP error makes a socket report `EPOLLERR` without `EPOLLIN`. tokio's `recv` and `readable` do not wake for
+/// that.
 const MESSAGE_OR_ERROR: Interest = Interest::READABLE.add(Interest::ERROR);
 
-/// No UDP datagram is longer.
+/// The longest UDP datagram.
 pub(super) const MAX_MESSAGE: usize = 65535;
 
 #[cfg(test)]
@@ -275,7 +277,7 @@ mod tests {
             assert_eq!(answer[..2], message[..2], "the ID of the query");
             assert!(seen.insert(answer[message.len()..].to_vec()), "each exchange has an answer of its own");
         }
-        // Given up as well as answered.
+        // A cancelled exchange, as well as an answered one.
         let pending = sockets.exchange(address, &message);
         let given_up = tokio::time::timeout(std::time::Duration::from_millis(20), pending).await;
         assert!(given_up.is_err());

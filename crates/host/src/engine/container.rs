@@ -1,7 +1,7 @@
-//! One container from its handshake to its end: a gateway for each queue of its device.
+//! One container from its handshake to its end, with a gateway for each queue of its device.
 //!
-//! The first gateway runs on the network's own thread, the others on further ones, and they end together. A container
-//! of one queue has the first gateway and nothing else.
+//! The first gateway runs on the network's own thread, the others on further threads. They end together. A container
+//! with one queue has the first gateway only.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -28,19 +28,19 @@ use crate::task::lifetime;
 use crate::threads::Seat;
 use crate::threads::commons::Commons;
 
-/// What is the same for every container of a network.
+/// The parts that are the same for every container of a network.
 pub(crate) struct NetworkTerms {
     pub(crate) parts: Parts,
     pub(crate) link: Offer,
     pub(crate) dns: dns::Terms,
     pub(crate) isolation: Isolation,
     pub(crate) members: Rc<Members>,
-    /// Unless containers are isolated.
+    /// `None` if containers are isolated.
     pub(crate) neighbours: Option<Rc<Neighbours>>,
 }
 
-/// Takes one container from its start to its end. `further` are seats for the queues behind the first; `network` is set
-/// to end in good order, and closed to end at once.
+/// Serves one container from its start to its end. `further` are seats for the queues behind the first. `network` is
+/// set for an end in good order, and closed for an immediate one.
 pub(crate) async fn host(
     request: Request,
     terms: &NetworkTerms,
@@ -78,7 +78,7 @@ pub(crate) async fn host(
         }
         Err(error) => Err(error),
     };
-    // Whoever hears of the end may attach the next container of this name.
+    // Released first: code that learns of the end may attach the next container of this name.
     drop(lease);
     let (end, finished) = match served {
         Ok((failure, finished)) => (failure.or_else(|| ending.asked()), finished),
@@ -93,12 +93,14 @@ pub(crate) async fn host(
     finished
 }
 
-/// The end of a container that did not get ready. An adopted one was called ready: there is no other way to say why.
+/// The end of a container that did not become ready. An adopted one was reported ready, so the end is the only place
+/// for the error.
 fn failure(error: &SetupError, is_adopted: bool) -> End {
     if is_adopted { End::failed(io::Error::other(error.to_string())) } else { End::SetupFailed }
 }
 
-/// The ports of a container, and what it was granted. `given_up` resolves when the container is to end before it is ready.
+/// The link ends of a container, and what it was granted. `given_up` resolves when the container is to end before it is
+/// ready.
 async fn open(
     origin: LinkOrigin,
     terms: &NetworkTerms,
@@ -126,7 +128,7 @@ struct Others {
     ended: JoinSet<Ended>,
 }
 
-/// How a gateway behind the first has ended.
+/// The end of a gateway behind the first.
 enum Ended {
     AsTold(Finished),
     Failed,
@@ -168,8 +170,8 @@ impl Gateways {
         Ok(Self { first, others: Some(others) })
     }
 
-    /// Serves until the end, and returns the failure that was its reason, if one was. The container is not to be found
-    /// any more as soon as its first gateway is closed.
+    /// Serves until the end, and returns the failure that caused it, if one did. The container can no longer be found
+    /// once its first gateway is closed.
     async fn run(self, ending: &Ending, attached: &Attached, presence: Presence) -> (Option<End>, Finished) {
         let end = pin!(ending.at_once(attached));
         let finish = lifetime::finishing(ending.watch());
@@ -187,7 +189,7 @@ impl Gateways {
         let end_of_all = async {
             tokio::select! {
                 () = end => {}
-                // Only a fault ends one of them before it is told to.
+                // Only a fault ends one of them before it is told to end.
                 _ = ended.join_next() => lost(Err(io::Error::other("the thread of a queue has failed"))),
             }
             end_others.take();
@@ -206,7 +208,7 @@ impl Gateways {
 }
 
 impl Others {
-    /// Starts a gateway on another thread. Returns once it has taken its link over.
+    /// Starts a gateway on another thread. Returns once that has taken its link over.
     async fn start(
         &mut self,
         seat: &Seat,
@@ -238,10 +240,10 @@ impl Others {
     }
 }
 
-/// What a gateway is made of, to be carried to its thread.
+/// The parts of a gateway, to be sent to its thread.
 struct Queue {
     port: LinkEnd,
-    /// None if the device has one queue only.
+    /// `None` if the device has one queue only.
     sibling: Option<Siblings>,
     addressing: Addressing,
     isolation: Isolation,
@@ -266,15 +268,15 @@ async fn serve(
     is_finishing: watch::Receiver<bool>,
 ) -> Finished {
     let end = async {
-        // Only ever fails: nothing is sent.
+        // Always fails, because nothing is sent.
         let _ = ending.changed().await;
     };
-    // The gateway of the first queue hears of it, and tells the embedder.
+    // The gateway of the first queue learns of it, and tells the embedder.
     let lost = drop;
     gateway.run(pin!(end), lifetime::finishing(is_finishing), lost).await
 }
 
-/// The limits of one of so many queues: what is not on the first queue only is divided, rounded up.
+/// The limits of one of this many queues. Limits that are not for the first queue only are divided, rounded up.
 fn share(limits: Limits, queues: usize) -> Limits {
     Limits {
         tcp_flows: limits.tcp_flows.div_ceil(queues),

@@ -1,7 +1,7 @@
-//! The engine of one network: serves its containers on the thread on which it has a seat, and where a container has
-//! several queues on further ones.
+//! The engine of one network. It serves the containers on the thread on which the network has a seat, and further
+//! queues of a container on further threads.
 //!
-//! Dropping it resets all connections, closes all links and waits until that is done.
+//! Dropping it resets all connections, closes all links, and waits until that is done.
 
 mod container;
 
@@ -38,15 +38,15 @@ pub(crate) struct Config {
 
 pub(crate) struct Engine {
     requests: Option<mpsc::UnboundedSender<Instruction>>,
-    /// Resolves when the network has ended; taken by who waits for it.
+    /// Resolves when the network has ended. Taken by the call that waits for it.
     over: Option<oneshot::Receiver<Finished>>,
     seat: Seat,
-    /// For the queues behind the first.
+    /// Seats for the queues behind the first.
     further: Arc<[Seat]>,
 }
 
 impl Engine {
-    /// Starts on the first of these seats. `counters` are for what concerns no container.
+    /// Starts on the first of these seats. `counters` are for traffic that belongs to no container.
     pub(crate) fn start(config: Config, counters: Arc<Counters>, seats: Seats) -> Self {
         let Seats { first: seat, further } = seats;
         let further: Arc<[Seat]> = further.into();
@@ -66,7 +66,7 @@ impl Engine {
         self.tell(Instruction::Attach(Box::new(request)))
     }
 
-    /// Ends the engine once everything is delivered that containers have sent, after `grace` at the latest, and waits for
+    /// Ends the engine once everything that containers have sent is delivered, after `grace` at the latest. Waits for
     /// that.
     pub(crate) fn finish(mut self, grace: Duration) -> Finished {
         // An engine thread does not wait, and the network still has its grace.
@@ -80,9 +80,10 @@ impl Engine {
         }
     }
 
-    /// Like [`finish`](Self::finish), without waiting: returns what does, unless the engine has ended already.
+    /// Like [`finish`](Self::finish), without waiting. Returns a receiver that waits, unless the engine has ended
+    /// already.
     pub(crate) fn begin_to_finish(mut self, grace: Duration) -> Option<oneshot::Receiver<Finished>> {
-        // The threads are kept by the engine itself. Without this, dropping does not wait.
+        // The engine's task keeps the threads. Without this receiver, dropping does not wait.
         let over = self.over.take();
         let keep = Some((self.seat.clone(), Arc::clone(&self.further)));
         self.tell(Instruction::Finish { grace, keep }).ok().and(over)
@@ -97,10 +98,10 @@ impl Engine {
         self.requests.as_ref().and_then(|requests| requests.send(message).ok()).ok_or(ShutDown)
     }
 
-    /// Waits for the end of the network, which must have been told to end.
+    /// Waits for the end of the network, which must have been ordered.
     fn join(&mut self, patience: Duration) -> Finished {
         let Some(over) = self.over.take() else { return Finished::Abandoned };
-        // A Dialer may hold the last handle to its own network: the engine cannot wait for itself.
+        // A Dialer may hold the last handle to its own network. The engine cannot wait for itself.
         if threads::is_engine_thread() {
             return Finished::Abandoned;
         }
@@ -156,7 +157,7 @@ async fn serve(
     let questions = Questions::new(dialer, limits.dial_timeout);
     let parts = Parts { questions, limits, clock: scene.clock, counters };
     let terms = Rc::new(NetworkTerms { parts, link, dns, isolation, members, neighbours });
-    // Dropped to end the containers' networks at once, set to end them in good order.
+    // Dropped for an immediate end of the containers' networks, set for one in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();
     let mut ports = JoinSet::new();
@@ -190,7 +191,7 @@ async fn serve(
     finished
 }
 
-/// Waits for all containers, and notes how they have ended.
+/// Waits for all containers, and records how they have ended.
 async fn join_all(containers: &mut JoinSet<Finished>, finished: &mut Finished) {
     while let Some(ended) = containers.join_next().await {
         let outcome = ended.as_ref().copied().unwrap_or(Finished::Incomplete { connections: 0 });

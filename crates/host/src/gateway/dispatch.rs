@@ -1,4 +1,4 @@
-//! Where a packet goes: to another container, to its protocol's table, to another queue's gateway, or no further.
+//! Dispatches a packet to another container, to its protocol's table, to another queue's gateway, or drops it.
 
 use std::rc::Rc;
 
@@ -51,7 +51,7 @@ impl Gateway {
         }
     }
 
-    /// Takes in a packet with extension headers as if it had none, but for what is quoted of it.
+    /// Handles a packet with extension headers as if it had none. Errors still quote the original.
     fn handle_extended(self: &Rc<Self>, header: &vnet::Header, bytes: &[u8]) -> Result<(), Discard> {
         let stripped = extensions::strip(bytes)?;
         match Packet::parse(header, &stripped) {
@@ -63,7 +63,7 @@ impl Gateway {
         }
     }
 
-    /// Takes in a packet if it is for another container within reach.
+    /// Passes a packet on if it is for another container within reach.
     pub(super) fn forward(
         self: &Rc<Self>,
         header: &vnet::Header,
@@ -73,7 +73,7 @@ impl Gateway {
         self.neighbours.get()?.forward(&self.protocols, header, bytes, form)
     }
 
-    /// Whether a packet is for an address at which another container may be within reach.
+    /// Whether a packet's destination may be another container within reach.
     fn is_for_neighbour(&self, bytes: &[u8]) -> bool {
         self.isolation == Isolation::Open
             && header::destination(bytes)
@@ -103,8 +103,8 @@ impl Gateway {
         Ok(())
     }
 
-    /// Reads an error of the container. Upstream sockets are the host's, whose kernel speaks for itself; but a client of
-    /// a published port that is refused may be welcome in the other address family.
+    /// Reads an error of the container. Upstream sockets do not need it, because the host's kernel sends its own
+    /// errors. But a client of a published port that is refused may be accepted in the other address family.
     fn handle_error(self: &Rc<Self>, packet: &Packet<'_>, message: &[u8]) -> Discard {
         let Endpoints { source, destination } = packet.ends;
         match Embedded::parse(source.ip(), destination.ip(), message, false) {
@@ -138,13 +138,13 @@ impl Gateway {
         }
     }
 
-    /// Takes in a packet that has come in on another queue.
+    /// Handles a packet that has arrived on another queue.
     fn handle_passed(self: &Rc<Self>, siblings: &Siblings, passed: Passed) -> Result<(), Discard> {
         if let Some(result) = self.forward(&passed.header, &passed.packet, Form::Whole) {
             return result;
         }
         let is_here = |key: &FlowKey, segment: &Segment| {
-            // One for a container that is not there does not go round to be answered with RST.
+            // A segment for a container that does not exist is not sent round to be answered with RST.
             self.protocols.tcp.knows(key)
                 || (segment.control == Control::Open && self.is_for_neighbour(&passed.packet))
         };
@@ -162,7 +162,7 @@ impl Gateway {
         }
     }
 
-    /// Takes in a segment. One whose flow is not here goes to the other queues, if there are any.
+    /// Handles a segment. One whose flow is not here goes to the other queues, if there are any.
     fn handle_segment(&self, key: FlowKey, segment: &Segment, packet: &[u8]) {
         let tcp = &self.protocols.tcp;
         if tcp.handle(key, segment, packet) {
@@ -178,7 +178,7 @@ impl Gateway {
         }
     }
 
-    /// Turns away a packet that must not or cannot go on, and tells the container why, unless it was to go to everybody.
+    /// Refuses a packet that must not or cannot go on. Tells the container why, unless the packet was a broadcast.
     fn refuse(&self, packet: &Packet<'_>, error: IcmpError, discard: Discard) -> Result<(), Discard> {
         let is_error = matches!(packet.transport, Transport::Error(_));
         let is_broadcast = self.context().addressing.is_broadcast(packet.ends.destination.ip());

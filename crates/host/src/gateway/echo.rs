@@ -1,4 +1,4 @@
-//! Echo requests: those to the gateway's own addresses are answered here, the others are the Dialer's to decide.
+//! Echo requests. Those to the gateway's own addresses are answered here, and the Dialer decides on the others.
 
 use super::Gateway;
 use crate::dialer::Datagrams;
@@ -7,8 +7,8 @@ use nsnet_stack::icmp;
 use nsnet_stack::packet::Packet;
 
 impl Gateway {
-    /// Takes in an echo request. The gateway and the resolver are in here: no packet leaves for their answer, and nobody
-    /// is asked. So the gateway answers for itself also where its address leads to the host's loopback.
+    /// Handles an echo request. The gateway and the resolver answer by themselves: no packet leaves, and nobody is
+    /// asked. The gateway does so even where its address leads to the host's loopback.
     pub(super) fn handle_echo(&self, packet: &Packet<'_>, datagram: Datagrams<'_>) {
         let destination = packet.ends.destination.ip();
         if self

@@ -1,4 +1,4 @@
-//! Fragments from the container, put together before they are handled.
+//! Reassembles fragments from the container before they are handled.
 
 use std::rc::Rc;
 
@@ -12,7 +12,7 @@ use nsnet_stack::ip::extensions;
 use nsnet_stack::packet::Packet;
 
 impl Gateway {
-    /// Takes in a fragment. What it completes is handled as if it had come whole.
+    /// Handles a fragment. A packet that it completes is handled as if it had arrived whole.
     pub(super) fn reassemble(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
         let fragment = Fragment::parse(bytes)?;
         if self.context().addressing.subnet_of_container(fragment.source()).is_none() {
@@ -27,7 +27,7 @@ impl Gateway {
     }
 
     fn handle_whole(self: &Rc<Self>, bytes: &[u8]) -> Result<(), Discard> {
-        // The default header: nothing of a fragment is left for a device to complete.
+        // The default header, because no device has to complete anything of a fragment.
         let header = vnet::Header::default();
         if let Some(result) = self.forward(&header, bytes, Form::Reassembled) {
             return result;
@@ -40,11 +40,11 @@ impl Gateway {
             }
             packet => packet?,
         };
-        // Cut once, it may be cut again.
+        // A packet that was fragmented once may be fragmented again.
         self.handle_packet(&Packet { dont_fragment: false, ..packet })
     }
 
-    /// Counts the fragments that were dropped, and sees to it that those under way do not stay for ever.
+    /// Counts the fragments that were dropped, and makes sure that incomplete packets expire.
     fn after_fragments(self: &Rc<Self>) {
         let mut fragments = self.fragments.borrow_mut();
         self.context().counters.dropped_fragments(fragments.take_dropped());

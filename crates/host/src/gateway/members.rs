@@ -1,4 +1,4 @@
-//! The containers of one network that are up, on the thread of their first queues.
+//! The containers of one network that are up. They are kept on the thread of their first queues.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ pub(crate) enum Isolation {
 
 #[derive(Default)]
 pub(crate) struct Members {
-    /// In the order in which they came.
+    /// In the order of their arrival.
     present: RefCell<Vec<Present>>,
     by_address: RefCell<HashMap<IpAddr, Rc<Protocols>>>,
     entered: Cell<u64>,
@@ -30,7 +30,7 @@ struct Present {
 }
 
 impl Members {
-    /// Makes a container known until what is returned is dropped.
+    /// Adds a container until the returned value is dropped.
     pub(crate) fn enter(self: &Rc<Self>, member: Member, protocols: &Rc<Protocols>) -> Presence {
         let id = self.entered.get();
         self.entered.set(id + 1);
@@ -42,8 +42,8 @@ impl Members {
         Presence { members: Rc::clone(self), id }
     }
 
-    /// The container of this name; without a name, the one that has been up for longest. One whose end of the link is
-    /// gone is none, though its last bytes are still being delivered.
+    /// The container of this name. Without a name, the one that has been up for longest. A container whose end of the
+    /// link is gone does not count, even if its last bytes are still being delivered.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<Rc<Protocols>> {
         let present = self.present.borrow();
         let has = |one: &Present, name| one.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name));
@@ -58,7 +58,7 @@ impl Members {
     }
 }
 
-/// A container is up until this is dropped.
+/// The container is listed until this is dropped.
 pub(crate) struct Presence {
     members: Rc<Members>,
     id: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        // No two have the same address: it is leased for longer than this lasts.
+        // Addresses are unique, because an address is leased for longer than this lasts.
         for gone in self.members.present.borrow_mut().extract_if(.., |one| one.id == self.id) {
             for subnet in gone.protocols.context.addressing.subnets() {
                 self.members.by_address.borrow_mut().remove(&subnet.container);

@@ -1,8 +1,7 @@
-//! What the container believes to be its router: reads frames, finds the flow of each packet, answers.
+//! The router that the container believes in. It reads frames, finds the flow of each packet, and answers.
 //!
-//! One gateway serves one container, or one queue of its device ([`queues`]). Everything of it runs on
-//! one engine thread; flows share the gateway by `Rc` and nothing else. The reader takes at most [`BATCH`] frames before
-//! the flows get their turn.
+//! One gateway serves one container, or one queue of its device ([`queues`]). All of it runs on one engine thread.
+//! Flows share only the gateway, by `Rc`. The reader takes at most [`BATCH`] frames before the flows get their turn.
 
 mod dispatch;
 mod echo;
@@ -26,22 +25,22 @@ use crate::gateway::neighbours::Neighbours;
 use crate::gateway::queues::Siblings;
 use crate::protocols::Protocols;
 
-/// Frames read before the flows they belong to run: enough to share the cost of a wake-up, few enough that an
-/// answer does not wait for a millisecond's worth of input.
+/// Frames read before their flows run. The number is large enough to share the cost of a wake-up. It is small enough
+/// that an answer does not wait for a millisecond's worth of input.
 const BATCH: usize = 32;
 
-/// Bytes read before the flows run: what lies in the rings is then still in the second-level cache when it is written
-/// to the streams. Four of the largest frames; with sixty-four, a single stream had little more than half the speed.
+/// Bytes read before the flows run. Data in the rings is then still in the second-level cache when it is written to the
+/// streams. Four of the largest frames fit. With sixty-four, a single stream had little more than half the speed.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// More batches than a TUN device queues, whatever its packets.
+/// More batches than a TUN device can queue.
 const MAX_BATCHES_QUEUED: usize = 4096;
 
-/// One container's router, or that of one queue of its device.
+/// The router of one container, or of one queue of its device.
 pub(crate) struct Gateway {
     pub(crate) protocols: Rc<Protocols>,
     isolation: Isolation,
-    /// The other containers, unless this one is isolated from them or serves another queue than the first.
+    /// The other containers. Unset if this one is isolated, or if this gateway serves another queue than the first.
     neighbours: OnceCell<Rc<Neighbours>>,
     /// The gateways of the container's other queues, if there are any.
     siblings: Option<Siblings>,
@@ -66,17 +65,21 @@ impl Gateway {
         })
     }
 
-    /// Serves the container until `end` resolves, or `finish` has and everything is delivered, or the container's
-    /// end of the link is gone and what it had sent is delivered. Then connections are reset. With several queues
-    /// delivered means on every queue, and only the gateway of the first returns before `end`. `lost` is called when the
-    /// link is gone, with an error if it failed.
+    /// Serves the container, and then resets connections. Serving ends in one of three cases:
+    ///
+    /// - `end` resolves.
+    /// - `finish` has resolved, and everything is delivered.
+    /// - The container's end of the link is gone, and its data is delivered.
+    ///
+    /// With several queues, everything must be delivered on every queue, and only the gateway of the first returns
+    /// before `end`. `lost` is called when the link is gone, with an error if it failed.
     pub(crate) async fn run(
         self: &Rc<Self>,
         end: Pin<&mut impl Future<Output = ()>>,
         finish: impl Future<Output = ()>,
         lost: impl FnOnce(io::Result<()>),
     ) -> Finished {
-        // A drop guard, so that a fault in here takes the network away rather than leaving it dead.
+        // A drop guard, so that a fault in here closes the network instead of leaving it dead.
         let closing = Closing(self);
         let finished = tokio::select! {
             biased;
@@ -121,8 +124,8 @@ impl Gateway {
         }
     }
 
-    /// What being told to end means for the connections that there are. A queue behind the first is told even if all is
-    /// delivered.
+    /// The outcome for the existing connections when the end is ordered. A queue behind the first is told to end even
+    /// if everything is delivered.
     fn cut(self: &Rc<Self>) -> Finished {
         if self.siblings.as_ref().is_some_and(Siblings::has_reported) {
             return Finished::Delivered;
@@ -135,10 +138,10 @@ impl Gateway {
         Finished::Incomplete { connections: self.protocols.tcp.undelivered() }
     }
 
-    /// Waits until everything that the container has sent so far is with the upstream sockets.
+    /// Waits until the upstream sockets have everything that the container has sent so far.
     async fn delivered(self: &Rc<Self>) {
         loop {
-            // What lies in the link counts; its being closed does not matter here.
+            // Frames in the link count. It does not matter here whether the link is closed.
             for _ in 0..MAX_BATCHES_QUEUED {
                 let Ok(Batch::Full) = self.read_batch() else { break };
                 tokio::task::yield_now().await;
@@ -154,7 +157,7 @@ impl Gateway {
         }
     }
 
-    /// Takes in what the gateways of other queues have for this one. Never ends.
+    /// Handles packets and messages of the gateways of other queues. Never ends.
     async fn listen(self: &Rc<Self>) {
         let Some(mut inbox) = self.siblings.as_ref().and_then(Siblings::take_inbox) else {
             return future::pending().await;
@@ -169,13 +172,13 @@ impl Gateway {
         }
     }
 
-    /// From now on passes on what the container sends to others of its network.
+    /// From now on, passes packets for other containers of its network on.
     pub(crate) fn meet(&self, neighbours: Rc<Neighbours>) {
-        // Set once only: a container is admitted once.
+        // Set only once, because a container is admitted once.
         let _ = self.neighbours.set(neighbours);
     }
 
-    /// Reads until the link is gone, or that of another queue has been gone for a while.
+    /// Reads until the link is gone, or until that of another queue has been gone for a while.
     async fn read_while_linked(self: &Rc<Self>) -> io::Result<()> {
         let Some(siblings) = &self.siblings else { return self.read().await };
         tokio::select! {
@@ -195,7 +198,7 @@ impl Gateway {
         }
     }
 
-    /// Takes in a batch of what the link holds.
+    /// Handles one batch of frames from the link.
     fn read_batch(self: &Rc<Self>) -> io::Result<Batch> {
         let context = self.context();
         let mut buffer = context.commons.received();
@@ -224,10 +227,10 @@ impl Gateway {
     }
 }
 
-/// How a batch of frames ended.
+/// The end of a batch of frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Batch {
-    /// The link holds no more.
+    /// The link is empty now.
     Drained,
     /// The link may hold more.
     Full,

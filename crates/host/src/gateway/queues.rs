@@ -1,33 +1,37 @@
-//! What the gateways of one container have to do with each other, if its TUN device has several queues.
+//! Cooperation of the gateways of one container whose TUN device has several queues.
 //!
-//! # Which queue a packet comes in on
+//! # The queue of a packet
 //!
-//! The kernel decides (`tun_automq_select_queue`, drivers/net/tun.c): by an entry for the flow's hash that says on
-//! which queue a packet of the flow was last written, and without one, which it forgets after three seconds of
-//! silence, by the hash itself. The hash is the same for both directions of a flow and lasts as long as the system
-//! is up.
+//! The kernel chooses it (`tun_automq_select_queue`, drivers/net/tun.c). It uses an entry for the flow's hash, which
+//! holds the queue on which a packet of the flow was last written. It forgets the entry after three seconds of silence,
+//! and then uses the hash itself. The hash is the same for both directions of a flow and lasts as long as the system is
+//! up.
 //!
-//! **TCP** is served where it comes in. Whoever gets the SYN answers on the same queue, so that an entry says what
-//! the hash would say anyway: with or without it the flow stays, as long as the number of queues does, and that
-//! changes only with the end of the container. What could still move a flow is a datagram's answer or another
-//! flow's whose hash of 32 bits happens to be the same, a segment in fragments, or a container that meddles with its
-//! device. Before a segment is taken for a stray and answered with RST, it therefore goes once *round* all queues; the
-//! gateway that knows its flow keeps it.
+//! **TCP** is served on the queue where it arrives. The gateway that gets the SYN answers on the same queue, so the
+//! entry agrees with the hash. The flow stays there as long as the number of queues does, which changes only with the
+//! end of the container. Only a few events could still move a flow:
 //!
-//! **Everything else** belongs to the first queue, and so does what goes to another container, TCP or not. A
-//! container's port must have one upstream port whatever the destination (RFC 4787, 4.1), and the fragments of a packet
-//! must meet, while the hash sends each destination and each fragment where it will. The other gateways pass such
-//! packets on. It is only one-way traffic that stays on their queues: what the first one answers comes in there from
-//! then on.
+//! - An answer to a datagram, or to another flow, has the same 32-bit hash.
+//! - A segment comes in fragments.
+//! - The container meddles with its device.
 //!
-//! Packets travel between gateways in bounded channels; one that finds its channel full is lost and counted.
+//! So a segment that looks like a stray goes *round* all queues once before RST answers it. The gateway that knows its
+//! flow keeps it.
 //!
-//! # How they end
+//! **Everything else** belongs to the first queue, and so do packets to another container, TCP included. A container's
+//! port must have one upstream port for all destinations (RFC 4787, 4.1), and the fragments of a packet must meet. The
+//! hash spreads both. So the other gateways pass such packets on. Only one-way traffic stays on their queues: once the
+//! first gateway answers, a flow arrives there.
 //!
-//! Together. A link that is gone takes the others with it ([`Siblings::link_is_gone`]), after a while in which they
-//! may still bring what a shuttle drains. Everything is *delivered* when it is on every queue: each gateway but the
-//! first says so to the first, in the channel of its packets, and waits to be ended; the first then knows that it has
-//! their packets as well. The links close only then, for one that closed earlier would move its flows to the others.
+//! Packets travel between gateways in bounded channels. One that finds its channel full is lost and counted.
+//!
+//! # Ending
+//!
+//! All queues end together. When one link is gone, the others follow ([`Siblings::link_is_gone`]) after a while, in
+//! which they may still bring packets that a shuttle drains. Everything is *delivered* when it is on every queue. Each
+//! gateway but the first reports this to the first, in the channel of its packets, and waits to be ended. So the first
+//! has their packets by then as well. The links close only after that, because one that closed earlier would move its
+//! flows to the others.
 
 use std::cell::{Cell, RefCell};
 use std::future;
@@ -38,47 +42,47 @@ use nsnet_proto::vnet;
 use nsnet_stack::ip::header;
 use tokio::sync::{mpsc, watch};
 
-/// Packets on the way to one gateway.
+/// The most packets on the way to one gateway.
 const CAPACITY: usize = 256;
 
-/// The first queue, to which everything belongs that is not TCP.
+/// The first queue, to which everything but TCP belongs.
 const FIRST: usize = 0;
 
-/// How long a link may last beyond another: more than the second that a shuttle takes to drain a queue.
+/// How long a link may outlast another. It is more than the second that a shuttle takes to drain a queue.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One gateway's way to those of the other queues.
+/// One gateway's channels to those of the other queues.
 pub(crate) struct Siblings {
     index: usize,
     all: Arc<[mpsc::Sender<SiblingMessage>]>,
     gone: watch::Sender<bool>,
-    /// How many others have yet to deliver what they have; only the first counts.
+    /// How many others have not delivered everything yet. Only the first gateway counts.
     undelivered: Cell<usize>,
     has_reported: Cell<bool>,
     inbox: RefCell<Option<mpsc::Receiver<SiblingMessage>>>,
 }
 
-/// What a gateway hears from another.
+/// A message from another gateway.
 pub(crate) enum SiblingMessage {
     Packet(Passed),
-    /// Everything is delivered on a queue.
+    /// Everything is delivered on one queue.
     Delivered,
 }
 
-/// A packet that has come in on another queue.
+/// A packet that has arrived on another queue.
 pub(crate) struct Passed {
     pub(crate) header: vnet::Header,
     pub(crate) packet: Box<[u8]>,
-    /// The queue it has come in on.
+    /// The queue where it arrived.
     origin: usize,
 }
 
-/// There was no room.
+/// The channel was full.
 #[derive(Debug)]
 pub(crate) struct Lost;
 
 impl Siblings {
-    /// For that many queues, the first one first.
+    /// The channels for this many queues, the first queue first.
     pub(crate) fn new(queues: usize) -> Vec<Self> {
         let (senders, inboxes): (Vec<_>, Vec<_>) = (0..queues).map(|_| mpsc::channel(CAPACITY)).unzip();
         let all: Arc<[_]> = senders.into();
@@ -94,12 +98,12 @@ impl Siblings {
         inboxes.into_iter().enumerate().map(sibling).collect()
     }
 
-    /// What the others have for this one; to be had once.
+    /// The receiver of messages from the others. It can be taken once.
     pub(crate) fn take_inbox(&self) -> Option<mpsc::Receiver<SiblingMessage>> {
         self.inbox.take()
     }
 
-    /// Whether a packet that has come in here belongs to the first queue.
+    /// Whether a packet that has arrived here belongs to the first queue.
     pub(crate) fn is_misplaced(&self, packet: &[u8]) -> bool {
         self.index != FIRST && !header::is_whole_segment(packet)
     }
@@ -109,18 +113,18 @@ impl Siblings {
         self.index == FIRST
     }
 
-    /// Gives the first queue what belongs there.
+    /// Passes a packet to the first queue.
     pub(crate) fn pass_to_first(&self, header: vnet::Header, packet: &[u8]) -> Result<(), Lost> {
         self.pass(FIRST, Passed { header, packet: packet.into(), origin: self.index })
     }
 
-    /// Asks the others for the flow of a segment that is whole and right.
+    /// Asks the others for the flow of a segment, which must be complete and checked.
     pub(crate) fn send_round(&self, packet: &[u8]) -> Result<(), Lost> {
         let header = vnet::Header { checksum: vnet::Checksum::Verified, segmentation: None };
         self.pass_on(Passed { header, packet: packet.into(), origin: self.index })
     }
 
-    /// Gives the next queue a segment whose flow is not here.
+    /// Passes a segment whose flow is not here to the next queue.
     pub(crate) fn pass_on(&self, passed: Passed) -> Result<(), Lost> {
         self.pass((self.index + 1) % self.all.len(), passed)
     }
@@ -139,37 +143,37 @@ impl Siblings {
         self.gone.send_replace(true);
     }
 
-    /// Waits until the link of another has been gone for so long that this one has nothing to wait for.
+    /// Waits until another queue's link has been gone for so long that this one need not wait any more.
     pub(crate) async fn link_is_gone(&self) {
-        // An error is impossible: a sender is right here.
+        // Cannot fail, because `self` owns a sender.
         let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
         tokio::time::sleep(PATIENCE).await;
     }
 
-    /// Notes that another has delivered everything.
+    /// Records that another gateway has delivered everything.
     pub(crate) fn note_delivered(&self) {
         self.undelivered.set(self.undelivered.get().saturating_sub(1));
     }
 
-    /// Whether this one need not wait for others.
+    /// Whether this gateway need not wait for others.
     pub(crate) fn are_delivered(&self) -> bool {
         self.index != FIRST || self.undelivered.get() == 0
     }
 
-    /// Whether this one, behind the first, has said that everything is delivered here.
+    /// Whether this gateway, behind the first, has reported that everything is delivered here.
     pub(crate) fn has_reported(&self) -> bool {
         self.has_reported.get()
     }
 
-    /// Says that everything is delivered here. Returns for the first only: the others wait to be ended.
+    /// Reports that everything is delivered here. Returns for the first only, because the others wait to be ended.
     pub(crate) async fn report_delivered(&self) {
         if self.index == FIRST {
             return;
         }
         if !self.has_reported.get() {
-            // Fails only if the first has ended, and then so does this.
+            // Fails only if the first has ended, and then this one ends too.
             let _ = self.all[FIRST].send(SiblingMessage::Delivered).await;
-            // Not before: whoever waits here may be dropped and begin anew.
+            // Not earlier, because the caller may drop this future and begin anew.
             self.has_reported.set(true);
         }
         future::pending().await
@@ -199,7 +203,7 @@ mod tests {
     fn whole_segments_stay_and_the_rest_belongs_to_the_first() {
         let siblings = Siblings::new(2);
         let [first, second] = &siblings[..] else { panic!("two") };
-        // Don't Fragment is no fragment.
+        // Don't Fragment does not make a packet a fragment.
         for stays in [&v4(0, 6)[..], &v4(0x4000, 6), &v6(6)] {
             assert!(!second.is_misplaced(stays));
         }

@@ -30,7 +30,7 @@ impl World {
         self.gateway.run(end, finish, drop).await;
     }
 
-    /// The container sends a packet without offloads.
+    /// Sends a packet without offloads, as the container.
     fn send(&self, packet: &[u8]) {
         self.bench.far.send(&[&vnet::Header::default().to_bytes()[..], packet].concat());
     }
@@ -69,7 +69,7 @@ fn each_packet_goes_to_its_protocol() {
         world.send(&datagram(CONTAINER, PEER, b"datagram"));
         settle().await;
         assert_eq!(world.bench.dialer.socket().sent().len(), 1);
-        // Nobody's segment is answered with RST, a ping of the gateway by the gateway.
+        // A segment of no connection is answered with RST, and a ping of the gateway by the gateway.
         let key =
             nsnet_stack::flow::FlowKey { container: PEER.parse().unwrap(), peer: CONTAINER.parse().unwrap() };
         world.send(&tcp::acknowledgment(key, TcpSeqNumber(1), TcpSeqNumber(2)));
@@ -199,7 +199,7 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever the container sends, nothing panics, and every frame is read and accounted for.
+    /// Random frames: nothing panics, and every frame is read and counted.
     #[test]
     fn any_frames_pass_the_whole_dispatch(frames in prop::collection::vec(frame(), 1..60)) {
         let count = frames.len();

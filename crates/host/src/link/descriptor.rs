@@ -21,19 +21,19 @@ pub(super) struct Descriptor {
     gone: Notify,
 }
 
-/// By which system calls frames travel.
+/// The system calls by which frames travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// read(2) and write(2).
     Device,
-    /// The same with `RWF_NOWAIT`, whatever the mode of the open file.
+    /// The same with `RWF_NOWAIT`, which works in any mode of the open file.
     DeviceNowait,
     /// send(2) and recv(2).
     Socket,
 }
 
 impl Descriptor {
-    /// Takes over a non-blocking file descriptor. `nowait` says whether the device knows `RWF_NOWAIT`.
+    /// Takes over a non-blocking file descriptor. `nowait` says whether the device supports `RWF_NOWAIT`.
     pub(super) fn new(fd: OwnedFd, carriage: Carriage, nowait: bool) -> io::Result<Self> {
         let access = match carriage {
             Carriage::HandedOver if nowait => Access::DeviceNowait,
@@ -43,8 +43,7 @@ impl Descriptor {
         Ok(Self { fd: sys::watch(fd)?, access, gone: Notify::new() })
     }
 
-    /// Waits until there is something to read or the far end is gone. A device that was deleted reports an error
-    /// and nothing else.
+    /// Waits until there is a frame to read or the far end is gone. A deleted device reports an error and nothing else.
     pub(super) async fn readable(&self) -> io::Result<()> {
         tokio::select! {
             ready = self.fd.ready(Interest::READABLE | Interest::ERROR) => ready.map(drop),
@@ -66,7 +65,7 @@ impl Descriptor {
             };
             Ok(received?)
         };
-        // One interest at a time: `try_io` knows no combinations.
+        // Only one interest at a time, because `try_io` knows no combinations.
         let result = match self.fd.try_io(Interest::READABLE, &mut read) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.fd.try_io(Interest::ERROR, &mut read)
@@ -77,7 +76,7 @@ impl Descriptor {
             Ok(0) => Ok(None),
             Ok(length) => Ok(Some(length)),
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                // The device was deleted, or the shuttle went away with frames unread.
+                // The device was deleted, or the shuttle ended with frames unread.
                 Some(Errno::EBADFD | Errno::EFAULT | Errno::ECONNRESET) => Ok(None),
                 _ => Err(error),
             },
@@ -96,7 +95,7 @@ impl Descriptor {
         self.note_gone(written)
     }
 
-    /// Writes one frame that lies in several places.
+    /// Writes one frame that consists of several parts.
     pub(super) fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let written = self.fd.try_io(Interest::WRITABLE, |fd| {
             match self.access {
@@ -109,8 +108,8 @@ impl Descriptor {
         self.note_gone(written)
     }
 
-    /// Ends the link towards a shuttle so that it still reads what was sent: a socketpair end that closes with
-    /// unread frames would throw its own away (unix(7), ECONNRESET at the peer).
+    /// Ends the link to a shuttle so that the shuttle can still read the frames that were sent. A socketpair end that
+    /// closes with unread frames would discard them (unix(7), ECONNRESET at the peer).
     pub(super) fn finish(&self) {
         if self.access == Access::Socket {
             let fd = self.fd.get_ref().as_raw_fd();
@@ -120,7 +119,7 @@ impl Descriptor {
         }
     }
 
-    /// A device that is gone is the end of the link, of which the reader may have missed the event.
+    /// Notes that the device is gone if a write found it so. The reader may have missed the event.
     fn note_gone(&self, written: io::Result<()>) -> io::Result<()> {
         written.inspect_err(|error| {
             if error.raw_os_error() == Some(libc::EBADFD) {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-/// The container's end of a link in memory. Copies are the same end.
+/// The container's end of a link in memory. Copies refer to the same end.
 #[derive(Clone, Default)]
 pub(crate) struct FarEnd(Rc<Queues>);
 
@@ -15,14 +15,14 @@ pub(crate) struct FarEnd(Rc<Queues>);
 struct Queues {
     to_container: RefCell<VecDeque<Vec<u8>>>,
     from_container: RefCell<VecDeque<Vec<u8>>>,
-    /// Frames that find no room.
+    /// Whether new frames find no room.
     is_full: Cell<bool>,
     is_gone: Cell<bool>,
     changed: Notify,
 }
 
 impl FarEnd {
-    /// Sends a frame of the container.
+    /// Sends a frame as the container.
     pub(crate) fn send(&self, frame: &[u8]) {
         self.0.from_container.borrow_mut().push_back(frame.into());
         self.0.changed.notify_waiters();
@@ -33,13 +33,13 @@ impl FarEnd {
         self.0.to_container.borrow_mut().pop_front()
     }
 
-    /// Takes no more frames, or takes them again.
+    /// Stops taking frames, or takes them again.
     pub(crate) fn set_full(&self, is_full: bool) {
         self.0.is_full.set(is_full);
         self.0.changed.notify_waiters();
     }
 
-    /// Goes away, as the device does with its namespace.
+    /// Closes, as the device does with its namespace.
     pub(crate) fn close(&self) {
         self.0.is_gone.set(true);
         self.0.changed.notify_waiters();
@@ -56,7 +56,7 @@ impl FarEnd {
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match self.0.from_container.borrow_mut().pop_front() {
             Some(frame) => {
-                // As a device does, it cuts what there is no room for.
+                // Like a device, it truncates a frame that is too long.
                 let length = frame.len().min(buffer.len());
                 buffer[..length].copy_from_slice(&frame[..length]);
                 Ok(Some(length))

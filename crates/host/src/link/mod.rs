@@ -1,9 +1,9 @@
-//! Frames in and out: one TUN device that was handed over, or one socketpair whose other end shuttles.
+//! Frames in and out of one TUN device that was handed over, or of one socketpair whose other end shuttles.
 //!
-//! Both are a file descriptor that reads and writes whole frames, so the rest of the engine does not know
-//! which it has. Sending never waits: a frame the link cannot take at the moment comes back to the caller, who
-//! holds exactly that one frame and stops producing until [`Link::writable`]. Nothing is queued here. A datagram that
-//! exceeds the MTU counts as one frame; it comes back as the fragments that are left of it.
+//! Both are a file descriptor that reads and writes whole frames, so the rest of the engine does not know which one it
+//! has. Sending never waits. A frame that the link cannot take comes back to the caller. The caller holds exactly that
+//! one frame and produces nothing until [`Link::writable`]. Nothing is queued here. A datagram that exceeds the MTU
+//! counts as one frame, and comes back as its remaining fragments.
 
 mod descriptor;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use crate::statistics::Counters;
 use crate::threads::commons::Commons;
 use nsnet_stack::fragments::{self, Fragments};
 
-/// What the link is and what its far end can do.
+/// The kind of a link, and the abilities of its far end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinkProperties {
     pub(crate) carriage: Carriage,
@@ -42,13 +42,13 @@ pub(crate) struct LinkProperties {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Every frame has a header.
+    /// A virtio-net header precedes every packet.
     Header,
-    /// A plain TUN device: packets only.
+    /// A plain TUN device, with packets only.
     Plain,
 }
 
-/// A file descriptor that a link is made of, wherever it is to be.
+/// A file descriptor to make a link of, on any thread.
 #[derive(Debug)]
 pub(crate) struct LinkEnd {
     /// A non-blocking TUN device or socketpair end.
@@ -61,24 +61,24 @@ pub(crate) struct Link {
     properties: LinkProperties,
     counters: Arc<Counters>,
     commons: Rc<Commons>,
-    /// Identification of the next datagram that goes in fragments.
+    /// Identification of the next datagram that is sent in fragments.
     identification: Cell<u32>,
 }
 
-/// What frames travel through.
+/// Where the frames travel.
 enum Io {
     Descriptor(Descriptor),
     #[cfg(test)]
     Memory(memory::FarEnd),
 }
 
-/// What became of a frame.
+/// The fate of a frame.
 #[derive(Debug)]
 #[must_use]
 pub(crate) enum Sent {
-    /// The far end has it (or is gone, and nothing matters any more).
+    /// The far end has it, or is gone, so that the frame no longer matters.
     Done,
-    /// The link is full; here is the frame.
+    /// The link is full and returns the frame.
     Held(HeldFrame),
 }
 
@@ -89,12 +89,12 @@ pub(crate) struct HeldFrame(HeldContent);
 #[derive(Debug)]
 enum HeldContent {
     Frame(Box<[u8]>),
-    /// What is left of a datagram that exceeds the MTU.
+    /// The remaining fragments of a datagram that exceeds the MTU.
     Fragments(Fragments),
 }
 
 impl Link {
-    /// Takes a port over. Must be called within the runtime of the engine thread that `commons` belongs to.
+    /// Takes a link end over. Must be called within the runtime of the engine thread that `commons` belongs to.
     pub(crate) fn new(port: LinkEnd, counters: Arc<Counters>, commons: Rc<Commons>) -> io::Result<Self> {
         let LinkEnd { fd, properties } = port;
         let io = Io::Descriptor(Descriptor::new(fd, properties.carriage, properties.nowait)?);
@@ -115,12 +115,12 @@ impl Link {
         (Self { io, properties, counters, commons, identification: Cell::new(1) }, far)
     }
 
-    /// What the container's device takes.
+    /// The abilities of the container's device.
     pub(crate) fn device(&self) -> Device {
         self.properties.device
     }
 
-    /// Waits until there is something to read or the far end is gone.
+    /// Waits until there is a frame to read or the far end is gone.
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match &self.io {
             Io::Descriptor(descriptor) => descriptor.readable().await,
@@ -156,7 +156,7 @@ impl Link {
         Ok(length?.map(|length| &buffer[..length]))
     }
 
-    /// Splits a received frame into what its header says and the packet.
+    /// Splits a received frame into its header and its packet.
     pub(crate) fn split<'f>(&self, frame: &'f [u8]) -> Result<(vnet::Header, &'f [u8]), vnet::HeaderError> {
         self.counters.from_container.add(frame.len().saturating_sub(self.header_len()));
         match self.properties.framing {
@@ -185,7 +185,7 @@ impl Link {
         self.send_with(vnet::Header::default(), packet.len(), |buffer| buffer.copy_from_slice(packet)).0
     }
 
-    /// What of these datagrams can go in one frame, frame by frame.
+    /// Splits datagrams into groups that fit one frame each.
     pub(crate) fn frames<'d>(
         &self,
         source: SocketAddr,
@@ -197,8 +197,7 @@ impl Link {
         whole.into_iter().chain(single.into_iter().flatten())
     }
 
-    /// Sends UDP datagrams that [`frames`](Self::frames) has put in one frame. A datagram that no IP packet can carry is
-    /// lost.
+    /// Sends one of the groups from [`frames`](Self::frames). A datagram that no IP packet can carry is lost.
     pub(crate) fn send_datagrams(
         &self,
         source: SocketAddr,
@@ -225,8 +224,8 @@ impl Link {
         }
     }
 
-    /// Sends a packet of `length` bytes that `fill` writes, with all its checksums; in fragments if it exceeds the MTU.
-    /// `address` is one of its addresses.
+    /// Sends a packet of `length` bytes that `fill` writes, with all its checksums. It goes in fragments if it exceeds
+    /// the MTU. `address` is one of its addresses.
     pub(crate) fn send_cut(&self, address: IpAddr, length: usize, fill: impl FnOnce(&mut [u8])) -> Sent {
         if length <= self.properties.device.mtu.into() {
             return self.send_with(vnet::Header::default(), length, fill).0;
@@ -257,7 +256,7 @@ impl Link {
         }
     }
 
-    /// Ends the link so that its far end still gets what was sent.
+    /// Ends the link so that its far end still gets the frames that were sent.
     pub(crate) fn finish(&self) {
         match &self.io {
             Io::Descriptor(descriptor) => descriptor.finish(),
@@ -266,7 +265,7 @@ impl Link {
         }
     }
 
-    /// Bytes before the packet in a frame on this link.
+    /// Bytes in front of the packet in a frame of this link.
     fn header_len(&self) -> usize {
         match self.properties.framing {
             Framing::Header => vnet::HEADER_LEN,
@@ -303,7 +302,7 @@ impl Link {
     }
 }
 
-/// What nobody can guess (RFC 7739, 5.2), without a crate for it: the standard library seeds its hash from the kernel.
+/// An unpredictable number (RFC 7739, 5.2) without a crate for it: the kernel seeds the standard library's hash.
 fn random() -> u32 {
     let [a, b, c, d, ..] = RandomState::new().hash_one(()).to_ne_bytes();
     u32::from_ne_bytes([a, b, c, d])

@@ -1,4 +1,4 @@
-//! What goes out as it has come in from another container.
+//! Passes packets of another container on.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -8,8 +8,8 @@ use nsnet_proto::vnet;
 use super::{Framing, Io, Link, Sent};
 
 impl Link {
-    /// Sends a packet whose start was changed from where it lies: `start`, then `rest`. Returns whether the link had room
-    /// for it; nothing is kept of it.
+    /// Sends a packet whose start was changed: `start`, then `rest` from where it lies. Returns whether the link had
+    /// room. Keeps nothing of the packet.
     pub(crate) fn pass_on(&self, header: vnet::Header, start: &[u8], rest: &[u8]) -> bool {
         let header = header.to_bytes();
         let parts = [IoSlice::new(&header), IoSlice::new(start), IoSlice::new(rest)];
@@ -25,19 +25,19 @@ impl Link {
         self.settle(&written, start.len() + rest.len())
     }
 
-    /// Whether nothing is left to do for a packet of so many bytes after this attempt to write it.
+    /// Whether a packet of this length is done with after this attempt to write it.
     pub(super) fn settle(&self, written: &io::Result<()>, length: usize) -> bool {
         match written {
             Ok(()) => {
                 self.counters.to_container.add(length);
                 true
             }
-            // A device that is down, or gone, loses packets like any other.
+            // A device that is down or gone loses packets like any other.
             Err(error) => error.kind() != io::ErrorKind::WouldBlock,
         }
     }
 
-    /// Sends a UDP packet that exceeds the MTU to a far end that completes checksums, and cuts if need be.
+    /// Sends a UDP packet that exceeds the MTU to a far end that completes checksums, and fragments it if need be.
     pub(crate) fn send_uncut(
         &self,
         source: IpAddr,

@@ -11,10 +11,11 @@ use crate::threads::commons::MAX_FRAME;
 use nsnet_stack::fragments::{Fragment, Reassembler};
 use nsnet_stack::packet::{Packet, Transport};
 
-/// A dozen frames of 1500 bytes fit: the kernel counts what a frame costs it, and doubles what it is told.
+/// A buffer with room for a dozen frames of 1500 bytes. The kernel counts its overhead per frame, and doubles the size
+/// that it is given.
 const SMALL: usize = 16_384;
 
-/// A link that shuttles, with a buffer of so many bytes, and its far end.
+/// A link that shuttles, with a buffer of this many bytes, and its far end.
 fn link(offload: Offload, buffer: usize) -> (Link, OwnedFd) {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let (near, far) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
@@ -136,7 +137,7 @@ async fn a_burst_is_cut_into_frames_that_can_carry_it() {
         assert_eq!(together, [10]);
         let apart: Vec<usize> = frames(single, 10 * single);
         assert_eq!(apart, [1; 10]);
-        // As much as there ever is: more than an IPv6 packet holds.
+        // More bytes than an IPv6 packet holds, which is the most there can be.
         for datagrams in link.frames(source, Datagrams::of_size(1450, &bytes)) {
             assert!(matches!(link.send_datagrams(source, destination, datagrams), Sent::Done));
             let received = socket::recv(far.as_raw_fd(), &mut [0; MAX_FRAME], MsgFlags::empty()).unwrap();

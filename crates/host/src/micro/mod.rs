@@ -1,8 +1,8 @@
-//! Micro-benchmarks of what is not public: one list of cases for `benches/micro.rs` (time and allocations),
+//! Micro-benchmarks of private code. One list of cases serves `benches/micro.rs` (time and allocations),
 //! `benches/instructions.rs` (instructions) and `tests/allocations.rs` (no allocation).
 //!
-//! A case prepares its input once; a round then does the same work every time. The work stands in [`measured`], and
-//! nothing in there is random or depends on the time.
+//! A case prepares its input once. A round then does the same work every time. The work runs in [`measured`], and
+//! nothing in it is random or depends on the time.
 
 mod packets;
 mod tcp;
@@ -14,9 +14,9 @@ use tcp::{Connection, Lookup, PLAIN, SEGMENTATION};
 /// One micro-benchmark.
 #[derive(Debug)]
 pub struct Case {
-    /// Its name, in which `/` separates what is measured from how.
+    /// Its name, in which `/` separates the subject from the variant.
     pub name: &'static str,
-    /// Bytes that a round goes through; 0 where there are none that it looks at.
+    /// Bytes that a round processes. 0 if it looks at none.
     pub payload: usize,
     prepare: fn() -> Round,
 }
@@ -73,10 +73,11 @@ pub const CASES: &[Case] = &[
     },
 ];
 
-/// Runs what is measured: where instructions are counted, they are counted in here and nowhere else.
+/// Runs the measured work. Instructions are counted in here and nowhere else.
 #[inline(never)]
 pub(crate) fn measured<R>(work: impl FnOnce() -> R) -> R {
-    // Nothing may follow the call but the return, nor may the call become a jump: callgrind sees this function end.
+    // Nothing but the return may follow the call, nor may the call become a jump, because callgrind sees this function
+    // end.
     black_box(work())
 }
 

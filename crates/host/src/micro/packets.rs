@@ -13,7 +13,7 @@ use nsnet_stack::fragments::{self, Fragment, Fragments, Reassembler};
 use nsnet_stack::packet::{Packet, Transport};
 use nsnet_stack::udp::packet::{self as datagram, ChecksumMode};
 
-/// Payload of a TCP segment that the kernel has not cut.
+/// Payload of a TCP segment that the kernel has not segmented.
 const SEGMENT: usize = 32 << 10;
 
 /// Payload of a datagram, as QUIC sends it.

@@ -23,15 +23,15 @@ use nsnet_stack::tcp::{Budget, Rings};
 use nsnet_stack::tcp::{Capabilities, TcpStack, Transmit};
 use nsnet_stack::tcp::{Control, Segment};
 
-/// A link that takes packets of this MTU and no more.
+/// A link that takes packets up to this MTU only.
 pub(crate) const PLAIN: Capabilities = Capabilities { max_packet: 1500, segmentation: false, checksum: true };
 
 /// A link with offload.
 pub(crate) const SEGMENTATION: Capabilities =
     Capabilities { max_packet: MAX_PACKET, segmentation: true, checksum: false };
 
-/// An open connection between a stack and a client, each with the rings that connections have. What the stack does
-/// is measured, what the client does is not.
+/// An open connection between a stack and a client, each with the rings of a real connection. Only the stack's work is
+/// measured.
 pub(crate) struct Connection {
     now: Instant,
     stack: TcpStack,
@@ -70,7 +70,7 @@ impl Connection {
         }
     }
 
-    /// Lets both ends do what they can at this instant. Returns whether that was anything.
+    /// Lets both ends do all they can at this instant. Returns whether they did anything.
     fn exchange(&mut self, client: &mut Side, stack: &mut Side) -> bool {
         let socket = self.client.socket();
         if socket.can_send() {
@@ -91,7 +91,7 @@ impl Connection {
         up + down > 0
     }
 
-    /// What a batch of frames and the flow's task do in turn.
+    /// Does the work of a batch of frames and of the flow's task in turn.
     fn serve(&mut self, side: &mut Side) {
         while let Some(packet) = self.to_stack.packets.pop_front() {
             self.stack.handle_packet(self.now, packet.bytes(), &mut self.to_client);
@@ -114,7 +114,7 @@ impl Connection {
     }
 }
 
-/// What one end has yet to do.
+/// The work that one end has yet to do.
 #[derive(Default)]
 struct Side {
     unsent: usize,
@@ -127,13 +127,13 @@ impl Side {
     }
 }
 
-/// Fills as much of `space` as there is to send, with whatever is in there.
+/// Fills `space` with as many unsent bytes as fit, of any content.
 fn take(space: &mut [u8], unsent: usize) -> (usize, usize) {
     let length = black_box(space).len().min(unsent);
     (length, length)
 }
 
-/// As many packets on their way as are read from a link in one go, in buffers that serve again.
+/// Packets on their way, as many as are read from a link at once, in buffers that are reused.
 #[derive(Default)]
 struct Wire {
     packets: VecDeque<Packet>,

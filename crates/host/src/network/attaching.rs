@@ -1,4 +1,4 @@
-//! How containers come to a network.
+//! How containers join a network.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
@@ -17,16 +17,19 @@ use crate::sys;
 impl Network {
     /// Lets `command` inherit its end of the link, under the number in the environment variable `NSNET_FD`.
     ///
-    /// The command is spawned by the caller, once, without clearing its environment, and must call
+    /// The caller spawns the command once, without clearing its environment. The command must call
     /// `nsnet_container::TunDevice::open()` in its network namespace. For a `tokio::process::Command` pass
     /// `command.as_std_mut()`.
     ///
-    /// A network has room for many containers: each has a link, addresses and, if [`Member::named`] gives it one, a name of
-    /// its own.
+    /// A network has room for many containers. Each has its own link and its own addresses, and a name if
+    /// [`Member::named`] gives it one.
     ///
     /// # Errors
-    /// [`AttachError`]: if the name or an address is not to be had, if the command is attached already, to this network or
-    /// another, or for lack of file descriptors. The command is then as it was.
+    /// [`AttachError`], in these cases. The command is then unchanged.
+    ///
+    /// - The name or an address is taken, or not possible in this network.
+    /// - The command is attached already, to this network or another.
+    /// - File descriptors have run out, or the network has been shut down.
     ///
     /// # Examples
     /// ```no_run
@@ -54,7 +57,7 @@ impl Network {
         Ok(attachment.keep(inherited))
     }
 
-    /// Like [`attach`](Self::attach), for callers who bring the fd to the container side by other means
+    /// Like [`attach`](Self::attach), for callers who pass the fd to the container side themselves
     /// (`nsnet_container::TunDevice::from_fd`). The fd is close-on-exec.
     ///
     /// # Errors
@@ -62,8 +65,8 @@ impl Network {
     pub fn attach_fd(&self, member: Member) -> Result<(Attachment, OwnedFd), AttachError> {
         let lease = self.addresses.lease(&member)?;
         let (channel, container) = pair()?;
-        // What carries the queues behind the first, should they be shuttled. Made here rather than by the container
-        // side: with a socket of its choice, this process would write to whoever is behind that.
+        // The channels of the queues behind the first, in case frames are shuttled. This process makes them: if the
+        // container side chose the sockets, this process would write to anything it chose.
         let further = (1..self.setup.queues).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
         let (further, theirs): (Vec<_>, Vec<_>) = further.into_iter().unzip();
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
@@ -75,24 +78,28 @@ impl Network {
         Ok((attachment, container.into_fd()))
     }
 
-    /// Serves a TUN device that somebody else has made and configured, with or without a virtio-net header
-    /// (`IFF_VNET_HDR`). There is no container side and no handshake: the attachment is ready when this returns.
+    /// Serves a TUN device that another program has made and configured, with or without a virtio-net header
+    /// (`IFF_VNET_HDR`). There is no container side and no handshake. The attachment is ready when this returns.
     ///
-    /// `fd` is a queue of the device: a file of `/dev/net/tun` on which `TUNSETIFF` was called with `IFF_TUN | IFF_NO_PI`,
-    /// in whatever network namespace. **Nobody else may read it**, neither a copy of this fd nor another queue of a device
-    /// with `IFF_MULTI_QUEUE`: the kernel gives each packet to one reader, and the rest would be lost. It is made
-    /// non-blocking, for every copy of it. With a header, its length is set to that of this library (`TUNSETVNETHDRSZ`) and
-    /// the offloads to those [the network asks for](crate::NetworkBuilder::offload), as far as the kernel grants them
-    /// (`TUNSETOFFLOAD`); [`Ready::offload`](crate::Ready::offload) says which. Without one, offloads are switched off.
+    /// `fd` is a queue of the device: a file of `/dev/net/tun` on which `TUNSETIFF` was called with `IFF_TUN |
+    /// IFF_NO_PI`, in any network namespace. **Nobody else may read it**, neither through a copy of this fd nor through
+    /// another queue of a device with `IFF_MULTI_QUEUE`. The kernel gives each packet to one reader, so the others'
+    /// packets would be lost here. The fd becomes non-blocking, for every copy of it.
     ///
-    /// nsnet configures nothing: addresses, routes, MTU and the interface's being up are the caller's work, before this
-    /// call or after. The device must have the addresses that [`Attachment::setup`] names, which are those of the
-    /// [`Member`] or the next that are free, and its default routes lead to the gateways there; what comes from other
-    /// addresses is discarded. The MTU of [`AdoptedDevice`] should be the interface's own.
+    /// With a header, this call sets the header's length to that of this library (`TUNSETVNETHDRSZ`). It sets the
+    /// offloads to those [the network asks for](crate::NetworkBuilder::offload), as far as the kernel grants them
+    /// (`TUNSETOFFLOAD`). [`Ready::offload`](crate::Ready::offload) says which were granted. Without a header, this
+    /// call switches offloads off.
+    ///
+    /// nsnet configures nothing else. The caller sets addresses, routes and the MTU, and brings the interface up,
+    /// before this call or after it. The device must have the addresses that [`Attachment::setup`] names: those of the
+    /// [`Member`], or the next free ones. Its default routes lead to the gateways that [`Attachment::setup`] names.
+    /// Packets from other source addresses are discarded. The MTU of [`AdoptedDevice`] should equal the interface's.
     ///
     /// # Errors
-    /// [`AttachError::NotTun`] if the fd is something else, [`AttachError::Mtu`] for an MTU that is too small, and as
-    /// [`attach`](Self::attach) if the name or an address is not to be had.
+    /// - [`AttachError::NotTun`]: the fd is something else.
+    /// - [`AttachError::Mtu`]: the MTU is too small.
+    /// - Those of [`attach`](Self::attach) for a name or an address.
     ///
     /// # Examples
     /// ```no_run
@@ -125,7 +132,7 @@ impl Network {
         Ok(attachment.already(ready))
     }
 
-    /// What a container with these addresses is told.
+    /// The setup for a container with these addresses.
     fn setup_of(&self, lease: &Lease) -> Setup {
         let mut setup = self.setup.clone();
         let subnets = lease.addressing().subnets();
@@ -148,11 +155,11 @@ impl Network {
     }
 }
 
-/// Bytes that may wait in the socketpair in each direction: some dozens of the largest frames.
+/// Bytes that may wait in the socketpair in each direction: room for some dozens of the largest frames.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Both ends of a link, with room for frames to queue. The kernel cuts what is asked for down to `net.core.wmem_max`
-/// (socket(7)), of which the default holds three of the largest frames: slower, and still right.
+/// Both ends of a link, with room for frames to queue. The kernel limits the size to `net.core.wmem_max` (socket(7)).
+/// With its default only three of the largest frames fit, which is slower but works.
 fn pair() -> Result<(Channel, Channel), AttachError> {
     let (host, container) = Channel::pair().map_err(AttachError::SocketPair)?;
     for end in [&host, &container] {
@@ -173,7 +180,7 @@ mod tests {
         for network in &networks {
             let again = network.attach(&mut command, Member::named("two")).unwrap_err();
             assert!(matches!(again, AttachError::AlreadyAttached), "{again}");
-            // Nothing was kept of the attempt.
+            // The failed attempt has left nothing behind.
             network.attach(&mut Command::new("true"), Member::named("two")).unwrap();
         }
     }

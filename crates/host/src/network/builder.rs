@@ -1,4 +1,4 @@
-//! Everything about a network that can be chosen, with its defaults.
+//! The options of a network, with their defaults.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -82,11 +82,11 @@ impl Default for NetworkBuilder {
     }
 }
 
-/// MTU of a network with segmentation offload: what every path on the way expects.
+/// MTU of a network with segmentation offload: the MTU that networks on the way expect.
 const MTU_OFFLOAD: u16 = 1500;
 
-/// MTU of a network without: the fewer packets, the faster. A multiple of eight below the limit of an IP
-/// packet, so that fragments fill it.
+/// MTU of a network without segmentation offload, where fewer packets are faster. It is a multiple of eight below the
+/// limit of an IP packet, so that fragments fill it.
 const MTU_PLAIN: u16 = 65520;
 
 /// The smallest MTU that IPv6 allows (RFC 8200, 5).
@@ -95,7 +95,7 @@ const MTU_MIN_V6: u16 = 1280;
 /// The smallest datagram every IPv4 host must accept (RFC 791, 3.1).
 const MTU_MIN_V4: u16 = 576;
 
-/// The smallest MTU of a network with or without IPv6.
+/// The smallest MTU that the address families of a network allow.
 pub(super) fn least_mtu(has_ipv6: bool) -> u16 {
     if has_ipv6 { MTU_MIN_V6 } else { MTU_MIN_V4 }
 }
@@ -115,11 +115,11 @@ impl NetworkBuilder {
         self
     }
 
-    /// MTU of the interface in bytes: at least 576, with IPv6 at least 1280. Default: 1500 with segmentation
-    /// offload, 65520 without.
+    /// MTU of the interface in bytes: at least 576, with IPv6 at least 1280. Default: 1500 with segmentation offload,
+    /// 65520 without.
     ///
-    /// If the host's own links have a smaller MTU, the container learns of it as behind any router: the first datagram that
-    /// is too long for them is lost, unless its sender allows fragments. TCP is not affected.
+    /// If the host's own links have a smaller MTU, the container learns it as it would behind any router. The first
+    /// datagram that is too long for them is lost, unless its sender allows fragments. TCP is not affected.
     #[must_use]
     pub fn mtu(mut self, mtu: u16) -> Self {
         self.mtu = Some(mtu);
@@ -150,24 +150,24 @@ impl NetworkBuilder {
         self
     }
 
-    /// Leaves out IPv6, for hosts whose kernel or network has none.
+    /// Leaves IPv6 out, for hosts whose kernel or network lacks it.
     #[must_use]
     pub fn ipv4_only(mut self) -> Self {
         self.ipv6 = None;
         self
     }
 
-    /// Lets the gateway's address lead to this host's loopback: 10.0.2.2 to 127.0.0.1, fd00::2 to ::1. The
-    /// Dialer still decides on every flow. Default: the gateway refuses connections.
+    /// Maps the gateway's address to this host's loopback: 10.0.2.2 to 127.0.0.1, fd00::2 to ::1. The Dialer still
+    /// decides on every flow. Default: the gateway refuses connections.
     ///
-    /// The same as [`open_host`](Self::open_host) with [`HostPorts::loopback`].
+    /// This is the same as [`open_host`](Self::open_host) with [`HostPorts::loopback`].
     #[must_use]
     pub fn host_loopback(self) -> Self {
         self.open_host(HostPorts::loopback())
     }
 
-    /// Lets containers reach some ports of this host, on its loopback or on an address of its own, see [`HostPorts`].
-    /// Call it again for more. The Dialer still decides on every flow. Default: the host is out of reach.
+    /// Lets containers reach some ports of this host, on its loopback or on an address of its own. See [`HostPorts`].
+    /// Each call adds ports. The Dialer still decides on every flow. Default: containers cannot reach the host.
     #[must_use]
     pub fn open_host(mut self, ports: impl Into<HostPorts>) -> Self {
         self.host.push(ports.into());
@@ -176,16 +176,16 @@ impl NetworkBuilder {
 
     /// The name by which containers find this host. Default: `host.nsnet.internal`.
     ///
-    /// It has the gateway's address if [`open_host`](Self::open_host) or [`host_loopback`](Self::host_loopback) opens any
-    /// port there. Otherwise it does not exist. No server is ever asked for it.
+    /// It has the gateway's address if [`open_host`](Self::open_host) or [`host_loopback`](Self::host_loopback) opens
+    /// any port there. Otherwise it does not exist. It is never forwarded to a DNS server.
     #[must_use]
     pub fn host_name(mut self, name: impl Into<String>) -> Self {
         self.names.gateway = name.into();
         self
     }
 
-    /// Adds a host that containers know by name, as in hosts(5). The network itself answers queries for its addresses, and
-    /// for the names of these addresses. Call it again with the same name to add addresses.
+    /// Adds a host that containers know by name, as in hosts(5). The network itself answers queries for its addresses
+    /// and reverse queries for its name. Call it again with the same name to add addresses.
     ///
     /// A name consists of letters, digits, `-` and `_`, in labels of at most 63. Case does not matter.
     ///
@@ -214,8 +214,9 @@ impl NetworkBuilder {
     /// The domains in which containers look up incomplete names: the line `search` of their resolv.conf(5), if the
     /// container side writes that file. Default: none.
     ///
-    /// Resolvers look there first for a name without a dot, even that of a [`static_host`](Self::static_host) or of a
-    /// container. Names in these domains are asked of the servers like any others.
+    /// Resolvers look in these domains first for a name without a dot, even the name of a
+    /// [`static_host`](Self::static_host) or of a container. Queries for names in these domains are forwarded like any
+    /// others.
     #[must_use]
     pub fn search_domains(mut self, domains: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.names.search = domains.into_iter().map(Into::into).collect();
@@ -239,9 +240,9 @@ impl NetworkBuilder {
     /// Lets the containers of the network reach each other, by address and by the names of their
     /// [`Member`](crate::Member)s. Default: the addresses of other containers are unreachable.
     ///
-    /// The Dialer decides on every flow, whose service is [`Service::Container`](crate::Service::Container). Packets are
-    /// then passed on unchanged, so both containers see each other's addresses. An allowed flow stays allowed until it ends.
-    /// Closing an [`Attachment`](crate::Attachment) ends the flows of its container.
+    /// The Dialer decides on every flow, whose service is [`Service::Container`](crate::Service::Container). Packets
+    /// are then passed on unchanged, so both containers see each other's addresses. An allowed flow stays allowed until
+    /// it ends. Closing an [`Attachment`](crate::Attachment) ends the flows of its container.
     ///
     /// # Examples
     /// A network on which only the database may be reached from other containers:
@@ -264,7 +265,7 @@ impl NetworkBuilder {
         self
     }
 
-    /// The offloads to ask the kernel for; what it grants is in [`Ready::offload`](crate::Ready::offload).
+    /// The offloads to ask the kernel for. [`Ready::offload`](crate::Ready::offload) says which of them it granted.
     /// Default: all of them.
     #[must_use]
     pub fn offload(mut self, offload: Offload) -> Self {
@@ -274,11 +275,11 @@ impl NetworkBuilder {
 
     /// How many queues the interface of a container has (`IFF_MULTI_QUEUE`). Default: 1.
     ///
-    /// Each queue is served by an engine thread of its own, so that one container can use more than one core. This helps on
-    /// machines with cores to spare, for containers with many busy TCP connections. A connection stays on one queue, and
-    /// all datagrams share one. The Dialer is called on all of these threads at the same time.
+    /// An engine thread of its own serves each queue, so that one container can use more than one core. This helps on
+    /// machines with cores to spare, for containers with many busy TCP connections. A connection stays on one queue,
+    /// and all datagrams share one. The Dialer is called on all of these threads at the same time.
     ///
-    /// The limits of the container are divided among its queues. Packets on their way from one queue to another take up to
+    /// The limits of the container are divided among its queues. Packets that pass from one queue to another take up to
     /// 16 MiB of memory per queue.
     ///
     /// A container gets at most 16 queues, at most one per core, and a single one if the kernel does not support more.
@@ -289,23 +290,24 @@ impl NetworkBuilder {
         self
     }
 
-    /// Forwards DNS queries to these servers, in this order. Default: those of `/etc/resolv.conf`, read again
-    /// when it changes.
+    /// Forwards DNS queries to these servers, in this order. Default: the servers in `/etc/resolv.conf`, which is read
+    /// again when it changes.
     #[must_use]
     pub fn dns_servers(mut self, servers: Vec<SocketAddr>) -> Self {
         self.upstreams = Upstreams::Fixed(servers);
         self
     }
 
-    /// Forwards DNS queries to the servers of this file instead of `/etc/resolv.conf`, resolv.conf(5).
+    /// Forwards DNS queries to the servers of this file instead of `/etc/resolv.conf`. Its format is that of
+    /// resolv.conf(5).
     #[must_use]
     pub fn resolv_conf(mut self, path: impl Into<PathBuf>) -> Self {
         self.upstreams = Upstreams::File(path.into());
         self
     }
 
-    /// Lets a port of the host lead into a container for as long as the network lives, see [`Network::publish`]. Call it
-    /// once for each. Default: none.
+    /// Publishes a port of the host into a container for as long as the network lives, see [`Network::publish`]. Call
+    /// it once for each. Default: none.
     #[must_use]
     pub fn publish(mut self, publish: Publish) -> Self {
         self.publish.push(publish);
@@ -315,7 +317,7 @@ impl NetworkBuilder {
     /// Starts the network.
     ///
     /// # Errors
-    /// [`BuildError`] for values that cannot work, if no thread can be started, or something cannot be published.
+    /// [`BuildError`] if a value cannot work, if no thread can be started, or if a port cannot be published.
     pub fn build(self) -> Result<Network, BuildError> {
         if let Some((ports, problem)) = self.host.iter().find_map(|ports| Some((ports, ports.check().err()?)))
         {

@@ -1,7 +1,7 @@
 //! Why a network could not be built, or a command not attached to it.
 //!
-//! A message says which step failed and what to try. What the kernel or another crate has to say is the
-//! [`source`](std::error::Error::source), which is not repeated in the message.
+//! A message says which step failed and what to try. The cause, an error of the kernel or of another crate, is the
+//! [`source`](std::error::Error::source). The message does not repeat it.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use crate::publish::PublishError;
 
 /// Why a command could not be attached, or a device not adopted.
 ///
-/// The message does not include the cause, which is the [`source`](std::error::Error::source): print the chain.
+/// The message does not include the cause, which is its [`source`](std::error::Error::source). Print the chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
@@ -29,18 +29,18 @@ pub enum AttachError {
     /// The setup message could not be queued.
     #[error("queue the setup message for the container")]
     Setup(#[source] ChannelError),
-    /// The file descriptor to be adopted is not a TUN device that carries bare IP packets.
+    /// The adopted file descriptor is not a TUN device that carries bare IP packets.
     #[error("adopt the file descriptor: it is not a TUN device that can be served")]
     NotTun(#[source] io::Error),
-    /// The MTU of the device to be adopted is too small.
+    /// The MTU of the adopted device is too small.
     #[error("an MTU of {mtu} bytes is too small: at least {least} are needed with these address families")]
     Mtu {
-        /// What the device is said to have.
+        /// The MTU given for the device, in bytes.
         mtu: u16,
-        /// What would do.
+        /// The smallest MTU that is enough, in bytes.
         least: u16,
     },
-    /// The name or an address is not to be had.
+    /// The name or an address is taken, or not possible in this network.
     #[error(transparent)]
     Member(#[from] MemberError),
     /// The engine's thread has ended.
@@ -50,8 +50,8 @@ pub enum AttachError {
 
 /// Why a network could not be built.
 ///
-/// The message does not include the cause, which is the [`source`](std::error::Error::source). Reporters such as `anyhow`
-/// print the chain of both; without one:
+/// The message does not include the cause, which is the [`source`](std::error::Error::source). Reporters such as
+/// `anyhow` print the chain. Without one, print it like this:
 ///
 /// ```
 /// use std::error::Error;
@@ -72,56 +72,56 @@ pub enum BuildError {
     /// The MTU is too small.
     #[error("an MTU of {mtu} bytes is too small: at least {least} are needed with these address families")]
     Mtu {
-        /// What was asked for.
+        /// The MTU asked for, in bytes.
         mtu: u16,
-        /// What would do.
+        /// The smallest MTU that is enough, in bytes.
         least: u16,
     },
-    /// A limit leaves no room for anything.
+    /// A limit is 0.
     #[error("{0} must be more than 0 (to refuse such flows altogether, use a Dialer)")]
     ZeroLimit(
-        /// The builder's method.
+        /// The builder's method that sets the limit.
         &'static str,
     ),
-    /// No queue at all was asked for.
+    /// Zero queues were asked for.
     #[error("a network needs a queue: ask for 1 or more")]
     NoQueue,
     /// The interface name is empty or too long.
     #[error("the interface name {0:?} must have 1 to {DEVICE_NAME_MAX} bytes")]
     DeviceName(String),
-    /// The addresses of one family do not make a network.
+    /// The subnet of one address family cannot serve as a network.
     #[error(transparent)]
     Subnet(#[from] SubnetError),
-    /// A host or a search domain has a name that no host can have.
+    /// The name of a host or a search domain is not a valid host name.
     #[error("the name {name:?} {problem}")]
     Name {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
-    /// A host has a name and no address.
+    /// A host has a name but no address.
     #[error("the host {0:?} needs an address; to deny a name, use a Resolver")]
     NoAddress(String),
     /// An option of resolv.conf(5) is not a single word.
     #[error("the resolver option {0:?} must be a single word, as in \"ndots:2\"")]
     DnsOption(String),
-    /// Containers could not reach what is to be opened of the host.
+    /// Containers could not reach the ports of the host that are to be opened.
     #[error("open {ports} of the host")]
     HostPorts {
-        /// What was to be opened.
+        /// The ports to be opened.
         ports: HostPorts,
-        /// Why it cannot be.
+        /// Why they cannot be opened.
         #[source]
         problem: HostPortsError,
     },
     /// The identity of the calling thread's network namespace could not be read.
     #[error("read the identity of this network namespace (is /proc mounted?)")]
     Namespace(#[source] io::Error),
-    /// Something could not be published.
+    /// A port could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// The engine's thread or its runtime could not be made.
+    /// The engine's thread or its runtime could not be started.
     #[error(
         "start the network's thread (if threads or file descriptors ran out, raise RLIMIT_NPROC or RLIMIT_NOFILE)"
     )]

@@ -1,4 +1,4 @@
-//! What bounds the share of this process that one container may use.
+//! Limits on the resources of this process that one container may use.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ impl Default for Limits {
     }
 }
 
-/// The longest timeout: ten years. What is meant as "never" must not overflow the clock.
+/// The longest timeout: ten years. A value meant as "never" must not overflow the clock.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// # Limits
-/// Each is for one container, unless it says otherwise. Only [`ring_memory`](Self::ring_memory) may be 0;
-/// [`build`](Self::build) refuses it for the others. To refuse flows altogether, use a [`Dialer`](crate::Dialer).
+/// Each limit is for one container, unless it says otherwise. Only [`ring_memory`](Self::ring_memory) may be 0.
+/// [`build`](Self::build) refuses 0 for the others. To refuse flows altogether, use a [`Dialer`](crate::Dialer).
 ///
 /// ```
 /// use nsnet_host::Network;
@@ -45,33 +45,34 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// # }
 /// ```
 impl NetworkBuilder {
-    /// Most TCP connections of one container at a time, including those being dialled and those of published ports.
+    /// The most TCP connections of one container at a time. Those being dialled and those of published ports count.
     /// Default: 16 384.
     ///
     /// At the limit, a SYN of the container is dropped, and a client of a published port is reset. With several
-    /// [`queues`](Self::queues) each has an even share, rounded up; connections of published ports are all on the first.
+    /// [`queues`](Self::queues), each has an even share, rounded up. Connections of published ports are all on the
+    /// first queue.
     ///
-    /// Each connection needs a file descriptor of this process, and 2 MiB of its address space (not of memory). Lower the
-    /// limit, or raise `RLIMIT_NOFILE`, so that a container cannot use up what the embedder needs for itself.
+    /// Each connection needs a file descriptor of this process and 2 MiB of its address space (not of memory). Lower
+    /// the limit or raise `RLIMIT_NOFILE`, so that a container cannot use up the embedder's own file descriptors.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;
         self
     }
 
-    /// Most memory for the bytes that wait in the TCP connections of one container, in bytes. Default: 256 MiB.
+    /// The most memory, in bytes, for data that waits in the TCP connections of one container. Default: 256 MiB.
     ///
-    /// Each connection may always use 64 KiB in each direction; these come on top. 0 is allowed and leaves just that.
-    /// At the limit, connections slow down: no more is read from the world, and segments of the container are lost until
-    /// there is room. With several [`queues`](Self::queues) each has an even share.
+    /// Each connection may use 64 KiB in each direction besides. With 0, it may use only these. At the limit,
+    /// connections slow down: nothing more is read from upstream, and segments of the container are lost until there is
+    /// room. With several [`queues`](Self::queues), each has an even share.
     #[must_use]
     pub fn ring_memory(mut self, bytes: usize) -> Self {
         self.limits.ring_memory = bytes;
         self
     }
 
-    /// Most UDP mappings of one container at a time: source addresses and ports that have an upstream socket, each a
-    /// file descriptor of this process. Default: 4 096.
+    /// The most UDP mappings of one container at a time. A mapping is a source address and port with an upstream
+    /// socket, which is a file descriptor of this process. Default: 4 096.
     ///
     /// At the limit, datagrams from further ports are dropped until a mapping has been idle for the
     /// [timeout](Self::udp_idle_timeout).
@@ -81,10 +82,10 @@ impl NetworkBuilder {
         self
     }
 
-    /// Most destinations of all UDP mappings of one container together, and as many again of its echo mappings.
+    /// The most destinations of all UDP mappings of one container together. Its echo mappings may have as many again.
     /// Default: 16 384.
     ///
-    /// At the limit, destinations that have been idle make room. Without any, datagrams to further ones are dropped.
+    /// At the limit, idle destinations make room. If none is idle, datagrams to new destinations are dropped.
     #[must_use]
     pub fn max_udp_peers(mut self, peers: usize) -> Self {
         self.limits.udp_peers = peers;
@@ -99,62 +100,64 @@ impl NetworkBuilder {
         self
     }
 
-    /// Most echo mappings of one container at a time: addresses and identifiers that have an upstream ping socket, each
-    /// a file descriptor of this process. A running ping has one, however many hosts it is for. Default: 512.
+    /// The most echo mappings of one container at a time. A mapping is an address and identifier with an upstream ping
+    /// socket, which is a file descriptor of this process. A running ping has one mapping, even if it pings many hosts.
+    /// Default: 512.
     ///
-    /// At the limit, requests of further pings are dropped.
+    /// At the limit, requests of new pings are dropped.
     #[must_use]
     pub fn max_echo_mappings(mut self, mappings: usize) -> Self {
         self.limits.echo_mappings = mappings;
         self
     }
 
-    /// Most DNS queries of one container under way at a time, in units of up to 1 KiB of query or answer. Default: 4 096.
+    /// The most DNS queries of one container under way at a time, in units of up to 1 KiB of query or answer. Default:
+    /// 4 096.
     ///
-    /// At the limit, further queries are answered SERVFAIL at once. A limit below 64 refuses the longest messages
-    /// (64 KiB).
+    /// At the limit, further queries get SERVFAIL at once. A limit below 64 refuses the longest messages (64 KiB).
     #[must_use]
     pub fn max_dns_queries(mut self, queries: usize) -> Self {
         self.limits.dns_queries = queries;
         self
     }
 
-    /// Most TCP connections of one container to the DNS address at a time. Each may hold a message of 64 KiB in each
-    /// direction. Default: 256.
+    /// The most TCP connections of one container to the DNS address at a time. Each may hold a message of 64 KiB in
+    /// each direction. Default: 256.
     ///
-    /// At the limit, further connections are refused. They count against [`max_tcp_flows`](Self::max_tcp_flows) as well.
+    /// At the limit, further connections are refused. They count against [`max_tcp_flows`](Self::max_tcp_flows) as
+    /// well.
     #[must_use]
     pub fn max_dns_connections(mut self, connections: usize) -> Self {
         self.limits.dns_connections = connections;
         self
     }
 
-    /// Most clients of one published UDP port at a time. Default: 4 096.
+    /// The most clients of one published UDP port at a time. Default: 4 096.
     ///
-    /// At the limit, the oldest client that has not come back after an answer makes room. Without any, datagrams of
-    /// further clients are dropped.
+    /// At the limit, the oldest client that has not come back after an answer makes room. If there is none, datagrams
+    /// of new clients are dropped.
     #[must_use]
     pub fn max_published_udp_clients(mut self, clients: usize) -> Self {
         self.limits.published_udp_clients = clients;
         self
     }
 
-    /// Most flows that one container address may have open towards [other containers](Self::containers_reach_each_other),
-    /// of all protocols together. Default: 16 384.
+    /// The most flows that one container address may have open towards [other
+    /// containers](Self::containers_reach_each_other). All protocols count together. Default: 16 384.
     ///
-    /// At the limit, flows that have been silent for longest make room, established TCP connections excepted. Without any,
-    /// packets that would open further flows are dropped.
+    /// At the limit, the flows that have been silent for longest make room, except established TCP connections. If
+    /// there are none, packets that would open new flows are dropped.
     #[must_use]
     pub fn max_flows_between_containers(mut self, flows: usize) -> Self {
         self.limits.flows_between_containers = flows;
         self
     }
 
-    /// How long the Dialer may take for one flow, deciding and connecting together. Default: 60 s, below the 127 s after
-    /// which Linux gives a connection up. More than ten years count as ten years.
+    /// How long the Dialer may take for one flow, to decide and to connect together. Default: 60 s, which is below the
+    /// 127 s after which Linux gives up a connection attempt. More than ten years count as ten years.
     ///
     /// After that time the future is dropped, and the container sees silence. A connection of a published port must be
-    /// open inside within the same time, or the client is reset.
+    /// open inside the container within the same time, or the client is reset.
     #[must_use]
     pub fn dial_timeout(mut self, timeout: Duration) -> Self {
         self.limits.dial_timeout = timeout;
@@ -162,7 +165,7 @@ impl NetworkBuilder {
     }
 }
 
-/// Limits that work.
+/// The limits, checked.
 ///
 /// # Errors
 /// [`BuildError::ZeroLimit`].

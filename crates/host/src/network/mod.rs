@@ -1,4 +1,4 @@
-//! What an embedder touches: [`Network`] and its builder.
+//! The public API: [`Network`] and its builder.
 
 mod attaching;
 mod builder;
@@ -21,23 +21,25 @@ use crate::engine::Engine;
 use crate::publish::{Publish, PublishError, Published};
 use crate::statistics::{Ledger, Statistics};
 
-/// A network for containers: terminates their TCP, UDP and ping, and sends again from this process.
+/// A network for containers. It terminates their TCP, UDP and ping, and sends them again from this process.
 ///
-/// Runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on a thread that the
-/// library starts and that other networks may share: a process has no more of these than cores, however many
-/// networks. Only networks built in the same network, mount and user namespaces share one, for it is there that sockets
-/// are opened.
+/// It runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on an engine thread
+/// that the library starts. Networks share engine threads: the pool has no more threads than the machine has cores.
+/// Only networks built in the same network, mount and user namespaces share a thread, because the thread opens their
+/// sockets in these namespaces.
 ///
-/// A network serves one container after another, or several at a time, which do not reach each other unless
-/// [the builder says so](NetworkBuilder::containers_reach_each_other). One whose TUN device was handed over
-/// keeps its namespace alive until [`Attachment::close`] or the end of the network: the kernel does not tell
-/// when the last process in it has ended, the embedder's `wait` for its child does.
+/// A network serves containers one after another or several at a time. They do not reach each other unless [the builder
+/// says so](NetworkBuilder::containers_reach_each_other). A container whose TUN device was handed over keeps its
+/// namespace alive until [`Attachment::close`] or the end of the network. The kernel does not report when the last
+/// process in the namespace has ended. The embedder's `wait` for its child does.
 ///
 /// # Dropping
-/// Dropping a network resets all connections, in both directions where bytes are still owed, and takes the containers'
-/// interface away. **It blocks the calling thread** until that is done: usually for less than a millisecond, half a second
-/// for a container that does not read, and 5 s at the most if a Dialer blocks the engine's thread, which is then left
-/// behind. Where that must not happen, in an async task say, end the network with [`finish_async`](Self::finish_async)
+/// Dropping a network resets all connections, in both directions where bytes are still owed, and removes the
+/// containers' interface.
+///
+/// **It blocks the calling thread** until that is done. This usually takes less than a millisecond, or half a second
+/// for a container that does not read. It takes 5 s at the most if a Dialer blocks the engine's thread, which is then
+/// left behind. Where blocking is wrong, as in an async task, end the network with [`finish_async`](Self::finish_async)
 /// instead. A Dialer may drop its own network: on an engine thread nothing blocks.
 ///
 /// # Examples
@@ -63,7 +65,7 @@ use crate::statistics::{Ledger, Statistics};
 /// [`Attachment::close`]: crate::Attachment::close
 pub struct Network {
     engine: Engine,
-    /// Without the addresses, which each container has of its own.
+    /// Without addresses: each container has its own.
     setup: Setup,
     addresses: Pool,
     ledger: Ledger,
@@ -76,15 +78,16 @@ impl Network {
         NetworkBuilder::default()
     }
 
-    /// Lets a port of the host lead into a container, from now on until [`Published::close`] or the end of the
-    /// network, whichever containers come and go: each new connection finds the one that is meant. The sockets are opened
-    /// by the calling thread, in its namespaces. They listen when this returns.
+    /// Publishes a port of the host into a container, until [`Published::close`] or the end of the network. Containers
+    /// may come and go: each new connection looks the container up. The calling thread opens the sockets, in its own
+    /// namespaces. They listen when this returns.
     ///
-    /// A server inside sees the client's own address and port; clients on the host itself, and those who come by a UNIX
-    /// socket, appear as the gateway. Where nobody listens inside, in either address family, the client sees a reset.
+    /// A server inside sees the client's own address and port. Clients on the host itself and clients of a UNIX socket
+    /// appear as the gateway. If nothing listens inside, in either address family, the client sees a reset.
     ///
     /// # Errors
-    /// [`PublishError`]: says what is in use, or out of reach. Of a range, all ports are published or none.
+    /// [`PublishError`] says which address or port is in use or cannot be had. Of a range, all ports are published or
+    /// none.
     ///
     /// # Examples
     /// ```no_run
@@ -104,16 +107,16 @@ impl Network {
         Ok(published)
     }
 
-    /// Ends the network in good order: serves until the upstream sockets have everything that the containers have
-    /// sent and finished with FIN, for `grace` at the most, and then ends as if dropped.
+    /// Ends the network in good order. It serves until the upstream sockets have everything that the containers have
+    /// sent and finished with FIN, or until `grace` is over. Then it ends as if dropped.
     ///
-    /// Called after the payload has ended, it loses nothing of what the payload had written before: its
-    /// connections live on in the container's kernel for a while. A connection that some process still
-    /// holds open takes all of `grace`. A container that is not ready yet is not waited for.
+    /// Called after the payload has ended, it loses nothing that the payload has written. The payload's connections
+    /// live on in the container's kernel for a while. A connection that some process still holds open takes all of
+    /// `grace`. The call does not wait for a container that is not ready yet.
     ///
-    /// Blocks the calling thread for `grace`, and 5 s more only if a Dialer blocks the engine's thread. Called by a Dialer,
-    /// on an engine thread, it returns [`Finished::Abandoned`] at once and the network ends in the background. Async
-    /// embedders use [`finish_async`](Self::finish_async).
+    /// It blocks the calling thread for `grace` at the most, and for 5 s more only if a Dialer blocks the engine's
+    /// thread. Called by a Dialer on an engine thread, it returns [`Finished::Abandoned`] at once, and the network ends
+    /// in the background. In async code, use [`finish_async`](Self::finish_async).
     pub fn finish(self, grace: Duration) -> Finished {
         self.engine.finish(grace)
     }
@@ -146,8 +149,8 @@ impl Network {
         }
     }
 
-    /// What the network has carried and refused so far, for all of its containers together.
-    /// [`Attachment::statistics`](crate::Attachment::statistics) has those of one.
+    /// Counts of everything the network has carried and refused so far, for all its containers together.
+    /// [`Attachment::statistics`](crate::Attachment::statistics) has the counts of one container.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.ledger.read()

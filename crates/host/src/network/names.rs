@@ -1,4 +1,4 @@
-//! What is to be known by name in a network, checked. Pure.
+//! The host names, search domains and resolver options of a network, checked. Pure.
 
 use std::net::IpAddr;
 
@@ -6,12 +6,12 @@ use super::BuildError;
 use crate::addressing::Addressing;
 use crate::dns::{HostName, Hosts};
 
-/// Names as the embedder gives them.
+/// Names as the embedder gives them, unchecked.
 #[derive(Debug)]
 pub(super) struct Names {
-    /// Hosts of the embedder's.
+    /// Static hosts.
     pub(super) hosts: Vec<(String, Vec<IpAddr>)>,
-    /// Of the host itself.
+    /// The name of the host itself.
     pub(super) gateway: String,
     /// Domains in which containers look names up.
     pub(super) search: Vec<String>,
@@ -19,7 +19,7 @@ pub(super) struct Names {
     pub(super) options: Vec<String>,
 }
 
-/// What docker's `host.docker.internal` is; `internal` is reserved for such names (ICANN, 2024).
+/// The counterpart of docker's `host.docker.internal`. ICANN reserved `internal` for private names (2024).
 const GATEWAY_NAME: &str = "host.nsnet.internal";
 
 impl Default for Names {
@@ -32,7 +32,7 @@ impl Names {
     /// The names that the network answers itself.
     ///
     /// # Errors
-    /// [`BuildError`] for what is no name, or has no address.
+    /// [`BuildError`] if a name is not valid, or a host has no address.
     pub(super) fn hosts(&self, addressing: &Addressing) -> Result<Hosts, BuildError> {
         let mut hosts = Hosts::default();
         for (name, addresses) in &self.hosts {
@@ -51,7 +51,7 @@ impl Names {
     /// The domains to search.
     ///
     /// # Errors
-    /// [`BuildError`] for what is no name.
+    /// [`BuildError`] if a domain is not a valid name.
     pub(super) fn search(&self) -> Result<Vec<String>, BuildError> {
         self.search.iter().map(|domain| Ok(parse(domain)?.to_string())).collect()
     }
@@ -59,7 +59,7 @@ impl Names {
     /// The options of resolv.conf(5).
     ///
     /// # Errors
-    /// [`BuildError`] for what is not a single word.
+    /// [`BuildError`] if an option is not a single word.
     pub(super) fn options(&self) -> Result<Vec<String>, BuildError> {
         let is_word =
             |option: &String| !option.is_empty() && option.bytes().all(|byte| byte.is_ascii_graphic());

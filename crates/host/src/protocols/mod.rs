@@ -1,4 +1,4 @@
-//! The protocols of one container, or of one queue of it, side by side.
+//! The protocols of one container, or of one queue of it.
 
 pub(crate) mod clients;
 pub(crate) mod tcp;
@@ -17,7 +17,7 @@ pub(crate) struct Protocols {
     pub(crate) tcp: Rc<tcp::Table>,
     pub(crate) udp: Rc<udp::Table>,
     pub(crate) echo: Rc<udp::Table>,
-    /// Those of published UDP ports.
+    /// The clients of published UDP ports.
     pub(crate) clients: Rc<Clients>,
     /// Whether the container's end of the link is gone.
     is_orphaned: Cell<bool>,
@@ -48,18 +48,18 @@ impl Protocols {
         self.tcp.is_delivered() && self.udp.is_settled() && self.echo.is_settled()
     }
 
-    /// Breaks off what the container has not finished: its end of the link is gone.
+    /// Breaks off everything that the container has not finished, because its end of the link is gone.
     pub(crate) fn orphan(&self) {
         self.is_orphaned.set(true);
         self.tcp.orphan();
     }
 
-    /// Whether the container's end of the link is gone, and only what it had sent is still being delivered.
+    /// Whether the container's end of the link is gone. Only data it had finished sending is still being delivered.
     pub(crate) fn is_orphaned(&self) -> bool {
         self.is_orphaned.get()
     }
 
-    /// Ends everything: connections are reset on both sides.
+    /// Ends everything, and resets connections on both sides.
     pub(crate) fn close(&self) {
         self.tcp.close();
         self.udp.close();

@@ -1,4 +1,4 @@
-//! Why something could not be published.
+//! Why a port could not be published.
 
 use std::fs;
 use std::io;
@@ -9,13 +9,14 @@ use nix::errno::Errno;
 
 use crate::dialer::Protocol;
 
-/// Why something could not be published. If a range fails, none of its ports is published.
+/// Why a port could not be published. If one port of a range fails, none is published.
 ///
-/// The message does not include the kernel's reason, which is the [`source`](std::error::Error::source): print the chain.
+/// The message does not include the kernel's reason, which is its [`source`](std::error::Error::source). Print the
+/// chain.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Somebody listens there already.
+    /// Another socket listens there already.
     #[error(
         "listen on {address} ({protocol}): the address is in use; choose another port, or 0 for any that is free"
     )]
@@ -35,7 +36,7 @@ pub enum PublishError {
         address: SocketAddr,
         /// TCP or UDP.
         protocol: Protocol,
-        /// The lowest port that everybody may use (`net.ipv4.ip_unprivileged_port_start`).
+        /// The lowest port that every user may use (`net.ipv4.ip_unprivileged_port_start`).
         lowest: u16,
     },
     /// The host does not have this address.
@@ -48,7 +49,7 @@ pub enum PublishError {
         /// TCP or UDP.
         protocol: Protocol,
     },
-    /// Something else kept the socket from listening.
+    /// The socket cannot listen for another reason.
     #[error("listen on {address} ({protocol}; if file descriptors ran out, raise RLIMIT_NOFILE)")]
     Socket {
         /// Where the socket was to listen.
@@ -58,16 +59,16 @@ pub enum PublishError {
         /// The kernel's reason.
         source: io::Error,
     },
-    /// Somebody listens on the UNIX socket.
+    /// Another process listens on the UNIX socket.
     #[error("listen on {}: somebody listens there already; choose another path", .0.display())]
     FileInUse(PathBuf),
-    /// There is a file of that name, on which nobody listens.
+    /// A file of that name exists, and nobody listens on it.
     #[error(
         "listen on {}: the file exists, and nobody listens on it; if a program has left it behind, remove it",
         .0.display()
     )]
     FileExists(PathBuf),
-    /// Something else kept the UNIX socket from listening.
+    /// The UNIX socket cannot listen for another reason.
     #[error(
         "listen on {} (the directory must exist and be writable, the path have at most 107 bytes)",
         .path.display()
@@ -83,26 +84,26 @@ pub enum PublishError {
     Container {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
     /// Port 0 cannot be a port of a container.
     #[error("a container has no port 0: say which one is published")]
     NoContainerPort,
-    /// The range is empty, or has port 0 and others.
+    /// The range is empty, or starts at port 0.
     #[error("the ports {first}-{last} are not a range: begin at 1 or above, with the smaller port first")]
     NoRange {
-        /// What was given as the first port.
+        /// The first port that was given.
         first: u16,
-        /// What was given as the last port.
+        /// The last port that was given.
         last: u16,
     },
-    /// The ports of the container would go beyond the last there is.
+    /// The container's ports would go beyond 65535.
     #[error("{count} ports from {port} on go beyond 65535: begin lower in the container")]
     BeyondPorts {
         /// The first port in the container.
         port: u16,
-        /// How many there would be.
+        /// The number of ports.
         count: usize,
     },
     /// The engine's thread has ended.
@@ -111,7 +112,7 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// What an error of bind(2) or listen(2) means.
+    /// The variant for an error of bind(2) or listen(2).
     pub(super) fn of_socket(address: SocketAddr, protocol: Protocol, source: io::Error) -> Self {
         match source.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EADDRINUSE) => Self::InUse { address, protocol },
@@ -125,7 +126,7 @@ impl PublishError {
     }
 }
 
-/// ip(7); of the calling thread's network namespace, as the sockets are.
+/// ip(7). The value is that of the calling thread's network namespace, where the sockets are.
 fn lowest_unprivileged_port() -> u16 {
     let setting = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1024)

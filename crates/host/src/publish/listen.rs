@@ -1,4 +1,4 @@
-//! Opens what listens, all or nothing.
+//! Opens the listening sockets, all or none.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -13,15 +13,15 @@ use super::socket_file::SocketFile;
 use super::{Front, PublishError};
 use crate::dialer::{DATAGRAM_BUFFER, Protocol};
 
-/// Connections that wait to be accepted; the kernel cuts it down to `net.core.somaxconn`.
+/// Connections that wait to be accepted. The kernel limits it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// How often a port that the kernel has chosen may be taken in the other address family.
+/// How many ports of the kernel's choice are tried, in case one is in use in the other address family.
 const ATTEMPTS: usize = 16;
 
-/// Where the host listens: ports at one address, or at all.
+/// Where the host listens: ports at one address, or at all addresses.
 ///
-/// In a text it has the form `[ADDR:]HOST[-HOST]`, as in [`Publish`](crate::Publish). [`Display`](std::fmt::Display) and
+/// The text form is `[ADDR:]HOST[-HOST]`, as in [`Publish`](crate::Publish). [`Display`](std::fmt::Display) and
 /// [`FromStr`](std::str::FromStr) are inverses.
 ///
 /// # Examples
@@ -39,13 +39,13 @@ const ATTEMPTS: usize = 16;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listen {
-    /// All addresses of the host if there is none. Its port and flow label are 0.
+    /// `None` stands for all addresses of the host. The port and the flow label in it are 0.
     pub(super) address: Option<SocketAddr>,
     pub(super) ports: RangeInclusive<u16>,
 }
 
 impl Listen {
-    /// 127.0.0.1, for clients on the host itself.
+    /// A port at 127.0.0.1, for clients on the host itself.
     #[must_use]
     pub fn loopback(port: u16) -> Self {
         (Ipv4Addr::LOCALHOST, port).into()
@@ -53,7 +53,7 @@ impl Listen {
 
     pub(super) fn at(mut address: SocketAddr, ports: RangeInclusive<u16>) -> Self {
         address.set_port(0);
-        // It means nothing to bind(2).
+        // The flow label means nothing to bind(2).
         if let SocketAddr::V6(address) = &mut address {
             address.set_flowinfo(0);
         }
@@ -61,7 +61,7 @@ impl Listen {
     }
 }
 
-/// A port at all addresses of the host, IPv4 and IPv6; 0 is any that is free.
+/// A port at all addresses of the host, IPv4 and IPv6. 0 stands for any free port.
 impl From<u16> for Listen {
     fn from(port: u16) -> Self {
         Self { address: None, ports: port..=port }
@@ -75,37 +75,37 @@ impl From<RangeInclusive<u16>> for Listen {
     }
 }
 
-/// A port at one address. One that is unspecified stands for all of its family.
+/// A port at one address. The unspecified address stands for all of its family.
 impl From<SocketAddr> for Listen {
     fn from(address: SocketAddr) -> Self {
         Self::at(address, address.port()..=address.port())
     }
 }
 
-/// A port at one address. One that is unspecified stands for all of its family.
+/// A port at one address. The unspecified address stands for all of its family.
 impl<A: Into<IpAddr>> From<(A, u16)> for Listen {
     fn from((address, port): (A, u16)) -> Self {
         SocketAddr::new(address.into(), port).into()
     }
 }
 
-/// Ports at one address. One that is unspecified stands for all of its family.
+/// Ports at one address. The unspecified address stands for all of its family.
 impl<A: Into<IpAddr>> From<(A, RangeInclusive<u16>)> for Listen {
     fn from((address, ports): (A, RangeInclusive<u16>)) -> Self {
         Self::at(SocketAddr::new(address.into(), 0), ports)
     }
 }
 
-/// A socket that listens.
+/// A listening socket.
 pub(super) struct Opened {
     pub(super) socket: BoundSocket,
-    /// Where; none for a UNIX socket.
+    /// The address it listens at. `None` for a UNIX socket.
     pub(super) address: Option<SocketAddr>,
     /// The port in the container.
     pub(super) port: u16,
 }
 
-/// What ports there are to publish.
+/// The ports to publish.
 #[derive(Debug, Clone, Copy)]
 enum ListenTransport {
     Tcp,
@@ -124,11 +124,11 @@ impl From<ListenTransport> for Protocol {
 pub(super) enum BoundSocket {
     Tcp(TcpListener),
     Udp(UdpSocket),
-    /// The file goes first: as long as the socket is there, nobody else's can have its number.
+    /// The file is dropped first. While the socket exists, no other can have its inode number.
     Unix(SocketFile, UnixListener),
 }
 
-/// Opens all sockets of `front`, which lead to the container's ports from `port` on.
+/// Opens all sockets of `front`. They lead to the container's ports from `port` on.
 pub(super) fn open(front: &Front, port: u16) -> Result<Vec<Opened>, PublishError> {
     if port == 0 {
         return Err(PublishError::NoContainerPort);
@@ -169,7 +169,7 @@ fn open_ports(transport: ListenTransport, listen: &Listen, port: u16) -> Result<
     Ok(sockets)
 }
 
-/// One socket of each family, with the same port. The second is missing on a host without IPv6.
+/// Opens one socket of each family, with the same port. The second is missing on a host without IPv6.
 fn bind_everywhere(
     transport: ListenTransport,
     port: u16,
@@ -206,7 +206,7 @@ fn try_bind(transport: ListenTransport, address: SocketAddr) -> io::Result<(Boun
     }
     match transport {
         ListenTransport::Tcp => {
-            // So that connections in TIME-WAIT do not keep a server from coming back; another listener does.
+            // Connections in TIME-WAIT then do not keep a server from coming back. Another listener still does.
             socket.set_reuse_address(true)?;
             socket.bind(&address.into())?;
             socket.listen(BACKLOG)?;
@@ -215,7 +215,7 @@ fn try_bind(transport: ListenTransport, address: SocketAddr) -> io::Result<(Boun
             Ok((BoundSocket::Tcp(listener), address))
         }
         ListenTransport::Udp => {
-            // The kernel cuts the request down to `net.core.rmem_max`, socket(7); less is slower and still right.
+            // The kernel limits the size to `net.core.rmem_max` (socket(7)). A smaller buffer is slower but works.
             let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
             socket.bind(&address.into())?;
             let socket = UdpSocket::from(socket);
@@ -241,7 +241,7 @@ fn open_file(path: &Path) -> Result<(UnixListener, SocketFile), PublishError> {
     Ok((listener, file))
 }
 
-/// Asks for the sake of the error only, without waiting: a queue that is full belongs to somebody as well.
+/// Asks only for the sake of the error, without waiting. A full queue belongs to a listener as well.
 fn is_listened_on(path: &Path) -> bool {
     let connect = || {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;

@@ -1,38 +1,40 @@
 //! Published ports: sockets of the host that lead into a container.
 //!
-//! # Who opens what
-//! [`Publish`] says what is wanted, and opening its sockets is part of the call, on the thread of the caller: an address
-//! in use is an error of `publish`, not a line in a log. The engine takes the sockets over and finds the container anew
-//! for every connection and every client ([`Members`]), so a port outlives the containers it
-//! leads to. Without one, TCP is reset and datagrams are lost.
+//! # Opening
+//! [`Publish`] describes the ports. The call opens the sockets on the caller's thread, so an address in use is an error
+//! of `publish`, not a line in a log. The engine takes the sockets over. It looks up the container anew for every
+//! connection and every client ([`Members`]), so a port outlives the containers it leads to. Without a container, TCP
+//! is reset and datagrams are lost.
 //!
 //! # TCP
-//! A client is accepted, the Dialer is asked, and then the connection is opened inside
-//! ([`tcp::connect`](crate::protocols::tcp)); what the client says meanwhile stays in its socket. Refused inside: once more by the
-//! other address family, for a server that listens on one only, and then the client is reset. From then on it is a
-//! connection like any other, and has nothing to do with the port any more.
+//! The engine accepts a client and asks the Dialer. Then it opens the connection inside
+//! ([`tcp::connect`](crate::protocols::tcp)). Bytes of the client stay in its socket meanwhile. If the container
+//! refuses, the engine tries once more by the other address family, for a server that listens on one only. If that
+//! fails too, it resets the client. An open connection is like any other and no longer depends on the port.
 //!
 //! # UDP
-//! Every client of a port is remembered by the container's gateway ([`clients`]), and what the container sends to it
-//! from that port leaves through the published socket, from the very address that the client has written to. It is
-//! forgotten after the idle timeout of mappings, or 30 s if the container has never answered. Where the container says that
-//! nobody listens (ICMP), what the client has written first is sent again by the other address family.
+//! The container's gateway remembers every client of a port ([`clients`]). Datagrams from the container's port to the
+//! client leave through the published socket, from the very address that the client has written to. The gateway forgets
+//! a client after the idle timeout of mappings, or after 30 s if the container has never answered. If the container
+//! reports that nothing listens (ICMP), the gateway sends the client's first datagrams again by the other address
+//! family.
 //!
-//! # Who is seen inside
-//! The client, with its own address and port ([`ways`](clients::ways)). The host's own addresses, the loopback among them,
-//! are not the container's business or would be taken for its own: those clients appear as the gateway, and so does one
-//! whose address the container's network uses or has no family for.
+//! # The source address inside
+//! The container sees the client's own address and port ([`ways`](clients::ways)). Some clients appear as the gateway
+//! instead:
+//!
+//! - clients at the host's own addresses, which are hidden from the container (it would take loopback for its own);
+//! - clients whose address the container's network uses, or whose address family it lacks.
 //!
 //! # Limits
-//! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows); one beyond is reset. A port has at
-//! most [`max_published_udp_clients`](crate::NetworkBuilder::max_published_udp_clients) UDP clients; a new one takes the
-//! place of the oldest that has not come back after an answer. Without file descriptors nothing is accepted for a while, and
-//! clients wait in the kernel's queue.
+//! Connections count against [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows), and one beyond the limit is
+//! reset. A port has at most [`max_published_udp_clients`](crate::NetworkBuilder::max_published_udp_clients) UDP
+//! clients. A new client replaces the oldest that has not come back after an answer. Without file descriptors nothing
+//! is accepted for a while, and clients wait in the kernel's queue.
 //!
-//! Not done: an ICMP error of the container, "port unreachable" say, does not reach a UDP client, since an
-//! unprivileged process cannot send one.
-//! With several queues all of it happens on the first; the kernel then knows from our SYN where the container's answers
-//! belong.
+//! An ICMP error of the container, such as "port unreachable", does not reach a UDP client: an unprivileged process
+//! cannot send one. With several queues, published ports use the first. The kernel learns from our SYN which queue the
+//! container's answers belong to.
 
 mod error;
 mod listen;
@@ -68,15 +70,15 @@ use crate::threads;
 use crate::threads::commons::Commons;
 use listen::{BoundSocket, Opened};
 
-/// What is published, and where it leads.
+/// Ports of the host to publish, and the container's ports they lead to.
 ///
-/// Without an address, **all addresses of the host** are meant, as with Docker, Podman and slirp4netns: to publish is to
-/// open to others. Use [`Listen::loopback`] for what only the host itself shall reach.
+/// Without an address, the host listens at **all its addresses**, as with Docker, Podman and slirp4netns: to publish is
+/// to open to others. Use [`Listen::loopback`] for ports that only the host itself may reach.
 /// [`Dialer::accept`](crate::Dialer::accept) decides on each client.
 ///
 /// # Text form
-/// [`Display`](fmt::Display) and [`FromStr`](std::str::FromStr) are inverses for everything that can be published. Only a
-/// path that is not UTF-8 has no text form.
+/// [`Display`](fmt::Display) and [`FromStr`](std::str::FromStr) are inverses for everything that can be published. Only
+/// a path that is not UTF-8 has no text form.
 ///
 /// | text | what is published | to the container's |
 /// |---|---|---|
@@ -90,9 +92,9 @@ use listen::{BoundSocket, Opened};
 /// | `unix:api.sock:80` | a UNIX socket of the working directory | TCP port 80 |
 /// | `web=8080:80` | any of the above | ports, in the container named `web` |
 ///
-/// The part behind the name is that of `docker run --publish` and Podman's, except that a range is written once. They
-/// publish for one container at a time and need no name. Here it stands in front, as in `kubectl port-forward POD PORTS`.
-/// The `=` tells it from an address, which the digits and dots of a name could be taken for.
+/// The part behind the name is that of `docker run --publish` and Podman, except that a range is written once. They
+/// publish for one container at a time and need no name. Here the name comes first, as in `kubectl port-forward POD
+/// PORTS`. The `=` marks it as a name, since a name of digits and dots would look like an address.
 ///
 /// # Examples
 /// ```
@@ -114,7 +116,7 @@ pub struct Publish {
     port: u16,
 }
 
-/// What listens on the host.
+/// The listening end on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Front {
     Tcp(Listen),
@@ -123,28 +125,30 @@ enum Front {
 }
 
 impl Publish {
-    /// TCP connections to `listen` lead to this port of the container; of a range, each port to the next one.
+    /// Publishes `listen` for TCP connections, which lead to this port of the container. Each further port of a range
+    /// leads to the next port.
     #[must_use]
     pub fn tcp(listen: impl Into<Listen>, container_port: u16) -> Self {
         Self::new(Front::Tcp(listen.into()), container_port)
     }
 
-    /// Datagrams to `listen` lead to this port of the container; of a range, each port to the next one.
+    /// Publishes `listen` for datagrams, which lead to this port of the container. Each further port of a range leads
+    /// to the next port.
     #[must_use]
     pub fn udp(listen: impl Into<Listen>, container_port: u16) -> Self {
         Self::new(Front::Udp(listen.into()), container_port)
     }
 
-    /// Connections to a UNIX socket (`SOCK_STREAM`) lead to this TCP port of the container, where they come from the
-    /// gateway. The file is made, with the permissions that the umask leaves, and removed in the end. A UNIX socket knows
-    /// no reset: a client that is refused sees an end.
+    /// Publishes a UNIX socket (`SOCK_STREAM`), whose connections lead to this TCP port of the container. There they
+    /// come from the gateway. The socket's file is created with the permissions that the umask leaves, and removed at
+    /// the end. A UNIX socket knows no reset, so a client that is refused sees the end of the stream.
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>, container_port: u16) -> Self {
         Self::new(Front::Unix(path.into()), container_port)
     }
 
-    /// The container of this name ([`Member::named`](crate::Member::named)). Default: the one that has been up for
-    /// longest.
+    /// Sets the name of the container ([`Member::named`](crate::Member::named)). Default: the container that has been
+    /// up for longest.
     #[must_use]
     pub fn container(mut self, name: impl Into<String>) -> Self {
         self.member = Some(name.into());
@@ -180,8 +184,8 @@ impl Publish {
     }
 }
 
-/// What has been published. Dropping it changes nothing: a port stays until [`close`](Self::close) or the end of the
-/// network.
+/// A published port, range or UNIX socket. Dropping it changes nothing: it stays published until [`close`](Self::close)
+/// or the end of the network.
 ///
 /// # Examples
 /// ```no_run
@@ -199,24 +203,25 @@ impl Publish {
 pub struct Published {
     addresses: Vec<SocketAddr>,
     close: oneshot::Sender<()>,
-    /// Resolves when the sockets are closed: nothing is sent.
+    /// Resolves when the sockets are closed. Nothing is ever sent.
     closed: oneshot::Receiver<()>,
 }
 
 impl Published {
-    /// The addresses that are listened on, with the ports that were chosen for 0: for all addresses of the host, one of
-    /// each family. None for a UNIX socket.
+    /// The listening addresses, with the ports that were chosen for 0. A port at all addresses of the host has one
+    /// entry for each family. Empty for a UNIX socket.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Stops listening; when this returns, the addresses are free. TCP connections that are open go on; UDP clients are
-    /// not heard any more.
+    /// Stops listening. When this returns, the addresses are free. Open TCP connections go on. Datagrams of UDP clients
+    /// are no longer received.
     ///
-    /// Blocks the calling thread for the engine to do it, which takes 5 s at the most, and that long only if a Dialer blocks
-    /// the engine's thread; then it is done later. A Dialer itself can call this: on an engine thread it does not block,
-    /// and the addresses become free soon after. Async embedders use [`close_async`](Self::close_async).
+    /// It blocks the calling thread until the engine has closed the sockets. It waits 5 s at the most, and that long
+    /// only if a Dialer blocks the engine's thread. The sockets are then closed later. A Dialer may call this: on an
+    /// engine thread it does not block, and the addresses become free soon after. In async code, use
+    /// [`close_async`](Self::close_async).
     pub fn close(self) {
         let closed = self.close_async();
         if !threads::is_engine_thread() {
@@ -224,12 +229,13 @@ impl Published {
         }
     }
 
-    /// Like [`close`](Self::close), without blocking. It begins with the call, not with the first poll.
+    /// Like [`close`](Self::close), without blocking. The sockets begin to close with the call, not with the first
+    /// poll.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the sockets to be closed in the background. It works on any runtime.
     pub fn close_async(self) -> impl Future<Output = ()> + Send + use<> {
-        // Fails only if the network has ended, and then the sockets are closed.
+        // Fails only if the network has ended. The sockets are closed then.
         let _ = self.close.send(());
         let closed = self.closed;
         async move {
@@ -253,7 +259,7 @@ impl fmt::Debug for Listening {
     }
 }
 
-/// Where a socket leads.
+/// The container and port that a socket leads to.
 #[derive(Debug, Clone)]
 struct Target {
     /// Without a name, the container that has been up for longest.
@@ -261,7 +267,7 @@ struct Target {
     port: u16,
 }
 
-/// What stands around a published socket: the containers, the time, the counters of the network.
+/// The surroundings of a published socket: the containers, the clock, the counters of the network.
 #[derive(Clone)]
 pub(crate) struct Scene {
     pub(crate) members: Rc<Members>,
@@ -270,8 +276,8 @@ pub(crate) struct Scene {
     pub(crate) commons: Rc<Commons>,
 }
 
-/// Serves published sockets until they are withdrawn. Connections are accepted no longer than until `shutdown` is set;
-/// datagrams pass as long as there are containers.
+/// Serves published sockets until they are withdrawn. Connections are accepted until `shutdown` is set. Datagrams pass
+/// as long as there are containers.
 pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::Receiver<bool>) {
     let Listening { sockets, member, close, _alive } = listening;
     let member: Option<Rc<str>> = member.map(Into::into);
@@ -306,7 +312,7 @@ pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::R
         while let Some(ended) = ports.join_next().await {
             lifetime::report_panic(ended);
         }
-        // Those that have ended with the network wait for its end.
+        // Sockets that have ended with the network wait for its end.
         future::pending().await
     };
     tokio::select! {

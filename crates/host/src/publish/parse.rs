@@ -11,7 +11,7 @@ use crate::notation::{Notation, ParseError, written, written_ports};
 const PUBLISH: &str = "[NAME=][ADDR:]HOST[-HOST]:PORT[/tcp|/udp] or [NAME=]/PATH:PORT";
 const LISTEN: &str = "[ADDR:]HOST[-HOST]";
 
-/// Begins a path that does not begin with a slash.
+/// The prefix of a path that does not begin with a slash.
 const UNIX: &str = "unix:";
 
 impl FromStr for Publish {
@@ -114,7 +114,7 @@ fn listen(notation: &Notation<'_>, text: &str) -> Result<Listen, ParseError> {
     })
 }
 
-/// `IPv4` or `[IPv6]`, perhaps with the number of an interface: `[fe80::1%2]`.
+/// `IPv4` or `[IPv6]`, optionally with the number of an interface: `[fe80::1%2]`.
 fn listened_on(notation: &Notation<'_>, text: &str) -> Result<SocketAddr, ParseError> {
     if let Some((address, scope)) = text.split_once('%') {
         let scope = notation.bracketed(scope)?;

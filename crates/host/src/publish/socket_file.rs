@@ -1,11 +1,11 @@
-//! The file of a UNIX socket, which goes when the socket does.
+//! The file of a UNIX socket. It is removed with the socket.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, path};
 
-/// Removes the file when dropped, unless somebody has put another in its place.
+/// Removes the file when dropped, unless another file has taken its place.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -13,9 +13,9 @@ pub(super) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Of a socket that was bound to `path`.
+    /// The file of a socket that was bound to `path`.
     pub(super) fn new(path: &Path) -> io::Result<Self> {
-        // The working directory may be another when the file goes.
+        // The working directory may have changed when the file is removed.
         let path = path::absolute(path)?;
         let identity = identity(&path)?;
         Ok(Self { path, identity })
@@ -25,7 +25,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if identity(&self.path).is_ok_and(|identity| identity == self.identity) {
-            // What cannot be removed stays, as it would after a crash.
+            // A file that cannot be removed stays, as it would after a crash.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -1,4 +1,4 @@
-//! Published TCP ports and UNIX sockets: accepts, and opens the same connection inside.
+//! Published TCP ports and UNIX sockets: accepts a client, and opens the same connection inside.
 
 use std::cell::{Cell, OnceCell};
 use std::io;
@@ -19,20 +19,20 @@ use crate::statistics::Counted;
 use crate::task::clock::Clock;
 use nsnet_stack::flow::FlowKey;
 
-/// Clients accepted before other tasks get their turn.
+/// The most clients accepted before other tasks get their turn.
 const BATCH: usize = 32;
 
-/// How long nothing is accepted when the host has no file descriptor or memory for it. The kernel's queue holds clients
-/// meanwhile.
+/// How long nothing is accepted after the host ran out of file descriptors or memory. Clients wait in the kernel's
+/// queue meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often the log says so at most.
+/// The shortest time between two log lines about that.
 const COMPLAINT: Duration = Duration::from_secs(1);
 
-/// What clients come in by.
+/// The listening socket of the clients.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    /// The file goes first, see [`Socket`](super::listen::Socket).
+    /// The file is dropped first, see [`BoundSocket`](super::listen::BoundSocket).
     Unix {
         _file: SocketFile,
         listener: UnixListener,
@@ -52,7 +52,8 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Fail only for a client that is gone again. The server inside has decided how to cut its stream.
+                // Fails only for a client that is gone again. The server inside has decided how to cut its stream into
+                // segments.
                 let _ = stream.set_nodelay(true);
                 let listener = stream.local_addr().ok();
                 Ok(Accepted { stream: Some(stream.into()), peer: Some(peer), listener })
@@ -99,7 +100,7 @@ fn is_clients_own(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }
 
-/// Says in the log why nothing is accepted, not too often.
+/// Logs why nothing is accepted, at a limited rate.
 #[derive(Default)]
 struct Complaints {
     last: Cell<Option<Instant>>,
@@ -115,16 +116,16 @@ impl Complaints {
     }
 }
 
-/// A client that has been accepted. Reset when dropped.
+/// An accepted client. Its connection is reset when this is dropped.
 struct Accepted {
     stream: Option<Stream>,
-    /// None for one that came in by a UNIX socket.
+    /// `None` for a client of a UNIX socket.
     peer: Option<SocketAddr>,
     listener: Option<SocketAddr>,
 }
 
 impl Accepted {
-    /// Resolves once it has reset its connection: nobody need be asked any more.
+    /// Resolves once the client has reset its connection. The Dialer's answer is then no longer needed.
     async fn is_gone(&self) {
         if let Some(stream) = &self.stream {
             stream.is_reset().await;
@@ -140,7 +141,7 @@ impl Drop for Accepted {
     }
 }
 
-/// Takes a client in, if there is a container and room for it.
+/// Admits a client, if there is a container and room for it.
 fn admit(client: Accepted, target: &Target, scene: &Scene) {
     let Some(protocols) = scene.members.find(target.member.as_deref()) else {
         return scene.counters.published.refused();
@@ -154,7 +155,7 @@ fn admit(client: Accepted, target: &Target, scene: &Scene) {
     let host = Rc::clone(&protocols);
     let handle = protocols.context.tasks.spawn(async move {
         let _counted = counted;
-        // It has not run before the handle was there.
+        // The task cannot have run before the handle was set.
         if let Some(task) = own_task.get() {
             run(client, &host, reservation, port, task).await;
         }
@@ -162,7 +163,7 @@ fn admit(client: Accepted, target: &Target, scene: &Scene) {
     let _ = task.set(handle);
 }
 
-/// The task of a connection: ask, open, relay.
+/// The task of a connection: asks the Dialer, opens the connection inside, relays.
 async fn run(
     mut client: Accepted,
     protocols: &Protocols,
@@ -204,7 +205,7 @@ async fn run(
     }
 }
 
-/// Opens the connection inside by the first way that is not refused.
+/// Opens the connection inside by the first address family that is not refused.
 async fn open(
     protocols: &Protocols,
     reservation: Reservation,
@@ -214,7 +215,7 @@ async fn open(
     let tcp = &protocols.tcp;
     let mut reservation = Some(reservation);
     for way in ways {
-        // The last attempt has given its reservation up.
+        // The previous attempt has given its reservation up.
         let Some(reservation) = reservation.take().or_else(|| Reservation::take(tcp)) else {
             protocols.context.counters.published.overflowed();
             break;

@@ -1,4 +1,4 @@
-//! A published UDP port: what comes from its clients goes into the container.
+//! A published UDP port: datagrams of its clients go into the container.
 
 use std::io;
 use std::rc::Rc;
@@ -14,10 +14,10 @@ use crate::protocols::Protocols;
 use crate::protocols::clients::{Answers, Arrival, Client, PublishedPort, Socket};
 use crate::protocols::udp::{Backlog, send_all};
 
-/// Receipts before other tasks get their turn.
+/// The most receive calls before other tasks get their turn.
 const BATCH: usize = 64;
 
-/// Delivers what comes in. Ends only if the socket fails.
+/// Delivers datagrams as they arrive. Ends only if the socket fails.
 pub(super) async fn serve(socket: Socket, target: Target, scene: Scene) {
     let socket = Rc::new(socket);
     let port = Rc::new(PublishedPort::new(Rc::clone(&socket) as Rc<dyn Answers>, target.port));
@@ -39,7 +39,7 @@ async fn deliver(
                 Ok(None) => {}
                 Ok(Some(blocked)) => blocked.clear().await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Of an earlier datagram, or the host's want of memory: the next one may fare better.
+                // The error is about an earlier datagram, or the host lacks memory. The next datagram may arrive.
                 Err(error) => tracing::debug!(port = socket.port(), %error, "datagrams are lost"),
             }
         }
@@ -47,7 +47,7 @@ async fn deliver(
     }
 }
 
-/// A container whose link is full, and what waits for it.
+/// A container whose link is full, and the datagrams that wait for it.
 struct Blocked {
     protocols: Rc<Protocols>,
     client: Rc<Client>,
@@ -57,12 +57,12 @@ struct Blocked {
 impl Blocked {
     async fn clear(self) {
         let (link, client) = (&self.protocols.context.link, &self.client);
-        // Fails only if the link is gone, and then nothing matters any more.
+        // Fails only if the link is gone, and the datagrams with it.
         let _ = self.backlog.clear(link, |(), frame| send_one(&self.protocols, client.key(), frame)).await;
     }
 }
 
-/// Takes the next of what the socket holds and sends it on.
+/// Takes the next datagrams from the socket and sends them on.
 fn deliver_next(
     socket: &Socket,
     port: &Rc<PublishedPort>,
@@ -83,7 +83,8 @@ fn deliver_next(
         Arrival::Other(Received::Undelivered { destination, sender, hop_limit, error, length }) => {
             if let Some(client) = protocols.clients.get(port, destination) {
                 let (key, start) = (client.key(), buffer.get(..length).unwrap_or_default());
-                // The client's own word comes from where it is seen.
+                // An error that the client itself reports comes from the address under which the container sees the
+                // client.
                 let sender = sender.map(|sender| match sender == destination.ip() {
                     true => key.peer.ip(),
                     false => sender,

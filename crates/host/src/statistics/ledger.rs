@@ -1,14 +1,14 @@
-//! The counters of a network: one set for each container, and one for what concerns none.
+//! The counters of a network: one set for each container, and one for traffic that belongs to none.
 //!
-//! Whoever counts for a container holds its [`Counters`] and writes to them alone, so nothing is counted twice. The
-//! network's statistics are sums. When nobody holds a container's counters any more, their values cannot change and are
-//! added to a total, so that a network that has served many containers does not remember each.
+//! Code that counts for a container holds its [`Counters`] and writes only to them, so nothing is counted twice. The
+//! network's statistics are sums. When nobody holds a container's counters any more, their values are final and are
+//! added to a total. So a network that has served many containers does not keep each one's counters.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Counters, Statistics};
 
-/// Containers below which it is not worth looking for those that are gone.
+/// The smallest number of open counters at which settling is worth while.
 const FEW: usize = 16;
 
 #[derive(Debug, Default)]
@@ -19,16 +19,16 @@ pub(crate) struct Ledger {
 
 #[derive(Debug, Default)]
 struct Containers {
-    /// Counters that somebody may still write to.
+    /// Counters that may still change.
     open: Vec<Arc<Counters>>,
-    /// The sum of all others.
+    /// The sum of all settled counters.
     settled: Statistics,
-    /// With so many open ones, those that are gone are looked for.
+    /// The number of open counters at which those no longer in use are settled.
     settle_at: usize,
 }
 
 impl Ledger {
-    /// For what concerns no container, such as a client of a published port that leads to none.
+    /// Counters for traffic of no container, such as a client of a published port that leads to none.
     pub(crate) fn own(&self) -> &Arc<Counters> {
         &self.own
     }
@@ -45,7 +45,7 @@ impl Ledger {
         counters
     }
 
-    /// What all containers have counted so far, those that are gone included.
+    /// The sum over all containers so far, ended ones included.
     pub(crate) fn read(&self) -> Statistics {
         let mut containers = self.containers();
         containers.settle();
@@ -61,7 +61,7 @@ impl Ledger {
 }
 
 impl Containers {
-    /// Adds up what only this holds.
+    /// Adds counters that nobody else holds to the total.
     fn settle(&mut self) {
         let Self { open, settled, .. } = self;
         open.retain_mut(|counters| match Arc::get_mut(counters) {

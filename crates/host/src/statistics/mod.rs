@@ -1,4 +1,4 @@
-//! What a container or a network has carried and refused.
+//! Statistics of a container or a network.
 
 mod ledger;
 
@@ -12,9 +12,9 @@ use nsnet_stack::discard::Discard;
 /// Counters of [a network](crate::Network::statistics) since it was built, or of [one
 /// container](crate::Attachment::statistics) since it was attached.
 ///
-/// Those of a network are the sums over all its containers, those that have ended included, and of what concerns no
-/// container. A packet from one container to another is read from the one and written to the other; the flow counts for
-/// the one that has opened it.
+/// A network's counters are the sums over all its containers, ended ones included, plus traffic that belongs to no
+/// container. A packet from one container to another counts as read from the one and written to the other. The flow
+/// counts for the container that has opened it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
@@ -31,12 +31,12 @@ pub struct Statistics {
     pub tcp: FlowStatistics,
     /// UDP flows: a container address and port with one destination.
     pub udp: FlowStatistics,
-    /// Echo flows (ping): a container address and identifier with one destination. What the gateway answers itself is
-    /// not among them.
+    /// Echo flows (ping): a container address and identifier with one destination. Pings that the gateway answers
+    /// itself do not count.
     pub echo: FlowStatistics,
-    /// What came in through published ports: TCP connections, and UDP clients.
+    /// TCP connections and UDP clients of published ports.
     pub published: FlowStatistics,
-    /// Flows between containers, of any protocol. One of UDP or echo that is idle is active until others need its place.
+    /// Flows between containers, of any protocol. An idle flow of UDP or echo stays active until others need its place.
     pub between_containers: FlowStatistics,
     /// ICMP errors towards containers.
     pub icmp: IcmpStatistics,
@@ -44,14 +44,14 @@ pub struct Statistics {
     pub discarded: DiscardStatistics,
 }
 
-/// ICMP errors towards containers: what the gateway, routers and destinations have to say about their packets.
+/// ICMP errors towards containers, from the gateway, routers and destinations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct IcmpStatistics {
     /// Errors sent.
     pub errors: u64,
-    /// Errors of the gateway's own that were not sent, because it had sent a thousand within a second.
+    /// Errors of the gateway's own that were not sent, because it had sent a thousand within one second.
     pub suppressed: u64,
 }
 
@@ -60,9 +60,9 @@ pub struct IcmpStatistics {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(default))]
 #[non_exhaustive]
 pub struct FlowStatistics {
-    /// Flows that were put to the Dialer, or are about to be.
+    /// Flows that the Dialer was asked about, or is about to be.
     pub opened: u64,
-    /// Flows that exist now, those still being dialled included.
+    /// Flows that exist now, including those still being dialled.
     pub active: u64,
     /// Flows that were refused or could not be connected.
     pub refused: u64,
@@ -77,7 +77,7 @@ pub struct FlowStatistics {
 pub struct DiscardStatistics {
     /// Inconsistent lengths, wrong checksums, impossible headers.
     pub malformed: u64,
-    /// Fragments that became no packet: pieces were missing after 30 s, or contradicted each other, or too many
+    /// Fragments that did not become a packet. Pieces were missing after 30 s or contradicted each other, or too many
     /// datagrams were under way.
     pub fragments: u64,
     /// Multicast, broadcast, loopback or unspecified addresses.
@@ -86,16 +86,16 @@ pub struct DiscardStatistics {
     pub foreign_source: u64,
     /// Transport protocols, ICMP messages and IPv6 options that are not carried.
     pub protocol: u64,
-    /// ICMP errors of a container: at most they end a client's attempt at a published port.
+    /// ICMP errors of a container. They may end a client's attempt at a published port, and nothing else.
     pub icmp_errors: u64,
     /// Packets whose hop limit ended at the gateway.
     pub hop_limit: u64,
-    /// Packets that came in on another queue than they belong to, while too many were on the way there.
+    /// Packets that arrived on another queue than their own, while too many were already on the way there.
     pub overrun: u64,
-    /// Datagrams from the world, from a peer the container has not written to; answers from other containers to
-    /// nothing that was sent.
+    /// Datagrams from the world whose sender the container has not written to, and answers from other containers to
+    /// packets that were never sent.
     pub unsolicited: u64,
-    /// Packets for other containers that did not read them fast enough.
+    /// Packets for other containers, which did not read them fast enough.
     pub congested: u64,
 }
 
@@ -269,7 +269,7 @@ impl Counters {
     pub(crate) fn discarded(&self, discard: Discard) {
         let counter = match discard {
             Discard::Malformed => &self.malformed,
-            // Within another: a packet that no kernel sends.
+            // Inside a reassembled packet or behind stripped headers: no kernel sends these.
             Discard::Fragment | Discard::Extended => &self.malformed,
             Discard::NotUnicast => &self.not_unicast,
             Discard::ForeignSource => &self.foreign_source,
@@ -283,7 +283,7 @@ impl Counters {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// Counts fragments that became no packet.
+    /// Counts fragments that did not become a packet.
     pub(crate) fn dropped_fragments(&self, number: u64) {
         self.fragments.fetch_add(number, Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Waiting for a future on the calling thread.
+//! Waits for a future on the calling thread.
 
 use std::future::Future;
 use std::pin::pin;
@@ -7,13 +7,13 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-/// Polls a future on the calling thread; `None` after the timeout. Needs no runtime and disturbs none.
+/// Polls a future on the calling thread. `None` after the timeout. It needs no runtime and disturbs none.
 pub(crate) fn block_on<F: Future>(future: F, timeout: Duration) -> Option<F::Output> {
     let now = real_now();
-    // A timeout beyond the end of the clock is none.
+    // A timeout beyond the end of the clock is no timeout.
     let deadline = now.checked_add(timeout).unwrap_or(now + Duration::from_secs(u64::from(u32::MAX)));
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    // The caller may be a task of tokio's that has used up its budget: nothing would be ready for it in this loop.
+    // The caller may be a tokio task that has used up its budget. Nothing would then become ready in this loop.
     let mut future = pin!(tokio::task::unconstrained(future));
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {

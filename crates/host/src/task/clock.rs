@@ -1,5 +1,5 @@
-//! The engine's clock. Tables and flows read the time here, so that a test which pauses the runtime's clock moves theirs
-//! as well.
+//! The engine's clock. Tables and flows read the time here, so a test that pauses the runtime's clock pauses theirs
+//! too.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Time, waiting, faults and ends: what tasks and threads of the engine have in common.
+//! Time, waiting, faults and ends, for all tasks and threads of the engine.
 
 mod block_on;
 pub(crate) mod clock;

@@ -1,12 +1,12 @@
-//! The threads that networks run on.
+//! Engine threads, on which networks run.
 //!
-//! Threads of our own, so that the embedder needs no runtime and cannot stall a network by blocking one; shared, so
-//! that a process with a thousand networks has no more of them than cores. A network takes a [`Seat`] on the thread
-//! that has the fewest, or several on different threads; a thread starts when no other is free and there are fewer than
-//! cores, and ends with its last seat.
+//! The library starts its own threads, so the embedder needs no runtime and cannot stall a network by blocking its own.
+//! Networks share them, so a process with a thousand networks has no more of them than cores. A network takes a
+//! [`Seat`] on the thread that has the fewest, or several on different threads. A new thread starts only while there
+//! are fewer threads than cores. It ends with its last seat.
 //!
-//! A thread opens sockets and reads files for its networks, so networks share one only if they were built in the
-//! same namespaces: a thread belongs to those of whoever started it.
+//! A thread opens sockets and reads files for its networks. So only networks built in the same namespaces share one: a
+//! thread is in the namespaces of the thread that started it.
 
 pub(crate) mod commons;
 
@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use crate::addressing::local::LocalRoutes;
 use crate::threads::commons::Commons;
 
-/// A network's place on an engine thread, which lives as long as anybody has one.
+/// A network's place on an engine thread. The thread lives as long as any seat.
 #[derive(Clone)]
 pub(crate) struct Seat(Arc<EngineThread>);
 
@@ -39,16 +39,17 @@ struct EngineThread {
     /// Closed to end the thread.
     tasks: Option<mpsc::UnboundedSender<Task>>,
     handle: Option<thread::JoinHandle<()>>,
-    /// Disconnects when the thread is past all that could block it. The mutex makes this `Sync`.
+    /// Disconnects when the thread is past everything that could block it. The mutex makes this `Sync`.
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
 }
 
-/// How long the last to leave a thread waits for its end. It takes no time, unless a Dialer blocks it.
+/// How long the owner of the last seat waits for the thread's end. The end is immediate, unless a Dialer blocks the
+/// thread.
 const JOIN: Duration = Duration::from_secs(1);
 
 type Task = Box<dyn FnOnce(Rc<Commons>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// Where a thread is at home.
+/// The process and namespaces of a thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Home {
     /// A forked process has none of its parent's threads.
@@ -68,11 +69,11 @@ pub(crate) struct Seats {
 }
 
 impl Seats {
-    /// As many seats as wanted, or as there are cores if these are fewer, but one at least: on new threads, then on
-    /// those with the fewest networks.
+    /// Takes as many seats as wanted, or as there are cores if these are fewer, but at least one. New threads come
+    /// first, then those with the fewest networks.
     ///
     /// # Errors
-    /// If the namespaces of the calling thread cannot be told, or a new thread has not what it needs: usually
+    /// If the namespaces of the calling thread cannot be read, or if a new thread lacks resources, usually with
     /// `EMFILE`.
     pub(crate) fn take(wanted: usize) -> io::Result<Self> {
         let home = Home {
@@ -95,7 +96,7 @@ impl Seats {
         for _ in 0..wanted.min(cores.saturating_sub(own.len())) {
             let thread = match EngineThread::start() {
                 Ok(thread) => Arc::new(thread),
-                // Short of file descriptors, say: those that run can take one more network.
+                // For example, file descriptors have run out. A running thread can take one more network.
                 Err(_) if !own.is_empty() || !seats.is_empty() => break,
                 Err(error) => return Err(error),
             };
@@ -110,13 +111,13 @@ impl Seats {
 }
 
 impl Seat {
-    /// Runs something on the thread. What it returns ends with the thread at the latest, so it must keep a seat
-    /// or be waited for by somebody who does.
+    /// Runs a task on the thread. It ends with the thread at the latest. So it must keep a seat, or a holder of a seat
+    /// must wait for it.
     pub(crate) fn run<F>(&self, task: impl FnOnce(Rc<Commons>) -> F + Send + 'static)
     where
         F: Future<Output = ()> + 'static,
     {
-        // The thread is there as long as the seat is.
+        // The thread exists as long as the seat.
         let task: Task = Box::new(|commons| Box::pin(task(commons)));
         let _ = self.0.tasks.as_ref().map(|tasks| tasks.send(task));
     }
@@ -146,7 +147,7 @@ impl EngineThread {
 }
 
 impl Drop for EngineThread {
-    /// Waits for the thread, so that an embedder that has no network has no thread of ours either.
+    /// Waits for the thread, so that an embedder without a network has no engine thread either.
     fn drop(&mut self) {
         self.tasks = None;
         if is_engine_thread() {
@@ -156,7 +157,7 @@ impl Drop for EngineThread {
         if ended.recv_timeout(JOIN) == Err(RecvTimeoutError::Disconnected)
             && let Some(handle) = self.handle.take()
         {
-            // Its panics have been reported by the panic hook.
+            // The panic hook has reported its panics.
             let _ = handle.join();
         }
     }
@@ -166,8 +167,8 @@ thread_local! {
     static IS_ENGINE_THREAD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the caller is on an engine thread, as a Dialer is when it is asked. Such a thread waits for no network: it
-/// might be the network's own, or stall the others that it serves.
+/// Whether the caller is on an engine thread, where Dialers run. Such a thread waits for no network. It might be the
+/// network's own, and waiting would stall the others that it serves.
 pub(crate) fn is_engine_thread() -> bool {
     IS_ENGINE_THREAD.get()
 }
@@ -180,11 +181,11 @@ fn serve(runtime: LocalRuntime, commons: Commons, mut tasks: mpsc::UnboundedRece
             tokio::task::spawn_local(task(Rc::clone(&commons)));
         }
     });
-    // A Dialer may have blocking work under way (name look-ups, say); nobody waits for its result.
+    // A Dialer may have blocking work under way, such as name look-ups. Nobody waits for the result.
     runtime.shutdown_background();
 }
 
-/// The namespace of this kind that the calling thread is in, namespaces(7).
+/// The namespace of this kind that the calling thread is in (namespaces(7)).
 ///
 /// # Errors
 /// If /proc cannot be read.

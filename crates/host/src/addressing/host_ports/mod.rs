@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use crate::Protocol;
 
-/// Ports of this host that containers may reach: on its loopback, which stands behind the gateway's address, or on one
-/// of its own addresses, which containers then reach as it is. The [`Dialer`](crate::Dialer) still decides on every flow.
+/// Ports of this host that containers may reach. They are on the host's loopback, which containers reach at the
+/// gateway's address, or on one of the host's own addresses, which containers reach directly. The
+/// [`Dialer`](crate::Dialer) still decides on every flow.
 ///
 /// | opened | the container connects to | the host is dialled at |
 /// |---|---|---|
@@ -17,9 +18,9 @@ use crate::Protocol;
 /// | [`at`](Self::at) 127.0.0.1 or ::1 | the gateway's address of that family | the same |
 /// | [`at`](Self::at) 192.168.1.5 | 192.168.1.5:P | 192.168.1.5:P |
 ///
-/// All ports are open, of TCP and UDP, unless some are chosen. One of the host's own addresses also answers ping if all of
-/// it is open. A connection to one of the host's own addresses comes from that same address, like one of any program on
-/// the host: services that trust the host trust the container.
+/// All TCP and UDP ports are open unless you choose some. One of the host's own addresses also answers ping if all its
+/// ports are open. A connection to one of the host's own addresses comes from that same address, like a connection of
+/// any program on the host. So services that trust the host also trust the container.
 ///
 /// # Text form
 /// [`Display`](std::fmt::Display) and [`FromStr`](std::str::FromStr) are inverses.
@@ -49,7 +50,7 @@ use crate::Protocol;
 pub struct HostPorts {
     place: HostAddress,
     ports: RangeInclusive<u16>,
-    /// `None` is any.
+    /// `None` stands for both.
     protocol: Option<Protocol>,
 }
 
@@ -68,7 +69,7 @@ pub enum HostPortsError {
     /// The address is not that of a single host, or containers cannot send to it.
     #[error("{0} cannot be opened: use 127.0.0.1, ::1, or a unicast address of one of the host's interfaces")]
     Address(IpAddr),
-    /// The range has no port.
+    /// The range contains no port.
     #[error("the range of ports is empty: begin it with the smaller one")]
     NoPort,
 }
@@ -111,7 +112,7 @@ impl HostPorts {
     }
 
     /// # Errors
-    /// If nothing can be opened by this.
+    /// If these ports cannot be opened.
     pub(crate) fn check(&self) -> Result<(), HostPortsError> {
         let is_possible = |address: IpAddr| match address {
             address if address.is_loopback() => is_the_loopback(address),
@@ -131,12 +132,12 @@ impl HostPorts {
         if protocol.has_ports() {
             self.ports.contains(&port) && self.protocol.is_none_or(|own| own == protocol)
         } else {
-            // A host of which some ports are chosen is not opened for echo.
+            // Echo is open only if all ports are.
             self.protocol.is_none() && self.ports == ALL_PORTS
         }
     }
 
-    /// Whether this is about the loopback address.
+    /// Whether these are ports of this loopback address.
     fn is_of_loopback(&self, loopback: IpAddr) -> bool {
         match self.place {
             HostAddress::Loopback => true,
@@ -152,7 +153,7 @@ impl From<SocketAddr> for HostPorts {
     }
 }
 
-/// All that is open of the host.
+/// Everything of the host that containers may reach.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OpenHost(Arc<[HostPorts]>);
 
@@ -163,7 +164,7 @@ impl<T: Into<Arc<[HostPorts]>>> From<T> for OpenHost {
 }
 
 impl OpenHost {
-    /// What stands behind a port of the gateway's.
+    /// The host's address and port that the gateway's port leads to, if that is open.
     pub(crate) fn behind_gateway(&self, protocol: Protocol, gateway: SocketAddr) -> Option<SocketAddr> {
         let loopback = match gateway {
             SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
@@ -183,12 +184,12 @@ impl OpenHost {
         })
     }
 
-    /// Whether this is a loopback address that stands behind the gateway's, at some port.
+    /// Whether this is a loopback address that the gateway's address leads to, at some port.
     pub(crate) fn opens_loopback(&self, address: IpAddr) -> bool {
         is_the_loopback(address) && self.0.iter().any(|open| open.is_of_loopback(address))
     }
 
-    /// Whether the gateway leads to the host at all, in this family.
+    /// Whether the gateway leads to the host at any port in this address family.
     pub(crate) fn is_behind(&self, gateway: IpAddr) -> bool {
         self.opens_loopback(match gateway {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -50,7 +50,7 @@ impl fmt::Display for HostPorts {
     }
 }
 
-/// The place and the ports. Ports alone are of the loopback.
+/// The address part and the ports. A text with ports only is about the loopback.
 fn split(target: &str) -> (&str, Option<&str>) {
     if target.ends_with(']') || target.parse::<Ipv6Addr>().is_ok() {
         return (target, None);

@@ -8,19 +8,19 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::notation::{Notation, ParseError};
 
-/// Why addresses do not make a network.
+/// Why addresses do not form a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubnetError {
-    /// The text is not in the form of a subnet.
+    /// The text does not have the form of a subnet.
     #[error(transparent)]
     Parse(#[from] ParseError),
     /// Bits behind the prefix are set.
     #[error("{given} has bits set behind its prefix: write {prefix}")]
     HostBits {
-        /// What was given.
+        /// The prefix that was given.
         given: IpNet,
-        /// The prefix without them.
+        /// The same prefix without these bits.
         prefix: IpNet,
     },
     /// The prefix is too long.
@@ -39,16 +39,16 @@ pub enum SubnetError {
     Reserved {
         /// The prefix.
         prefix: IpNet,
-        /// The part of the address space that is not for hosts.
+        /// The reserved part of the address space.
         reserved: IpNet,
     },
-    /// An address is outside the prefix, or one that stands for more than one host.
+    /// An address is outside the prefix, or stands for more than one host.
     #[error(
         "the {role} address {address} is not of a host in {prefix}: take one of the prefix that is neither its first nor, \
          with IPv4, its last"
     )]
     NotAHost {
-        /// Whose it is: `container`, `gateway` or `dns`.
+        /// The role of the address: `container`, `gateway` or `dns`.
         role: &'static str,
         /// The address.
         address: IpAddr,
@@ -58,16 +58,16 @@ pub enum SubnetError {
     /// Two of the addresses are the same.
     #[error("the {first} and the {second} address are both {address}: choose another one for either")]
     Shared {
-        /// One of the two: `container` or `gateway`.
+        /// The role of one: `container` or `gateway`.
         first: &'static str,
-        /// The other: `gateway` or `dns`.
+        /// The role of the other: `gateway` or `dns`.
         second: &'static str,
-        /// The address.
+        /// The address of both.
         address: IpAddr,
     },
 }
 
-/// Defines the subnet of one address family. What does not depend on the family is in the functions below.
+/// Defines the subnet of one address family. The functions below hold everything that both families share.
 macro_rules! subnet {
     (
         $(#[$documentation:meta])*
@@ -84,7 +84,7 @@ macro_rules! subnet {
         }
 
         impl $Subnet {
-            /// The usual addresses in this prefix, as the table above says.
+            /// The usual addresses in this prefix, as in the table above.
             ///
             /// # Errors
             /// [`SubnetError`] for a prefix that is too long, that is not for hosts, or that has bits set behind it.
@@ -135,7 +135,7 @@ macro_rules! subnet {
                 self.dns
             }
 
-            /// Checks what the setters take on trust: that the addresses are three hosts of the prefix.
+            /// Checks what the setters do not: the addresses must be three different hosts of the prefix.
             pub(crate) fn check(&self) -> Result<(), SubnetError> {
                 check_hosts(self.prefix.into(), self.hosts())
             }
@@ -269,13 +269,14 @@ const FORM: &str = "PREFIX/LENGTH[,container=ADDRESS][,gateway=ADDRESS][,dns=ADD
 const USUAL_GATEWAY: u16 = 2;
 const USUAL_DNS: u16 = 3;
 
-/// The container's number where the prefix is too small for the usual one.
+/// The container's number in a prefix that is too small for the usual one.
 const USUAL_CONTAINER_OF_FEW: u16 = 4;
 
-/// Not addresses of hosts: "this network", loopback, multicast (RFC 6890; RFC 5771).
+/// Addresses that no host can have: "this network", loopback, multicast (RFC 6890; RFC 5771).
 const RESERVED_V4: [IpNet; 3] = [v4([0, 0, 0, 0], 8), v4([127, 0, 0, 0], 8), v4([224, 0, 0, 0], 4)];
 
-/// Not addresses of hosts on a network: unspecified and loopback, IPv4-mapped, link-local, multicast (RFC 4291, 2.4).
+/// Addresses that no host on a network can have: unspecified and loopback, IPv4-mapped, link-local, multicast (RFC
+/// 4291, 2.4).
 const RESERVED_V6: [IpNet; 4] = [
     v6([0; 8], 127),
     v6([0, 0, 0, 0, 0, 0xffff, 0, 0], 96),
@@ -317,8 +318,9 @@ fn check_hosts(prefix: IpNet, hosts: [(&'static str, IpAddr); 3]) -> Result<(), 
     }
 }
 
-/// Whether an address of a prefix stands for more than one host: the first for the network (RFC 1122, 3.2.1.3) or
-/// any of its routers (RFC 4291, 2.6.1), the last of an IPv4 prefix for all of its hosts (RFC 919).
+/// Whether an address of a prefix stands for more than one host. The first one stands for the network (RFC 1122,
+/// 3.2.1.3) or for any of its routers (RFC 4291, 2.6.1). The last one of an IPv4 prefix stands for all of its hosts
+/// (RFC 919).
 pub(crate) fn is_shared(prefix: IpNet, address: IpAddr) -> bool {
     address == prefix.network() || is_broadcast(prefix, address)
 }

@@ -1,4 +1,4 @@
-//! Puts new flows between containers to the Dialer.
+//! Asks the Dialer about new flows between containers.
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use nsnet_stack::discard::Discard;
 use nsnet_stack::tcp;
 
 impl Neighbours {
-    /// Takes in a packet whose flow is not known.
+    /// Handles a packet whose flow is not known.
     pub(super) fn begin(
         self: &Rc<Self>,
         sender: &Rc<Protocols>,
@@ -47,7 +47,8 @@ impl Neighbours {
     }
 }
 
-/// A flow that the Dialer is being asked about. Dropped without an answer, as when the Dialer panics, it is forgotten.
+/// A flow that the Dialer is being asked about. It is forgotten if this is dropped without an answer, as when the
+/// Dialer panics.
 struct Asked {
     neighbours: Rc<Neighbours>,
     sender: Rc<Protocols>,
@@ -79,7 +80,7 @@ impl Asked {
         }
     }
 
-    /// Answers the first packet of the flow as if it had led into the world.
+    /// Answers the first packet of the flow as for a destination in the world.
     fn refuse(&self, error: &DialError) {
         self.sender.context.counters.between_containers.refused();
         let held = self.neighbours.flows.borrow_mut().withdraw(&self.tuple, self.id);

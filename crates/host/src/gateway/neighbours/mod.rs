@@ -1,4 +1,4 @@
-//! What one container sends to another of its network.
+//! Packets from one container to another of its network.
 //!
 //! ```text
 //!   container A                     engine thread                       container B
@@ -8,34 +8,35 @@
 //! ```
 //!
 //! Containers are isolated from each other unless
-//! [`containers_reach_each_other`](crate::NetworkBuilder::containers_reach_each_other). Then the packets of one are
-//! *passed on* to the other as a router does it: nothing is terminated, so that TCP is between the two kernels, and
-//! whatever they agree on (segments of 64 KiB, SACK, ECN, echo, errors) works. One frame is read and one is written;
-//! what a frame leaves to the device (checksums, segmentation) is left to the other container's device, or done here if
-//! that has no such offload.
+//! [`containers_reach_each_other`](crate::NetworkBuilder::containers_reach_each_other). Then the gateway *passes
+//! packets on* like a router. Nothing is terminated: TCP runs between the two kernels, with all that they agree on
+//! (segments of 64 KiB, SACK, ECN, echo, errors). One frame is read and one is written. Checksums and segmentation that
+//! a frame leaves to the device are left to the other container's device. If that lacks the offload, they are done
+//! here.
 //!
-//! # What a router does
-//! The hop limit is counted down; at its end the sender is told (time exceeded). A packet for a link that is full is
-//! lost, as on any busy interface: unlike the flows that end here, both ends of these retransmit like kernels. What
-//! comes in fragments is put together first, so that nobody gets past the decision in pieces, and cut again.
+//! # As a router
+//! The hop limit is counted down. When it ends, the sender gets "time exceeded". A packet for a full link is lost, as
+//! on any busy interface, because both ends of these flows retransmit like kernels. Fragments are reassembled first, so
+//! that nothing bypasses the decision in pieces, and the packet is fragmented again.
 //!
-//! # What a firewall does
-//! A flow is allowed before the first of its packets passes. The Dialer is asked once
-//! ([`Service::Container`]); meanwhile packets are held, and what it refuses is answered as if it led
-//! into the world. After that [`Flows`] knows the flow until it is idle for long, is over, or one of the containers
-//! goes: whoever gets the address next is another. A policy that becomes stricter holds for new flows; those that are
-//! allowed stay so. ICMP errors pass if they quote a packet of an allowed flow.
-//! A sender has no address but its own, and chooses no way: IPv4 source routes (RFC 7126, 4.3 and 4.4) are discarded. A segment that neither opens a connection nor belongs to one is answered with
-//! RST, echo replies and errors without a flow are dropped.
+//! # As a firewall
+//! A flow must be allowed before its first packet passes. The Dialer is asked once ([`Service::Container`]). Packets
+//! are held meanwhile. A refusal is answered as for a destination in the world. [`Flows`] then knows the flow until it
+//! is idle for long or is over. It also forgets the flow when one of the containers goes, because another container may
+//! get the address next. A stricter policy holds for new flows only.
 //!
-//! # Who does not answer
-//! To an address that no container has, nothing is passed on, and the gateway goes on as with any other: host
-//! unreachable for what would open a flow, and RST for the segments of a connection whose other side has gone. An
-//! unreachable host is no reason for TCP to give an established connection up (RFC 1122, 4.2.3.9), a reset is.
+//! ICMP errors pass if they quote a packet of an allowed flow. A sender may use only its own address, and IPv4 source
+//! routes (RFC 7126, 4.3 and 4.4) are discarded. A segment that neither opens a connection nor belongs to one is
+//! answered with RST. Echo replies and errors without a flow are dropped.
+//!
+//! # Unused addresses
+//! Nothing is passed on to an address that no container has. The gateway sends "host unreachable" for a packet that
+//! would open a flow, and RST for segments of a connection whose other side has gone. For TCP, an unreachable host is
+//! no reason to give an established connection up (RFC 1122, 4.2.3.9), but a reset is.
 //!
 //! # Not done
-//! Protocols other than TCP, UDP and echo. IPv6 extension headers but fragments: what has them is unreachable. Broadcast
-//! and multicast.
+//! Protocols other than TCP, UDP and echo. IPv6 extension headers other than fragments: packets with them are answered
+//! as unreachable. Broadcast and multicast.
 
 mod decide;
 
@@ -72,12 +73,12 @@ impl Neighbours {
         Rc::new(Self { members, flows: RefCell::new(flows) })
     }
 
-    /// Takes a container in until what is returned is dropped.
+    /// Admits a container until the returned value is dropped.
     pub(crate) fn admit(self: &Rc<Self>, container: &Protocols) -> Stay {
         Stay { neighbours: Rc::clone(self), context: Rc::clone(&container.context) }
     }
 
-    /// Takes in a packet of one container if it is for another. `None` means that it is somebody else's business.
+    /// Passes a packet of one container on if it is for another. `None` means that it is not.
     pub(crate) fn forward(
         self: &Rc<Self>,
         sender: &Rc<Protocols>,
@@ -89,7 +90,7 @@ impl Neighbours {
             header::destination(bytes).filter(|address| sender.context.addressing.is_neighbour(*address))?;
         let receiver = self.members.at(destination)?;
         match Passage::parse(header, bytes, form) {
-            // To be put together, or to be answered as in the world.
+            // To be reassembled, or to be answered like a packet to the world.
             Err(Discard::Fragment | Discard::Protocol) => None,
             passage => {
                 Some(passage.and_then(|passage| self.handle(sender, &receiver.context, &passage, form)))
@@ -145,7 +146,7 @@ impl Neighbours {
     }
 }
 
-/// A container is among its neighbours until this is dropped.
+/// The container is among its neighbours until this is dropped.
 pub(crate) struct Stay {
     neighbours: Rc<Neighbours>,
     context: Rc<Context>,
@@ -159,7 +160,7 @@ impl Drop for Stay {
     }
 }
 
-/// Writes a packet to the container it is for.
+/// Writes a packet to its receiver.
 fn pass_on(receiver: &Context, passage: &Passage<'_>, form: Form) -> Result<(), Discard> {
     let (link, routed) = (&receiver.link, &passage.packet);
     let (offload, bytes) = (link.device().offload, routed.bytes);
@@ -190,7 +191,7 @@ fn pass_on(receiver: &Context, passage: &Passage<'_>, form: Form) -> Result<(), 
     }
 }
 
-/// Writes a packet from where it lies: all of it but the hop limit stays what it is.
+/// Writes a packet from where it lies. Only the hop limit changes.
 fn pass_on_as_it_is(link: &Link, routed: &Routed<'_>) -> Result<(), Discard> {
     let (start, rest) = routed.bytes.split_first_chunk::<IPV4_HEADER_LEN>().ok_or(Discard::Malformed)?;
     let mut start = *start;
@@ -198,7 +199,7 @@ fn pass_on_as_it_is(link: &Link, routed: &Routed<'_>) -> Result<(), Discard> {
     if link.pass_on(routed.header, &start, rest) { Ok(()) } else { Err(Discard::Congested) }
 }
 
-/// Writes a super-frame to a device that cannot cut it.
+/// Writes a super-frame to a device that cannot segment it.
 fn pass_on_segments(
     receiver: &Context,
     routed: &Routed<'_>,
@@ -216,8 +217,8 @@ fn pass_on_segments(
     Ok(())
 }
 
-/// Writes a packet that exceeds the MTU and has come in fragments: a datagram whole if the device takes it, the rest in
-/// fragments again.
+/// Writes a packet that exceeds the MTU and has come in fragments. A datagram goes whole if the device takes it.
+/// Anything else goes in fragments again.
 fn pass_on_again(link: &Link, passage: &Passage<'_>) -> Result<(), Discard> {
     let Routed { bytes, ip_header_len, .. } = passage.packet;
     let (source, destination) = (passage.ends.source.ip(), passage.ends.destination.ip());

@@ -1,29 +1,29 @@
-//! As whom a client appears in the container, and by which of the container's addresses. Pure.
+//! The address under which a client appears in the container, and the container's address that it reaches. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::addressing::{Addressing, Subnet};
 use nsnet_stack::flow::FlowKey;
 
-/// Where a client comes from, as far as the container may know.
+/// The origin of a client, as far as the container may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// From another host.
+    /// Another host.
     Remote(SocketAddr),
-    /// From the host itself, whose addresses are the gateway's business.
+    /// The host itself, which appears as the gateway.
     Host(SocketAddr),
-    /// By a UNIX socket; a port it may have.
+    /// A UNIX socket, with a port that it may be given.
     Local(u16),
 }
 
-/// Ports that a client may be given instead of its own: everybody's.
+/// Ports that a client may be given instead of its own: those that need no privilege.
 const PORTS: std::ops::RangeInclusive<u16> = 1024..=65_535;
 
-/// One way to a container's port.
+/// One way to a container's port: by one address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Way {
     container: SocketAddr,
-    /// The client's own address, if it can appear with it.
+    /// The client's own address, if it may appear with it.
     own: Option<SocketAddr>,
     gateway: SocketAddr,
 }
@@ -60,8 +60,8 @@ impl Way {
         self.container
     }
 
-    /// A tuple that is free: with the client's own address if possible, with the gateway's and a port close to the
-    /// client's else. Port 0 (a datagram may come from it) is none to be answered at.
+    /// A free tuple: with the client's own address if possible, otherwise with the gateway's and a port close to the
+    /// client's. A datagram may come from port 0, but the tuple never has that port, because nothing can be sent to it.
     pub(crate) fn key(&self, is_free: impl Fn(&FlowKey) -> bool) -> Option<FlowKey> {
         let first = self.gateway.port();
         let others = (first.max(*PORTS.start())..=*PORTS.end()).chain(PORTS);
@@ -74,13 +74,13 @@ impl Way {
     }
 }
 
-/// Whether packets with this source address are welcome in the container, and their answers come here.
+/// Whether the container accepts packets with this source address, and sends its answers here.
 fn is_presentable(subnet: &Subnet, client: SocketAddr) -> bool {
     let (address, port) = (client.ip(), client.port());
-    // Kernels take nothing in from such sources; a client that forges them must not find the one that does.
+    // Kernels accept nothing from such sources. A client that forges them must not reach a kernel that does.
     let is_nobodys = address.is_unspecified() || address.is_multicast() || address.is_loopback();
     let is_special = match address {
-        // The scope that a link's address needs means nothing inside, and what is mapped is of the other family.
+        // A link-local address needs a scope, which has no meaning inside. A mapped address is of the other family.
         IpAddr::V6(address) => address.is_unicast_link_local() || address.to_ipv4_mapped().is_some(),
         IpAddr::V4(address) => address.is_broadcast(),
     };

@@ -13,13 +13,13 @@ use crate::protocols::udp::{HeldDatagrams, Letter};
 use crate::statistics::Counted;
 use nsnet_stack::flow::FlowKey;
 
-/// How long a client is remembered to which the container has never answered, as by a stateful firewall
-/// (`nf_conntrack_udp_timeout`): they cost nothing to forge.
+/// How long a client is remembered that the container has never answered, as by a stateful firewall
+/// (`nf_conntrack_udp_timeout`). Such clients cost nothing to forge.
 const UNANSWERED: Duration = Duration::from_secs(30);
 
 pub(crate) struct Client {
     pub(super) key: Cell<FlowKey>,
-    /// The way by which it has that, the best one being 0.
+    /// The number of the way by which it has that. The best one is 0.
     pub(super) way: Cell<usize>,
     pub(super) address: SocketAddr,
     pub(super) local: Cell<Local>,
@@ -27,7 +27,7 @@ pub(crate) struct Client {
     pub(super) permission: RefCell<Permission>,
     pub(super) used: Cell<Instant>,
     pub(super) is_answered: Cell<bool>,
-    /// Whether it has written again after an answer, and so is more than a passer-by.
+    /// Whether it has written again after an answer. Such a client need not make room for others.
     pub(super) is_confirmed: Cell<bool>,
     pub(super) _counted: Counted,
 }
@@ -35,7 +35,7 @@ pub(crate) struct Client {
 pub(super) enum Permission {
     /// The Dialer is deciding.
     Asking(HeldDatagrams),
-    /// With what it has written first, as long as the container may refuse it.
+    /// With its first datagrams, as long as the container may refuse them.
     Allowed(Option<HeldDatagrams>),
 }
 
@@ -53,7 +53,7 @@ impl Client {
         matches!(*self.permission.borrow(), Permission::Asking(_))
     }
 
-    /// Sends the container what was held back. With a full link it is lost.
+    /// Sends the held datagrams to the container. They are lost if the link is full.
     pub(super) fn send(&self, link: &Link, held: &HeldDatagrams) {
         let key = self.key();
         for Letter { payload, .. } in held.letters() {

@@ -1,11 +1,12 @@
 //! The clients of published UDP ports, as one container's gateway knows them.
 //!
-//! A client is an address that has written to a port. It is found by that for what comes in, and by the tuple it has
-//! inside for what goes out. What the container sends to somebody else from the same port goes its ordinary way
+//! A client is an address that has written to a port. Incoming datagrams find it by that address, and outgoing ones by
+//! the tuple it has inside. Datagrams of the container from the same port to other addresses take their ordinary path
 //! ([`crate::protocols::udp`]).
 //!
-//! An address costs nothing to forge, and a client of a name server has one question: when a port has
-//! [as many as it may have](crate::NetworkBuilder::max_published_udp_clients), the oldest that has not written again after an answer makes room for the next.
+//! An address costs nothing to forge, and a client of a name server asks one question. When a port has [as many clients
+//! as it may have](crate::NetworkBuilder::max_published_udp_clients), the oldest that has not written again after an
+//! answer makes room for the next.
 
 mod appearance;
 mod client;
@@ -37,22 +38,22 @@ use crate::dialer::{Inbound, Protocol};
 use crate::protocols::udp::{ByteBudget, HeldDatagrams};
 use crate::statistics::Counted;
 
-/// Clients about which the Dialer is asked that are passed over when one has to make room.
+/// The most clients still being decided on that are passed over when one has to make room.
 const PASSED_OVER: usize = 8;
 
-/// The least time between two looks at all clients.
+/// The shortest time between two looks at all clients.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Ports from which those who have none are given one.
+/// The first of the ports for clients that have none.
 const FIRST_PORT: u16 = 32_768;
 
 /// The clients of published UDP ports that one container has.
 pub(crate) struct Clients {
     pub(crate) context: Rc<Context>,
-    /// By the port that they have written to. Its address is nobody else's as long as a client refers to it.
+    /// By the published port and the client's address. The port's pointer stays unique while a client refers to it.
     by_client: RefCell<HashMap<(*const PublishedPort, SocketAddr), Rc<Client>>>,
     by_key: RefCell<HashMap<FlowKey, Rc<Client>>>,
-    /// Whether an errand waits for the next to be forgotten.
+    /// Whether a task waits to forget the next client.
     is_watched: Cell<bool>,
     /// For datagrams that wait for the Dialer.
     held: ByteBudget,
@@ -61,7 +62,7 @@ pub(crate) struct Clients {
     /// For datagrams that may have to be sent again.
     kept: ByteBudget,
     handed_out: Cell<u16>,
-    /// What leaves at the end of the batch that it was read in.
+    /// Datagrams that leave at the end of the batch they were read in.
     waiting: RefCell<Option<Waiting>>,
 }
 
@@ -77,7 +78,7 @@ impl Waiting {
         let Some(port) = self.client.port.upgrade() else { return };
         let datagrams = self.run.datagrams(&self.bytes);
         if let Err(error) = port.answers.send(datagrams, self.client.address, &self.client.local.get()) {
-            // Lost, as on any network.
+            // The answers are lost, as on any network.
             tracing::trace!(client = %self.client.address, %error, "answers of a published port are lost");
         }
     }
@@ -98,8 +99,8 @@ impl Clients {
         })
     }
 
-    /// Where a client comes from, as far as the container may know. An address about which the kernel cannot be asked
-    /// is taken for the host's, and so is a forged one that reaches more than one machine.
+    /// The origin of a client, as far as the container may know. If the kernel cannot be asked about the address, it
+    /// counts as the host's. So does a forged address that reaches more than one machine.
     pub(crate) fn caller(&self, peer: Option<SocketAddr>) -> Caller {
         let Some(peer) = peer else { return Caller::Local(self.next_port()) };
         match self.context.reach(peer.ip()) {
@@ -108,19 +109,19 @@ impl Clients {
         }
     }
 
-    /// For datagrams of clients that wait for a full link.
+    /// The budget for datagrams of clients that wait for a full link.
     pub(crate) fn budget(&self) -> &ByteBudget {
         &self.backlog
     }
 
-    /// A port for a client that has none, another one each time.
+    /// A port for a client that has none. Each call returns another one.
     fn next_port(&self) -> u16 {
         let offset = self.handed_out.get();
         self.handed_out.set((offset + 1) % FIRST_PORT);
         FIRST_PORT + offset
     }
 
-    /// Notes datagrams of a client. Returns it if they may go into the container now.
+    /// Records datagrams of a client. Returns it if they may go into the container now.
     pub(crate) fn hear(
         self: &Rc<Self>,
         port: &Rc<PublishedPort>,
@@ -152,8 +153,8 @@ impl Clients {
         self.by_client.borrow().get(&(Rc::as_ptr(port), address)).cloned()
     }
 
-    /// Sends datagrams of the container to the client they are for. Returns whether there is one. What it sends may
-    /// wait for [`flush`](Self::flush).
+    /// Sends datagrams of the container to their client. Returns whether there is one. The datagrams may wait for
+    /// [`flush`](Self::flush).
     pub(crate) fn answer(&self, key: FlowKey, datagrams: Datagrams<'_>) -> bool {
         if let Some(waiting) =
             self.waiting.borrow_mut().as_mut().filter(|waiting| waiting.client.key() == key)
@@ -179,15 +180,15 @@ impl Clients {
         true
     }
 
-    /// Sends what waits for the end of the batch.
+    /// Sends the datagrams that wait for the end of the batch.
     pub(crate) fn flush(&self) {
         if let Some(waiting) = self.waiting.take() {
             waiting.send();
         }
     }
 
-    /// The container refuses what has come for this tuple. A client that it has never answered is tried by the other
-    /// address family, with what it has written first; then it is forgotten, so that it begins anew.
+    /// Handles a refusal by the container for this tuple. A client that was never answered is tried by the other
+    /// address family, with its first datagrams. Any other is forgotten, so that it begins anew.
     pub(crate) fn refuse(&self, key: FlowKey) {
         let client = self.by_key.borrow().get(&key).cloned();
         let is_refused = |client: &Rc<Client>| !client.is_asked_about() && !client.is_answered.get();
@@ -209,14 +210,14 @@ impl Clients {
         }
     }
 
-    /// Forgets everybody.
+    /// Forgets all clients.
     pub(crate) fn close(&self) {
         self.waiting.take();
         self.by_client.borrow_mut().clear();
         self.by_key.borrow_mut().clear();
     }
 
-    /// Makes a client known, and puts it to the Dialer.
+    /// Adds a client and asks the Dialer about it.
     fn admit(
         self: &Rc<Self>,
         port: &Rc<PublishedPort>,
@@ -273,13 +274,13 @@ impl Clients {
         self.by_key.borrow_mut().insert(client.key(), Rc::clone(client));
     }
 
-    /// A tuple that no client has whose port is still published.
+    /// A tuple that no client of a still published port has.
     fn free_key(&self, way: &Way) -> Option<FlowKey> {
         way.key(|key| self.by_key.borrow().get(key).is_none_or(|client| !client.has_port()))
     }
 
-    /// Forgets the oldest client of a port that has not written again after an answer: it has had its one answer, as
-    /// those of a DNS server have, or has forged its address. Returns whether there was one.
+    /// Forgets the oldest client of a port that has not written again after an answer. It has had its one answer, like
+    /// a DNS client, or its address is forged. Returns whether there was one.
     fn make_room(&self, port: &PublishedPort) -> bool {
         let mut passed_over = 0;
         while passed_over < PASSED_OVER {
@@ -300,24 +301,24 @@ impl Clients {
         false
     }
 
-    /// Whether a client is one of this container, and has not been forgotten.
+    /// Whether a client belongs to this container and has not been forgotten.
     fn is_known(&self, client: &Rc<Client>) -> bool {
         self.by_key.borrow().get(&client.key()).is_some_and(|other| Rc::ptr_eq(other, client))
     }
 
-    /// A copy of what a client has written first, as long as there is room.
+    /// A copy of the client's first datagrams, if there is room for it.
     fn keep(&self, held: &HeldDatagrams) -> Option<HeldDatagrams> {
         let kept = held.copy(&self.kept);
         (!kept.letters().is_empty()).then_some(kept)
     }
 
     fn forget(&self, client: &Rc<Client>) {
-        // Another may have its tuple by now, if its port was closed.
+        // If its port was closed, another client may have its tuple by now.
         remove(&mut self.by_client.borrow_mut(), &(client.port.as_ptr(), client.address), client);
         remove(&mut self.by_key.borrow_mut(), &client.key(), client);
     }
 
-    /// Forgets those who have been silent for too long, and those whose port is closed. Returns when to look again.
+    /// Forgets clients that have been silent for too long, and those of closed ports. Returns when to look again.
     fn expire(&self, now: Instant, idle: Duration) -> Option<Instant> {
         let lives = |client: &Rc<Client>| {
             // A decision has a deadline of its own.
@@ -329,14 +330,14 @@ impl Clients {
     }
 }
 
-/// Removes what a key stands for if it is this client.
+/// Removes an entry if it refers to this client.
 fn remove<K: Eq + Hash>(clients: &mut HashMap<K, Rc<Client>>, key: &K, client: &Rc<Client>) {
     if clients.get(key).is_some_and(|other| Rc::ptr_eq(other, client)) {
         clients.remove(key);
     }
 }
 
-/// Forgets silent clients, until there is none left.
+/// Forgets silent clients until none is left.
 async fn watch(clients: Rc<Clients>) {
     let Context { clock, limits, .. } = &*clients.context;
     while let Some(deadline) = clients.expire(clock.now(), limits.udp_idle_timeout) {

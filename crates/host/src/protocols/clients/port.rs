@@ -1,4 +1,4 @@
-//! A published UDP port, as its clients know it.
+//! A published UDP port, shared by its clients.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,11 +12,11 @@ use nsnet_stack::udp::Datagrams;
 use super::client::Client;
 use super::socket::Local;
 
-/// How long a container that has refused datagrams in one address family gets those of new clients in the other first:
-/// it may tell of few such errors in a second (`icmp_ratelimit`, icmp(7)).
+/// How long new clients start with the other address family after the container has refused datagrams in one. It may
+/// report only few such errors per second (`icmp_ratelimit`, icmp(7)).
 const REFUSED: Duration = Duration::from_secs(10);
 
-/// What the answers to a port's clients leave by.
+/// The socket by which a port's answers leave.
 pub(crate) trait Answers {
     /// The port of the host.
     fn port(&self) -> u16;
@@ -24,7 +24,7 @@ pub(crate) trait Answers {
     /// Sends datagrams to a client, from the address that `local` names.
     ///
     /// # Errors
-    /// The kernel's. The datagrams are lost.
+    /// The kernel's error. The datagrams are lost.
     fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()>;
 }
 
@@ -32,14 +32,14 @@ pub(crate) struct PublishedPort {
     pub(super) answers: Rc<dyn Answers>,
     /// The port in the container.
     pub(super) target: u16,
-    /// How many clients it has, in all containers together.
+    /// The number of its clients, in all containers together.
     pub(super) clients: Cell<usize>,
-    /// Those of them that may have to make room for others, the oldest first; and some that are gone.
+    /// The clients that may have to make room for others, the oldest first. Some may be gone.
     pub(super) passing: RefCell<VecDeque<Weak<Client>>>,
     refused: Cell<Option<Refused>>,
 }
 
-/// Where and when the container has last refused datagrams.
+/// The last refusal of datagrams by the container.
 #[derive(Clone, Copy)]
 struct Refused {
     is_ipv4: bool,
@@ -52,12 +52,12 @@ impl PublishedPort {
         Self { answers, target, clients, passing, refused }
     }
 
-    /// Notes that nobody listens at this address of the container.
+    /// Records that nothing listens at this address of the container.
     pub(super) fn refused(&self, container: IpAddr, at: Instant) {
         self.refused.set(Some(Refused { is_ipv4: container.is_ipv4(), at }));
     }
 
-    /// Whether it has just turned out that nobody listens at this address of the container.
+    /// Whether this address of the container has just refused datagrams.
     pub(super) fn has_refused(&self, container: IpAddr, now: Instant) -> bool {
         self.refused.get().is_some_and(|Refused { is_ipv4, at }| {
             is_ipv4 == container.is_ipv4() && now.saturating_duration_since(at) < REFUSED

@@ -1,5 +1,5 @@
-//! A published UDP socket: datagrams with the address of the host that they were sent to, which is where answers must
-//! come from (`IP_PKTINFO`, ip(7)); one socket may stand for all addresses of the host.
+//! A published UDP socket. It reports the host's address that each datagram was sent to, and answers must leave from
+//! that address (`IP_PKTINFO`, ip(7)). One socket may listen at all addresses of the host.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,15 +20,15 @@ pub(crate) struct Socket {
     port: u16,
 }
 
-/// What came in.
+/// Result of a receive call.
 pub(crate) enum Arrival {
     /// Datagrams of one client, now in the buffer.
     Datagrams { length: usize, size: usize, client: SocketAddr, local: Local },
-    /// What [`Received`] has besides.
+    /// The other cases of [`Received`].
     Other(Received),
 }
 
-/// The host's end of what a client sends: what its answers have to come from.
+/// The host's address that a client has written to, from which its answers must leave.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Local(PacketInfo);
 
@@ -40,7 +40,8 @@ impl Local {
         }
     }
 
-    /// For answers to `client`: by whatever interface leads there, unless one of the addresses belongs to a link.
+    /// The address for answers to `client`. They leave by any interface that leads there, unless one of the addresses
+    /// belongs to a link.
     pub(super) fn of_received(info: PacketInfo, client: SocketAddr) -> Self {
         Self(match info {
             PacketInfo::V4(info) => PacketInfo::V4(libc::in_pktinfo { ipi_ifindex: 0, ..info }),
@@ -48,7 +49,7 @@ impl Local {
                 let own = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                 let is_on_link = own.is_unicast_link_local() || is_link_local(client.ip());
                 let ipi6_ifindex = if is_on_link { info.ipi6_ifindex } else { 0 };
-                // A group (ff02::1, say) sends nothing: the kernel chooses.
+                // A multicast group such as ff02::1 cannot be a source, so the kernel chooses.
                 let own = if own.is_multicast() { Ipv6Addr::UNSPECIFIED } else { own };
                 let ipi6_addr = libc::in6_addr { s6_addr: own.octets() };
                 PacketInfo::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex })
@@ -74,7 +75,7 @@ impl Socket {
             setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?;
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
-        // Linux before 5.0 does not know it: datagrams then come one by one.
+        // Linux before 5.0 does not know the option. Datagrams then arrive one by one.
         let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
         Ok(Self { io: UdpSocket::from_std(socket)?, port: address.port() })
     }
@@ -122,7 +123,7 @@ impl Answers for Socket {
         self.port
     }
 
-    /// One by one if the kernel does not take them as a burst.
+    /// Sends them one by one if the kernel refuses the burst.
     fn send(&self, datagrams: Datagrams<'_>, client: SocketAddr, local: &Local) -> io::Result<()> {
         let client = SockaddrStorage::from(client);
         if let Some(size) = u16::try_from(datagrams.size()).ok().filter(|_| datagrams.count() > 1) {
@@ -146,7 +147,7 @@ fn is_link_local(address: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    /// Interface and address that answers leave by, after a datagram from `client` to `own` on interface 7.
+    /// Interface and address by which answers leave, after a datagram from `client` to `own` on interface 7.
     fn answers(own: &str, client: &str) -> (u32, IpAddr) {
         let ipi6_addr = libc::in6_addr { s6_addr: own.parse::<Ipv6Addr>().unwrap().octets() };
         let info = PacketInfo::V6(libc::in6_pktinfo { ipi6_addr, ipi6_ifindex: 7 });

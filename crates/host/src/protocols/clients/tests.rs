@@ -9,7 +9,7 @@ use crate::context::testing::{Answer, Bench, locally, parsed, settle};
 use crate::dialer::DialError;
 use crate::dialer::receive::PacketInfo;
 
-/// A published port in memory: what was answered, and to whom.
+/// A published port in memory, with the answers and their receivers.
 #[derive(Default)]
 struct Answered(RefCell<Vec<(SocketAddr, Vec<u8>)>>);
 
@@ -45,13 +45,13 @@ impl World {
         Self { bench, clients, answered, port }
     }
 
-    /// A client writes. Returns whether the datagram may go into the container at once.
+    /// Writes as a client. Returns whether the datagram may go into the container at once.
     fn hear(&self, client: &str, payload: &[u8]) -> bool {
         let datagrams = Datagrams::one(payload);
         self.clients.hear(&self.port, client.parse().unwrap(), local(), datagrams).is_some()
     }
 
-    /// The container answers `client`, as which that is seen inside.
+    /// Answers as the container, to the client's address inside.
     fn answer(&self, client: &str, payload: &[u8]) -> bool {
         let key = FlowKey { container: "10.0.2.100:80".parse().unwrap(), peer: client.parse().unwrap() };
         let known = self.clients.answer(key, Datagrams::one(payload));

@@ -1,5 +1,5 @@
 //! The active open (RFC 9293, 3.10.1): a connection from outside, opened towards the container under its client's
-//! address. It shares table, stack and relay with those that the container opens.
+//! address. It shares table, stack and relay with connections that the container opens.
 //!
 //! ```text
 //!                  SYN to the container          SYN-ACK: ACK, relay
@@ -10,10 +10,11 @@
 //!                               RST, and a SYN that begins anew
 //! ```
 //!
-//! A client may use its port again while the container's end of the connection before rests in TIME-WAIT. The container
-//! then answers a SYN below the old sequence numbers with an acknowledgment, our RST ends its rest, and the SYN that
-//! follows at once is accepted; smoltcp alone would repeat it a second later. Whoever calls sets the time limit, and
-//! drops the future to give up: the container gets an RST.
+//! A client may use its port again while the container's end of the previous connection rests in TIME-WAIT. The
+//! container then answers a SYN below the old sequence numbers with an acknowledgment. Our RST ends TIME-WAIT, and the
+//! next SYN, sent at once, is accepted. smoltcp alone would repeat the SYN a second later.
+//!
+//! The caller sets the time limit, and drops the future to give up. The container then gets an RST.
 
 use std::future::poll_fn;
 use std::hash::BuildHasher;
@@ -34,10 +35,10 @@ use nsnet_stack::flow::FlowKey;
 use nsnet_stack::tcp::Rings;
 use nsnet_stack::tcp::{Standing, TcpStack};
 
-/// How often a container may take our SYN for a segment of an older connection; once is what happens.
+/// How often a container may take our SYN for a segment of an older connection. In practice it happens once.
 const CHALLENGES: usize = 3;
 
-/// Room for one connection, until it is opened.
+/// Room in the table for one connection until it is open.
 pub(crate) struct Reservation(Rc<Table>);
 
 impl Reservation {
@@ -66,7 +67,7 @@ pub(crate) struct OpenedConnection {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// Nobody listens, or the container says so.
+    /// Nothing listens, or the container reports so.
     #[error("connection refused inside")]
     Refused,
     #[error("{0}")]
@@ -74,14 +75,14 @@ pub(crate) enum OpenError {
 }
 
 /// Opens a connection to `key.container`, which is the container, in the name of `key.peer`. The tuple must be
-/// [free](Table::is_free). `task` is the caller's, aborted when the connection is to end at once.
+/// [free](Table::is_free). `task` belongs to the caller, and is aborted when the connection is to end at once.
 pub(crate) async fn connect(
     reservation: Reservation,
     key: FlowKey,
     task: AbortHandle,
 ) -> Result<OpenedConnection, OpenError> {
     let table = Rc::clone(&reservation.0);
-    // From here on the connection counts by itself.
+    // From here on the connection itself counts.
     drop(reservation);
     let connection = table.begin(key, task)?;
     let context = &*table.context;
@@ -90,7 +91,7 @@ pub(crate) async fn connect(
 }
 
 impl OpenedConnection {
-    /// Relays between the container and `stream` until neither is owed anything.
+    /// Relays between the container and `stream` until neither has bytes left to get.
     pub(crate) async fn relay(self, stream: Stream) {
         relay(self.flow, &self.release.table.context, stream).await;
     }
@@ -102,7 +103,7 @@ impl Table {
         !self.tuples.borrow().contains_key(key)
     }
 
-    /// Gives up an active open of which the container says that it leads nowhere (RFC 9293, 3.9.2.2).
+    /// Gives up an active open after the container has reported that it leads nowhere (RFC 9293, 3.9.2.2).
     pub(crate) fn refuse_opening(&self, key: &FlowKey) {
         let open = find_open(&self.tuples.borrow(), key);
         if let Some(flow) = open {
@@ -123,7 +124,7 @@ impl Table {
             self.seeds.hash_one((key, id)),
             context.clock.smoltcp(now),
         );
-        // The container's SYN will say where its stream begins.
+        // The container's SYN will set the start of its stream.
         let rings = Rings::new(pages, TcpSeqNumber(0), Rc::clone(&self.budget));
         let flow = Rc::new(TcpFlow::opening(key, stack, rings, Rc::clone(&context.commons), now));
         self.resting.borrow_mut().remove(&key);
@@ -142,7 +143,7 @@ struct Handshake<'a> {
 }
 
 enum Step {
-    /// The link took no more.
+    /// The link is full.
     Blocked,
     Done(Result<(), OpenError>),
 }
@@ -181,7 +182,7 @@ impl Handshake<'_> {
                 Opening::Over if self.flow.stack.borrow().is_synchronized() => {
                     return Poll::Ready(Step::Done(Ok(())));
                 }
-                // With a SYN of the container's own, its acknowledgment of ours is still to come.
+                // After a SYN of the container's own, its acknowledgment of ours is still missing.
                 Opening::Over | Opening::UnderWay | Opening::Challenged => {}
             }
             let (clock, link) = (&self.context.clock, &self.context.link);

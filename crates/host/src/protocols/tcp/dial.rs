@@ -1,4 +1,4 @@
-//! A connection that the container opens: the SYN is held until the dial has ended.
+//! A connection that the container opens. Its SYN is held until the dial has ended.
 
 use std::hash::BuildHasher;
 use std::rc::Rc;
@@ -14,11 +14,11 @@ use crate::addressing::Destination;
 use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::threads::commons::RingSocket;
 
-/// Longest packet with a SYN that is dialled for, in bytes: every option there is, twice over.
+/// The longest packet with a SYN that is dialled for, in bytes. It has room for every existing option twice.
 const MAX_SYN: usize = 256;
 
 impl Table {
-    /// Puts a new connection to the Dialer and holds its SYN.
+    /// Asks the Dialer about a new connection and holds its SYN.
     pub(super) fn dial(self: &Rc<Self>, key: FlowKey, syn: &Segment, packet: &[u8]) {
         let context = &self.context;
         let (target, service) = match context.destination(Protocol::Tcp, key.peer) {
@@ -26,7 +26,7 @@ impl Table {
             Destination::Refuse(error) => return self.refuse(key, syn, packet, &error),
             Destination::Ignore => return context.counters.discarded(Discard::NotUnicast),
         };
-        // A SYN that brings data along would be held with it; without an answer it comes again without (RFC 7413, 4.1.3).
+        // A SYN with data would be held with it. Without an answer, it comes again without data (RFC 7413, 4.1.3).
         if packet.len() > MAX_SYN || !self.has_room() {
             return context.counters.tcp.overflowed();
         }
@@ -48,7 +48,7 @@ impl Table {
         }
     }
 
-    /// Takes the held SYN of a dial that has ended.
+    /// Takes the held SYN out after the dial has ended.
     fn take_syn(&self, key: &FlowKey, id: u64) -> Option<(Segment, Box<[u8]>)> {
         let mut tuples = self.tuples.borrow_mut();
         let tuple = tuples.get_mut(key).filter(|tuple| tuple.id == id)?;
@@ -58,7 +58,7 @@ impl Table {
         }
     }
 
-    /// Opens the connection of a dial that succeeded: only now does the container get its SYN-ACK.
+    /// Opens the connection after a dial that succeeded. Only now does the container get its SYN-ACK.
     fn open(&self, key: FlowKey, id: u64) -> Option<Rc<TcpFlow>> {
         let (syn, packet) = self.take_syn(&key, id)?;
         let context = &self.context;
@@ -81,7 +81,7 @@ impl Table {
         let flow = Rc::new(TcpFlow::new(key, &syn, stack, rings, Rc::clone(&context.commons), now));
         flow.handle_packet(&context.clock, &context.link, &syn, &packet);
         if flow.is_listening() {
-            // Packets are checked before, so this is a disagreement with smoltcp over what a SYN is.
+            // Packets are checked before, so smoltcp must read this SYN differently.
             tracing::warn!(%key.container, %key.peer, "a SYN was refused by the TCP stack");
             context.send(&tcp::reset_for(key, &syn));
             return None;
@@ -104,7 +104,7 @@ impl Table {
         }
     }
 
-    /// Asks the Dialer, and lets it connect.
+    /// Asks the Dialer and lets it connect.
     async fn connect_upstream(&self, flow: &dialer::Flow) -> Result<Stream, DialError> {
         self.context
             .questions
@@ -119,7 +119,7 @@ impl Table {
             .await
     }
 
-    /// The network's own resolver needs no socket: its end of the stream is served here.
+    /// A stream to the network's own resolver. It needs no socket: its other end is served here.
     fn resolver_stream(&self, flow: &dialer::Flow) -> Result<Stream, DialError> {
         let (stream, work) = self.name_server.stream(flow.source).ok_or(DialError::Refused)?;
         self.context.tasks.spawn(work);
@@ -127,7 +127,7 @@ impl Table {
     }
 }
 
-/// The task of a flow: dial, open, relay.
+/// The task of a flow: dials, opens, relays.
 async fn serve(release: Release, flow: dialer::Flow) {
     let Release { table, key, id, .. } = &release;
     match table.connect_upstream(&flow).await {

@@ -1,4 +1,4 @@
-//! One open connection as the link reader sees it: takes segments in, sends what the stack has to say.
+//! One open connection as the link reader sees it: takes segments in and sends the stack's segments.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,25 +21,25 @@ use nsnet_stack::tcp::{Standing, TcpStack, Transmit};
 /// MSS of a container that names none (RFC 9293, 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 
-/// smoltcp's own lower bound, and so the least that its segments and the kernel's must agree on.
+/// smoltcp's own lower bound. Its segments and the kernel's must agree on at least this.
 const MIN_MSS: u16 = 48;
 
-/// How long after a segment it is answered in TIME-WAIT; shorter than smoltcp's `CLOSE_DELAY` of 10 s.
+/// How long after its last segment a connection in TIME-WAIT is answered. Shorter than smoltcp's `CLOSE_DELAY` of 10 s.
 const TIME_WAIT_ANSWERS: Duration = Duration::from_secs(5);
 
 /// An open connection.
 pub(crate) struct TcpFlow {
     key: FlowKey,
-    /// Bytes of payload in a segment, as the container's SYN has it.
+    /// Bytes of payload in a segment, from the container's SYN.
     segment_size: Cell<u16>,
     pub(super) stack: RefCell<TcpStack>,
-    /// The memory that the stack's socket works in.
+    /// The memory of the stack's rings.
     pub(super) rings: RefCell<Rings<Pages>>,
     /// The one frame that the link did not take.
     held: RefCell<Option<HeldFrame>>,
     /// Wakes the relay.
     waker: RefCell<Option<Waker>>,
-    /// When the container last said something.
+    /// When the last segment of the container came.
     pub(super) heard: Cell<Instant>,
     last_ack: Cell<Option<LastAck>>,
     is_delivered: Cell<bool>,
@@ -49,14 +49,14 @@ pub(crate) struct TcpFlow {
     commons: Rc<Commons>,
 }
 
-/// How an active open stands.
+/// The state of an active open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
     /// The container's SYN has been taken in.
     Over,
-    /// It is waited for.
+    /// The container's SYN is still missing.
     UnderWay,
-    /// The container has answered our SYN as a segment of an older connection.
+    /// The container has taken our SYN for a segment of an older connection.
     Challenged,
     /// The container has answered our SYN with an ICMP error.
     Unreachable,
@@ -112,7 +112,7 @@ impl TcpFlow {
         }
     }
 
-    /// Takes in one packet of this flow.
+    /// Handles one packet of this flow.
     pub(crate) fn handle_packet(&self, clock: &Clock, link: &Link, segment: &Segment, packet: &[u8]) {
         let now = clock.now();
         let mut stack = self.stack.borrow_mut();
@@ -121,12 +121,12 @@ impl TcpFlow {
             self.handle_answer(&mut stack, clock.smoltcp(now), link, segment, packet);
             return self.wake();
         }
-        // An acknowledgment or a reset needs no memory.
+        // An acknowledgment or a reset needs no ring memory.
         let needs_memory = segment.payload > 0 && segment.control == Control::Other;
         if needs_memory
             && !self.rings.borrow_mut().admit(stack.occupancy(), segment.sequence, segment.payload)
         {
-            // Lost, and sent again.
+            // The segment is lost, and the container sends it again.
             return;
         }
         stack.handle_packet(clock.smoltcp(now), packet, &mut self.outlet(link));
@@ -136,7 +136,7 @@ impl TcpFlow {
         self.wake();
     }
 
-    /// Takes in what may be the answer to our SYN.
+    /// Handles a possible answer to our SYN.
     fn handle_answer(
         &self,
         stack: &mut TcpStack,
@@ -152,24 +152,25 @@ impl TcpFlow {
                 self.opening.set(Opening::Challenged);
             }
         } else if stack.standing() == Standing::Alive {
-            // The stack takes in no payload of this segment: it comes again.
+            // The stack takes no payload of this segment, so the container sends it again.
             self.rings.borrow_mut().begin(segment.sequence + 1);
             self.segment_size.set(segment_size(segment));
             self.opening.set(Opening::Over);
         }
     }
 
-    /// Resets the connection towards the container at once. With a full link RST is held like any frame.
+    /// Resets the connection towards the container at once. With a full link the RST is held like any frame.
     pub(crate) fn reset(&self, clock: &Clock, link: &Link) {
-        // A panic while a segment was taken in leaves the stack unborrowed; still, this runs in clean-up.
+        // A panic while a segment was taken in leaves the stack unborrowed. But this runs in clean-up, so it takes no
+        // risk.
         let Ok(mut stack) = self.stack.try_borrow_mut() else { return };
         self.held.replace(None);
         stack.abort();
         stack.poll_transmit(clock.smoltcp(clock.now()), &mut self.outlet(link));
     }
 
-    /// Leaves the flow to deliver what the container had sent: its end of the link is gone. Only for a flow whose
-    /// end the container has sent, nothing else is complete; returns whether it is one.
+    /// Leaves the flow alone to deliver the container's data after the container's end of the link is gone. Only a flow
+    /// whose FIN has come is complete. Returns whether this is one.
     pub(crate) fn orphan(&self) -> bool {
         let complete = self.stack.borrow().has_received_end();
         self.is_orphaned.set(complete);
@@ -181,8 +182,8 @@ impl TcpFlow {
         self.is_orphaned.get()
     }
 
-    /// Whether the stream has everything that the container will ever send, or takes nothing any more. The container
-    /// has sent nothing on a connection that is not open yet.
+    /// Whether the stream has everything that the container will ever send, or accepts nothing more. The container has
+    /// sent nothing on a connection that is not open yet.
     pub(crate) fn is_delivered(&self) -> bool {
         self.is_delivered.get() || self.opening.get() != Opening::Over
     }
@@ -197,7 +198,7 @@ impl TcpFlow {
         self.stack.borrow_mut().connect_anew(self.key);
     }
 
-    /// Gives an active open up, if the container has not answered it yet.
+    /// Gives an active open up if the container has not answered it yet.
     pub(super) fn refuse_opening(&self) {
         if self.opening.get() != Opening::Over {
             self.opening.set(Opening::Unreachable);
@@ -209,13 +210,12 @@ impl TcpFlow {
         self.is_delivered.set(true);
     }
 
-    /// Notes that the rings may hold memory. Returns whether that is news.
+    /// Marks the rings as holding memory. Returns whether they were not marked before.
     pub(super) fn warm(&self) -> bool {
         !self.is_warm.replace(true)
     }
 
-    /// Gives the memory of the rings back if the container has been silent since `limit`. Returns whether there is none
-    /// left.
+    /// Frees the memory of the rings if the container has been silent since `limit`. Returns whether none is left.
     pub(super) fn reclaim(&self, limit: Instant) -> bool {
         let is_cold =
             self.heard.get() <= limit && self.rings.borrow_mut().reclaim(self.stack.borrow().occupancy());
@@ -229,7 +229,7 @@ impl TcpFlow {
         }
     }
 
-    /// Whether the container is done with the connection, so that it may use the tuple for another.
+    /// Whether the container is done with the connection, and so may use the tuple for another.
     pub(crate) fn is_over(&self) -> bool {
         match self.stack.borrow().standing() {
             Standing::TimeWait | Standing::Closed | Standing::Reset => true,
@@ -237,22 +237,22 @@ impl TcpFlow {
         }
     }
 
-    /// Whether the SYN was taken in.
+    /// Whether the stack is in LISTEN, waiting for the SYN.
     pub(crate) fn is_listening(&self) -> bool {
         self.stack.borrow().is_listening()
     }
 
-    /// What is needed to let the tuple rest, if it has to.
+    /// The state that TIME-WAIT needs, if the tuple has to rest.
     pub(crate) fn last_ack(&self) -> Option<LastAck> {
         self.last_ack.get()
     }
 
-    /// Whether a frame waits for the link; until it is gone nothing is sent.
+    /// Whether a frame waits for the link. Until it is gone nothing is sent.
     pub(crate) fn is_blocked(&self) -> bool {
         self.held.borrow().is_some()
     }
 
-    /// Tries the frame again that the link did not take.
+    /// Sends the frame again that the link did not take.
     pub(crate) fn retry(&self, link: &Link) {
         let Some(frame) = self.held.take() else { return };
         if let Sent::Held(frame) = link.resend(frame) {
@@ -269,13 +269,13 @@ impl TcpFlow {
         }
     }
 
-    /// Sends what is due. Returns whether anything was sent.
+    /// Sends everything that is due. Returns whether anything was sent.
     pub(super) fn transmit(&self, clock: &Clock, link: &Link, now: Instant) -> bool {
         let mut stack = self.stack.borrow_mut();
         match stack.standing() {
-            // Nothing is owed.
+            // Nothing is left to send.
             Standing::Closed | Standing::Reset => false,
-            // Past its own TIME-WAIT smoltcp would throw away what the stream has not taken yet.
+            // After its own TIME-WAIT, smoltcp would discard bytes that the stream has not taken yet.
             Standing::TimeWait if now >= self.heard.get() + TIME_WAIT_ANSWERS => false,
             Standing::Alive | Standing::TimeWait => {
                 stack.poll_transmit(clock.smoltcp(now), &mut self.outlet(link))
@@ -301,7 +301,7 @@ fn segment_size(syn: &Segment) -> u16 {
     syn.max_segment_size.filter(|size| *size != 0).unwrap_or(DEFAULT_MSS).max(MIN_MSS)
 }
 
-/// Sends a stack's packets over the link, holding one back when it is full.
+/// Sends a stack's packets over the link, and holds one back when the link is full.
 struct Outlet<'a> {
     link: &'a Link,
     held: &'a RefCell<Option<HeldFrame>>,

@@ -10,20 +10,21 @@
 //!                (nothing)                              (nothing)
 //! ```
 //!
-//! The SYN is held while the Dialer decides and connects, so that *connected* in the container means connected
-//! outside, and a failure looks as it would on a real network ([`DialError`](crate::DialError)). A repeated SYN
-//! is absorbed, another SYN on the tuple or an RST cancels the dial. Connections from outside, of published ports, are
-//! opened by [`active_open`] and are the same from then on.
+//! The SYN is held while the Dialer decides and connects. So *connected* in the container means connected outside, and
+//! a failure looks as on a real network ([`DialError`](crate::DialError)). A repeated SYN is absorbed. Another SYN on
+//! the tuple or an RST cancels the dial. [`active_open`] opens connections from outside, to published ports. From then
+//! on they are the same.
 //!
-//! Segments are fed into the flow's stack straight from the link reader, their payload lands in smoltcp's
-//! ring, and the flow's task moves it on: no queue stands between packet and socket, the receive window is the
-//! back-pressure. See [`TcpStack`](nsnet_stack::tcp::TcpStack) for the smoltcp adapter, [`relay`] for the task.
+//! The link reader feeds segments straight into the flow's stack. Their payload lands in smoltcp's ring, and the flow's
+//! task moves it on. No queue stands between packet and socket, so the receive window is the back-pressure. See
+//! [`TcpStack`](nsnet_stack::tcp::TcpStack) for the smoltcp adapter, and [`relay`] for the task.
 //!
 //! # Limits
-//! At most [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows) entries; a SYN beyond is dropped, as a full NAT
-//! table does. What the rings of all flows hold together is bounded, see [`Rings`](nsnet_stack::tcp::Rings).
+//! The table has at most [`max_tcp_flows`](crate::NetworkBuilder::max_tcp_flows) entries. A further SYN is dropped, as
+//! by a full NAT table. The memory in the rings of all flows together is bounded, see
+//! [`Rings`](nsnet_stack::tcp::Rings).
 //!
-//! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond what smoltcp does.
+//! Not done: TCP Fast Open, urgent data (delivered in line), timestamps, SACK beyond smoltcp's.
 
 mod active_open;
 mod dial;

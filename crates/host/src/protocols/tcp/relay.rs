@@ -1,15 +1,15 @@
-//! The task of an open connection: moves bytes between smoltcp's rings and the upstream stream, without a buffer of
+//! The task of an open connection. It moves bytes between smoltcp's rings and the upstream stream, without a buffer of
 //! its own.
 //!
 //! # Closing
-//! Each direction ends by itself: the container's FIN becomes a shutdown of the stream once every byte before it
-//! is written, the stream's end becomes FIN behind every byte read. A stream that breaks off is read empty, and
-//! RST follows what it had sent, as it would on the wire. An RST of the container aborts the stream, and so
-//! does the end of a relay that still owed it bytes; what the container had finished sending is not revoked.
+//! Each direction ends by itself. The container's FIN becomes a shutdown of the stream once every byte before it is
+//! written. The stream's end becomes FIN behind every byte read. A stream that breaks off is read empty, and RST
+//! follows its last bytes, as on the wire. An RST of the container aborts the stream. So does the end of a relay that
+//! still owed the stream bytes. Data that the container had finished sending is still delivered.
 //!
 //! # Waking
-//! The task runs for segments of the container, for the stream, for the link when a frame of this flow is held, and
-//! for one timer: the stack's next deadline, or the end of patience with a container that owes an answer. An idle
+//! The task runs for segments of the container, for the stream, and for the link when a frame of this flow is held. It
+//! has one timer: the stack's next deadline, or the end of patience with a container that owes an answer. An idle
 //! connection has no timer.
 
 use std::future::{Future, poll_fn};
@@ -30,20 +30,20 @@ use crate::link::Link;
 use crate::task::clock::Clock;
 use nsnet_stack::tcp::{Standing, TcpStack};
 
-/// How long a connection that owes this end an acknowledgment or a FIN may go without a word from the
-/// container. Above the 4 minutes that RFC 5382, 5 asks of a NAT in transitory states.
+/// How long a connection waits without a segment of the container for an acknowledgment or a FIN. It is above the 4
+/// minutes that RFC 5382, 5 asks of a NAT in transitory states.
 const SILENCE: Duration = Duration::from_secs(300);
 
 /// The resolution of the runtime's timers.
 pub(super) const TICK: Duration = Duration::from_millis(1);
 
-/// How long a stream that takes nothing any more is asked for bytes that arrived before it broke.
+/// How long a stream that accepts nothing more is read for bytes that arrived before it broke.
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
-/// Rounds before other tasks get their turn.
+/// The most rounds before other tasks get their turn.
 const ROUNDS: usize = 16;
 
-/// Relays between an open connection and its stream until neither side is owed anything.
+/// Relays between an open connection and its stream until neither side has bytes left to get.
 pub(crate) async fn relay(flow: Rc<TcpFlow>, context: &Context, stream: Stream) {
     let Context { clock, link, progress, .. } = context;
     let mut relay = Relay {
@@ -75,7 +75,7 @@ pub(crate) async fn relay(flow: Rc<TcpFlow>, context: &Context, stream: Stream) 
 }
 
 enum Step {
-    /// The link took no more; see [`TcpFlow::is_blocked`].
+    /// The link is full, see [`TcpFlow::is_blocked`].
     Blocked,
     Finished,
 }
@@ -84,10 +84,10 @@ enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToStream {
     Relaying,
-    /// The container's FIN has come and every byte before it is written.
+    /// The container's FIN has come, and every byte before it is written.
     ShuttingDown,
     Done,
-    /// The stream takes nothing any more.
+    /// The stream accepts nothing more.
     Broken,
 }
 
@@ -95,9 +95,9 @@ enum ToStream {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ToContainer {
     Relaying,
-    /// The stream ended; FIN is queued.
+    /// The stream ended, and FIN is queued.
     Done,
-    /// The stream broke off; RST follows once the container has what was read before.
+    /// The stream broke off. RST follows once the container has the bytes that were read before.
     BreakingOff,
     /// RST is queued.
     Reset,
@@ -112,14 +112,14 @@ struct Relay<'a> {
     stream: Option<Stream>,
     to_stream: ToStream,
     is_flushed: bool,
-    /// Until when a broken stream may still turn out to hold bytes for the container.
+    /// The time until which a broken stream may still hold bytes for the container.
     last_words: Option<Instant>,
     to_container: ToContainer,
     timer: Timer,
 }
 
-/// A timer that is set anew only to fire earlier than it will. One that fires too early is set again; that is one
-/// wake-up for any number of deadlines that have moved on, and each setting would cost a system call.
+/// A timer that is set anew only to fire earlier. One that fires too early is set again. So any number of deadlines
+/// that move later cost one wake-up. Each setting would cost a system call.
 pub(super) struct Timer {
     sleep: Pin<Box<Sleep>>,
     is_set: bool,
@@ -183,7 +183,7 @@ impl Relay<'_> {
             self.flow.set_delivered();
             self.progress.notify_one();
         }
-        // Twice, so that an end which came with the last bytes leaves with them.
+        // Called twice, so that the stream's end leaves together with its last bytes.
         let down = self.relay_to_container(&mut stack, cx);
         if down {
             self.relay_to_container(&mut stack, cx);
@@ -217,7 +217,7 @@ impl Relay<'_> {
             Poll::Pending => (0, None),
         });
         match written {
-            // What a buffering stream has taken must leave even if it takes no more.
+            // Bytes in a buffering stream must leave even if it accepts no more.
             None if !self.is_flushed => self.flush(cx),
             None => Ok(false),
             Some(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
@@ -242,7 +242,7 @@ impl Relay<'_> {
     fn shut_down(&mut self, cx: &mut task::Context<'_>) -> io::Result<bool> {
         match self.stream()?.poll_shutdown(cx) {
             Poll::Pending => Ok(false),
-            // A stream that has ended already cannot be shut down; that is no fault.
+            // A stream that has ended already cannot be shut down. That is no fault.
             Poll::Ready(Err(error)) if error.kind() != io::ErrorKind::NotConnected => Err(error),
             Poll::Ready(_) => {
                 self.to_stream = ToStream::Done;
@@ -265,7 +265,7 @@ impl Relay<'_> {
         }
         let limit = self.flow.rings.borrow_mut().send_space(stack.occupancy());
         if limit == 0 {
-            // No memory: the container's acknowledgment is waited for.
+            // No memory: the container's acknowledgment has to come first.
             return false;
         }
         let Ok(stream) = self.stream() else { return false };
@@ -283,9 +283,9 @@ impl Relay<'_> {
         }
         self.to_container = match read {
             Some(Ok(read)) if read > 0 => ToContainer::Relaying,
-            // Bytes may have arrived that the runtime does not know of yet.
+            // Bytes may have arrived that the runtime has not noticed yet.
             None if self.last_words.is_none_or(|until| self.clock.now() < until) => return false,
-            // Whatever else a broken stream says, it is not an orderly end.
+            // Any other error of a broken stream is not an orderly end either.
             _ if self.to_stream == ToStream::Broken => ToContainer::BreakingOff,
             None => return false,
             Some(Err(_)) => ToContainer::BreakingOff,
@@ -297,7 +297,7 @@ impl Relay<'_> {
         true
     }
 
-    /// Breaks the connection off towards the container; the relay ends once RST is out.
+    /// Breaks the connection off towards the container. The relay ends once RST is sent.
     fn reset(&mut self) {
         self.to_container = ToContainer::Reset;
         self.flow.stack.borrow_mut().abort();
@@ -311,26 +311,27 @@ impl Relay<'_> {
         let settled = matches!(self.to_stream, ToStream::Done | ToStream::Broken);
         match self.flow.stack.borrow().standing() {
             Standing::Reset => true,
-            // The container's end of the link is gone: only the stream is owed anything.
+            // The container's end of the link is gone, so only the stream has bytes left to get.
             _ if self.flow.is_orphaned() => settled,
             Standing::Closed | Standing::TimeWait if self.flow.is_blocked() => false,
-            // RST is out.
+            // RST is sent.
             Standing::Closed if self.to_container == ToContainer::Reset => true,
-            // The container is done with us, but the stream may still be owed its last bytes.
+            // The container is done, but the stream may still lack its last bytes.
             Standing::TimeWait | Standing::Closed => settled,
             Standing::Alive => false,
         }
     }
 
-    /// When to look again although nothing happened.
+    /// When to look again if nothing happens before.
     fn deadline(&self, now: Instant) -> Option<Instant> {
         let mut stack = self.flow.stack.borrow_mut();
         if matches!(stack.standing(), Standing::TimeWait | Standing::Closed) {
-            // Only the stream is waited for. In TIME-WAIT the stack's timer would throw away what it still holds.
+            // The relay waits only for the stream. In TIME-WAIT the stack's timer would discard the bytes that it still
+            // holds.
             return None;
         }
         let due = match stack.poll_at(self.clock.smoltcp(now)) {
-            // Due at once but not sent: the link is full, and its becoming writable is what is waited for.
+            // Due at once but not sent: the link is full, and the relay waits for it to become writable.
             Some(_) if self.flow.is_blocked() => None,
             Some(due) => Some(self.clock.instant(due)),
             None => None,
@@ -338,7 +339,7 @@ impl Relay<'_> {
         let last_words =
             self.last_words.filter(|_| self.to_container == ToContainer::Relaying && stack.can_send());
         let silence = stack.awaits_container().then(|| self.flow.heard.get() + SILENCE);
-        // What was due before now has just been tried: a deadline in the past would spin.
+        // Everything due before now has just been tried. A deadline in the past would spin.
         [due, last_words, silence].into_iter().flatten().min().map(|deadline| deadline.max(now + TICK))
     }
 
@@ -351,7 +352,7 @@ impl Drop for Relay<'_> {
     fn drop(&mut self) {
         let Some(stream) = self.stream.take() else { return };
         match self.to_stream {
-            // It has everything, end included: the kernel delivers what it has taken.
+            // The stream has everything, its end included. The kernel delivers bytes that it has taken.
             ToStream::ShuttingDown | ToStream::Done if self.to_container != ToContainer::Reset => {
                 drop(stream)
             }

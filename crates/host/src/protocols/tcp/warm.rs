@@ -1,5 +1,5 @@
-//! The connections whose rings may hold memory, and the errand that gives it back once the container is silent on them.
-//! There is none while no connection is warm: an idle network has no timer.
+//! The connections whose rings may hold memory, and the task that frees it once the container is silent on them. The
+//! task runs only while a connection is warm, so an idle network has no timer.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 use super::flow::TcpFlow;
 use super::table::Table;
 
-/// How long a connection is silent before the memory of its rings is given back.
+/// How long a connection is silent before the memory of its rings is freed.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How many connections are looked at before other tasks get their turn.
+/// The most connections looked at before other tasks get their turn.
 const AT_ONCE: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Warm {
     flows: RefCell<Vec<Weak<TcpFlow>>>,
-    /// Whether the errand is under way.
+    /// Whether the task runs.
     is_watched: Cell<bool>,
 }
 
 impl Warm {
-    /// Sees to it that the memory of the flow's rings is given back some time. `table` is the one this is part of.
+    /// Makes sure that the memory of the flow's rings is freed some time. `table` is the one that owns this.
     pub(super) fn insert(&self, table: &Rc<Table>, flow: &Rc<TcpFlow>) {
         self.flows.borrow_mut().push(Rc::downgrade(flow));
         if !self.is_watched.replace(true) {
@@ -35,7 +35,7 @@ impl Warm {
         self.flows.borrow().len()
     }
 
-    /// Gives the memory of silent connections back, among those in this range. Returns how many are still warm.
+    /// Frees the memory of silent connections in this range. Returns how many are still warm.
     fn reclaim(&self, limit: Instant, range: Range<usize>) -> usize {
         let mut flows = self.flows.borrow_mut();
         let end = range.end.min(flows.len());
@@ -49,7 +49,7 @@ impl Warm {
     }
 }
 
-/// Gives the memory of silent connections back, until none is warm.
+/// Frees the memory of silent connections until none is warm.
 async fn watch(table: Rc<Table>) {
     let warm = table.warm();
     while warm.len() > 0 {

@@ -1,4 +1,4 @@
-//! A new destination: the Dialer is asked, the socket is opened, and what waited for it leaves.
+//! A new destination: asks the Dialer, opens the socket, and sends the datagrams that waited.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use super::mapping::{Mapping, Peer};
 use super::table::Table;
 use crate::dialer::{Datagrams, DialError, Flow, Service};
 
-/// A peer about which the Dialer is being asked. Dropped without an answer, it is forgotten.
+/// A peer about which the Dialer is being asked. It is forgotten if this is dropped without an answer.
 pub(super) struct Undecided {
     table: Rc<Table>,
     mapping: Rc<Mapping>,

@@ -1,4 +1,4 @@
-//! Datagrams that wait: for the Dialer's decision, or for a link that is full. Their bytes are bounded.
+//! Datagrams that wait for the Dialer's decision or for a full link. Their bytes are bounded.
 
 use std::cell::Cell;
 use std::io;
@@ -9,13 +9,13 @@ use nsnet_stack::udp::{Datagrams, Envelope, MAX_DATAGRAMS};
 
 use crate::link::{HeldFrame, Link, Sent};
 
-/// Datagrams held for one decision. More of them are lost, as in a full queue.
+/// The most datagrams held for one decision. More of them are lost, as in a full queue.
 const HELD: usize = MAX_DATAGRAMS;
 
-/// Bytes that one budget allows.
+/// The most bytes of one budget.
 const BUDGET: usize = 1 << 20;
 
-/// Bytes of datagrams that wait. Copies count against the same budget.
+/// A limit on the bytes of waiting datagrams. Its copies share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ByteBudget(Rc<Cell<usize>>);
 
@@ -59,10 +59,10 @@ pub(crate) struct HeldDatagrams {
     charge: Charge,
 }
 
-/// A datagram, and how it is to travel.
+/// A datagram, and how it is to be sent.
 #[derive(Debug, Clone)]
 pub(crate) struct Letter {
-    /// As the container knows it.
+    /// With the addresses that the container knows.
     pub(crate) envelope: Envelope,
     pub(crate) payload: Bytes,
 }
@@ -83,7 +83,7 @@ impl HeldDatagrams {
         &self.letters
     }
 
-    /// The same datagrams under another budget, as far as it has room for them.
+    /// The same datagrams under another budget, as far as that has room for them.
     pub(crate) fn copy(&self, budget: &ByteBudget) -> Self {
         let mut copy = Self::new(budget);
         for letter in &self.letters {
@@ -95,7 +95,7 @@ impl HeldDatagrams {
     }
 }
 
-/// Frames of datagrams that a full link did not take. `T` says where those of one frame come from.
+/// Frames of datagrams that a full link did not take. `T` is the origin of the datagrams of one frame.
 pub(crate) struct Backlog<T> {
     frame: HeldFrame,
     rest: Vec<Rest<T>>,
@@ -109,8 +109,7 @@ struct Rest<T> {
     bytes: Bytes,
 }
 
-/// Sends frames of datagrams until the link takes no more. What the budget has no room for is lost, as in any full
-/// queue.
+/// Sends frames of datagrams until the link is full. Datagrams beyond the budget are lost, as in any full queue.
 pub(crate) fn send_all<'d, T>(
     mut frames: impl Iterator<Item = (T, Datagrams<'d>)>,
     budget: &ByteBudget,
@@ -133,7 +132,7 @@ pub(crate) fn send_all<'d, T>(
 }
 
 impl<T> Backlog<T> {
-    /// Sends what is left, as the link takes it.
+    /// Sends the rest as the link takes it.
     ///
     /// # Errors
     /// If the link is gone.

@@ -1,4 +1,4 @@
-//! What UDP datagrams and echo requests do not have in common.
+//! The differences between UDP datagrams and echo requests.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use crate::threads::commons::Origin;
 use nsnet_stack::icmp;
 use nsnet_stack::wire::DNS_PORT;
 
-/// What a table keeps mappings for.
+/// The kind of datagrams that a table keeps mappings for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Udp,
-    /// Echo requests: the identifier is the source's port, the destination's is 0.
+    /// Echo requests. The source's port is the identifier, and the destination's port is 0.
     Echo,
 }
 
-/// Idle timeout of a mapping that only speaks DNS: a query is answered soon or never.
+/// Idle timeout of a mapping that sends only DNS, because a query is answered soon or never.
 const DNS_IDLE: Duration = Duration::from_secs(10);
 
-/// The least that RFC 5508, 3.2 (REQ-3) allows: a request is answered soon or never.
+/// The least that RFC 5508, 3.2 (REQ-3) allows, because a request is answered soon or never.
 const ECHO_IDLE: Duration = Duration::from_secs(60);
 
 impl Kind {
@@ -40,7 +40,7 @@ impl Kind {
         }
     }
 
-    /// Most mappings at a time.
+    /// The most mappings at a time.
     pub(super) fn mappings(self, limits: &Limits) -> usize {
         match self {
             Self::Udp => limits.udp_mappings,
@@ -48,7 +48,7 @@ impl Kind {
         }
     }
 
-    /// How long a mapping lives after something for this destination.
+    /// How long a mapping lives after a datagram to this destination.
     pub(super) fn idle_timeout(self, limits: &Limits, destination: SocketAddr) -> Duration {
         match self {
             Self::Udp if destination.port() == DNS_PORT => DNS_IDLE,
@@ -57,7 +57,7 @@ impl Kind {
         }
     }
 
-    /// How long a peer is not written to before it may make room for another.
+    /// How long a peer must be idle before it may make room for another.
     pub(super) fn idle_peers(self, limits: &Limits) -> Duration {
         match self {
             Self::Udp => limits.udp_idle_timeout,
@@ -65,8 +65,8 @@ impl Kind {
         }
     }
 
-    /// Of datagrams that are refused together, about how many the container is told: a socket has one error at a
-    /// time, but ping and traceroute look for an answer to each of their requests.
+    /// The container gets about this many errors for datagrams that are refused together. A UDP socket has one error at
+    /// a time, but ping and traceroute look for an answer to each of their requests.
     pub(super) fn errors_at_once(self) -> usize {
         match self {
             Self::Udp => 1,
@@ -85,7 +85,7 @@ impl Kind {
         }
     }
 
-    /// What of these datagrams can go into the container in one frame, frame by frame.
+    /// Splits datagrams into groups that can go into the container in one frame each.
     pub(super) fn frames<'d>(
         self,
         link: &Link,
@@ -108,7 +108,7 @@ impl Kind {
         match self {
             Self::Udp => context.link.send_datagrams(origin.source, destination, datagrams),
             Self::Echo => {
-                // One less, as behind any router; never none, for it has arrived.
+                // One less, as behind any router, but never zero, because the reply has arrived.
                 let hop_limit =
                     origin.hop_limit.map_or(icmp::HOP_LIMIT, |left| left.saturating_sub(1).max(1));
                 context.send_echo_reply(origin.source.ip(), destination, hop_limit, datagrams.bytes())
@@ -116,7 +116,7 @@ impl Kind {
         }
     }
 
-    /// The packet of a datagram that the container has sent earlier, for an error about it.
+    /// The packet of an earlier datagram of the container, for an error about it.
     pub(super) fn quote(self, source: SocketAddr, destination: SocketAddr, datagram: &[u8]) -> Vec<u8> {
         match self {
             Self::Udp => icmp::quote_datagram(source, destination, datagram),

@@ -19,7 +19,7 @@ use crate::link::Sent;
 use crate::threads::commons::{Inbox, Origin, Undelivered};
 use nsnet_stack::flow::FlowKey;
 
-/// How often an idle mapping looks whether the Dialer has decided.
+/// How often an idle mapping checks whether the Dialer has decided.
 const ASKING: Duration = Duration::from_secs(1);
 
 pub(crate) struct Mapping {
@@ -31,7 +31,7 @@ pub(crate) struct Mapping {
     failed: Notify,
     peers: RefCell<HashMap<SocketAddr, Peer>>,
     deadline: Cell<Instant>,
-    /// For what waits in all mappings of the container.
+    /// For datagrams that wait in all mappings of the container.
     budget: ByteBudget,
 }
 
@@ -39,31 +39,31 @@ pub(crate) struct Mapping {
 pub(crate) enum Peer {
     /// The Dialer is deciding.
     Asking(HeldDatagrams),
-    /// Allowed; datagrams go to `target`.
+    /// Allowed. Datagrams go to `target`.
     Allowed { target: SocketAddr, used: Instant },
-    /// Allowed, and it is the network's own resolver.
+    /// Allowed, and the destination is the network's own resolver.
     Resolver,
 }
 
-/// What to do with a datagram for a known peer.
+/// The handling of a datagram for a known peer.
 pub(crate) enum Verdict {
     Unknown,
-    /// Held or lost.
+    /// Datagrams are held or lost.
     Wait,
     Send(SocketAddr),
     Resolve,
 }
 
-/// How a batch of datagrams ended.
+/// The end of a batch of datagrams.
 #[derive(Debug)]
 enum Batch {
-    /// The socket held nothing.
+    /// The socket was empty.
     Empty,
-    /// The socket holds no more.
+    /// The socket is empty now.
     Drained,
     /// The socket may hold more.
     Full,
-    /// The socket is of no use any more.
+    /// The socket has failed for good.
     Failed(io::Error),
 }
 
@@ -98,7 +98,7 @@ impl Mapping {
         self.deadline.set(self.deadline.get().max(now + idle));
     }
 
-    /// Decides on datagrams; those for a peer that is being asked about are held here.
+    /// Decides on datagrams. Datagrams for a peer that the Dialer is being asked about are held here.
     pub(crate) fn judge(&self, now: Instant, envelope: &Envelope, datagrams: Datagrams<'_>) -> Verdict {
         match self.peers.borrow_mut().get_mut(&envelope.destination) {
             None => Verdict::Unknown,
@@ -114,14 +114,14 @@ impl Mapping {
         }
     }
 
-    /// Notes that the Dialer is being asked about a peer.
+    /// Records that the Dialer is being asked about a peer.
     pub(crate) fn ask(&self, envelope: &Envelope, datagrams: Datagrams<'_>) {
         let mut held = HeldDatagrams::new(&self.budget);
         datagrams.iter().for_each(|datagram| held.push(envelope, datagram));
         self.peers.borrow_mut().insert(envelope.destination, Peer::Asking(held));
     }
 
-    /// Notes the Dialer's answer and returns the datagrams that waited for it.
+    /// Records the Dialer's answer and returns the datagrams that waited for it.
     pub(crate) fn answer(&self, peer: SocketAddr, answer: Option<Peer>) -> HeldDatagrams {
         let mut peers = self.peers.borrow_mut();
         let before = match answer {
@@ -145,7 +145,7 @@ impl Mapping {
         before - peers.len()
     }
 
-    /// Opens the upstream socket, if this is the first flow to need it.
+    /// Opens the upstream socket if this is the first flow that needs it.
     pub(crate) async fn open(&self, dialer: &dyn Dialer) -> Result<(), DialError> {
         let source = Source::new(self.source);
         self.socket.get_or_try_init(|| self.kind.open(dialer, &source)).await?;
@@ -153,7 +153,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Sends datagrams of the container to `target` in the world; the rest of the envelope is what it has written.
+    /// Sends datagrams of the container to `target` in the world. The rest of the envelope is the container's.
     pub(crate) fn send(
         &self,
         context: &Context,
@@ -171,10 +171,10 @@ impl Mapping {
         };
         match sent {
             Ok(()) => {}
-            // A full socket buffer loses a datagram silently, like any full queue on the way.
+            // A full socket buffer loses a datagram silently, like any full queue on the path.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => match DialError::from(error) {
-                // Lost as well: too long, no memory. The peer has nothing to do with it.
+                // Lost as well, because it is too long or memory is short. That is not the peer's doing.
                 DialError::Other(_) | DialError::TimedOut | DialError::Refused => {}
                 error @ (DialError::HostUnreachable
                 | DialError::NetworkUnreachable
@@ -189,7 +189,7 @@ impl Mapping {
         }
     }
 
-    /// Delivers what comes from the world until the mapping has been idle for too long or its socket fails.
+    /// Delivers datagrams from the world until the mapping has been idle for too long or its socket fails.
     pub(crate) async fn run(&self, context: &Context) {
         tokio::select! {
             Err(error) = self.receive(context) => {
@@ -216,8 +216,8 @@ impl Mapping {
         }
     }
 
-    /// Resolves once the container has been silent for too long. Its timer is set anew only when it fires: a busy
-    /// mapping costs none.
+    /// Resolves once the container has been silent for too long. Its timer is set anew only when it fires, so a busy
+    /// mapping costs nothing.
     async fn expired(&self, context: &Context) {
         loop {
             tokio::time::sleep_until(self.deadline.get().into()).await;
@@ -228,7 +228,7 @@ impl Mapping {
             if !self.is_asking() {
                 return;
             }
-            // The decision has a deadline of its own; what waits for it is not thrown away before.
+            // The decision has a deadline of its own. Until then the datagrams that wait for it are kept.
             self.refresh(now, ASKING);
         }
     }
@@ -246,7 +246,7 @@ impl Mapping {
         }
     }
 
-    /// Delivers at most a batch of what the socket holds.
+    /// Delivers at most one batch of datagrams from the socket.
     async fn deliver(&self, context: &Context) -> io::Result<Batch> {
         let (batch, backlog) = self.deliver_now(context);
         if let Some(backlog) = backlog {
@@ -255,7 +255,7 @@ impl Mapping {
         Ok(batch)
     }
 
-    /// Delivers what the link takes at the moment of a batch.
+    /// Delivers as much of a batch as the link takes at the moment.
     fn deliver_now(&self, context: &Context) -> (Batch, Option<Backlog<Origin>>) {
         let Some(socket) = self.socket.get() else { return (Batch::Drained, None) };
         let mut inbox = context.commons.inbox();
@@ -272,7 +272,7 @@ impl Mapping {
         (batch, send_all(frames, &self.budget, send))
     }
 
-    /// Takes at most a batch out of the socket.
+    /// Takes at most one batch out of the socket.
     fn fill(&self, context: &Context, inbox: &mut Inbox, socket: &dyn DatagramSocket) -> Batch {
         inbox.clear();
         while !inbox.is_full() {
@@ -282,7 +282,7 @@ impl Mapping {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return if inbox.is_untouched() { Batch::Empty } else { Batch::Drained };
                 }
-                // What came before it is delivered still.
+                // Datagrams that came before the error are still delivered.
                 Err(error) => return Batch::Failed(error),
             }
         }
@@ -315,10 +315,11 @@ impl Mapping {
     }
 }
 
-/// A growing pause, for a socket that says it is readable and then has nothing. A Dialer's own may say so for ever.
+/// A growing pause, for a socket that reports it is readable and is then empty. An embedder's socket may do so for
+/// ever.
 #[derive(Default)]
 struct Pause {
-    /// How often there was nothing in a row.
+    /// The number of empty attempts in a row.
     rounds: u32,
 }
 
@@ -328,7 +329,7 @@ impl Pause {
 
     async fn take(&mut self) {
         match self.rounds {
-            // Once is no fault: somebody else may have taken what there was.
+            // One empty attempt is no fault: another reader may have taken the datagrams.
             0 => tokio::task::yield_now().await,
             rounds => tokio::time::sleep(Duration::from_millis(1 << (rounds - 1))).await,
         }

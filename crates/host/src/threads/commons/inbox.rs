@@ -1,4 +1,5 @@
-//! What upstream sockets hold, taken out in one go, so that what came together goes on together.
+//! Takes all waiting datagrams out of an upstream socket at once, so that datagrams that arrived together go on
+//! together.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +8,7 @@ use crate::addressing::Addressing;
 use crate::dialer::{DatagramSocket, Datagrams, IcmpError, Received};
 use nsnet_stack::udp::Run;
 
-/// Room for the largest datagram, or the largest burst that the kernel gathers (`UDP_GRO`).
+/// Bytes of the largest datagram, or of the largest burst that the kernel gathers (`UDP_GRO`).
 const LARGEST: usize = 1 << 16;
 
 /// Datagrams in one buffer, in runs that can travel together.
@@ -15,15 +16,15 @@ pub(crate) struct Inbox {
     buffer: Box<[u8]>,
     runs: Vec<(Origin, Run)>,
     filled: usize,
-    /// What has been received since it was last cleared.
+    /// Receive calls since the inbox was last cleared.
     receipts: usize,
 }
 
-/// Who sent datagrams, and how far they have travelled.
+/// The sender of datagrams, and the hop limit they arrived with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) source: SocketAddr,
-    /// What was left of their hop limit, if the socket says so.
+    /// The hop limit they arrived with, if the socket reports it.
     pub(crate) hop_limit: Option<u8>,
 }
 
@@ -33,7 +34,7 @@ impl Origin {
     }
 }
 
-/// Receipts before other tasks get their turn.
+/// The most receive calls before other tasks get their turn.
 const BATCH: usize = 64;
 
 /// A datagram that did not arrive.
@@ -43,13 +44,13 @@ pub(crate) struct Undelivered<'a> {
     pub(crate) sender: Option<IpAddr>,
     pub(crate) hop_limit: Option<u8>,
     pub(crate) error: IcmpError,
-    /// Its start, as far as it is known.
+    /// The start of the datagram, as far as it is known.
     pub(crate) datagram: &'a [u8],
 }
 
 impl Inbox {
     pub(crate) fn new() -> Self {
-        // Room for the largest after nearly as much of others.
+        // Room for one of the largest behind nearly as many bytes of others.
         let buffer = vec![0; 2 * LARGEST].into_boxed_slice();
         Self { buffer, runs: Vec::new(), filled: 0, receipts: 0 }
     }
@@ -60,9 +61,9 @@ impl Inbox {
         self.receipts = 0;
     }
 
-    /// Whether nothing was received since it was last cleared, no error either.
+    /// Whether nothing was received since the inbox was last cleared, not even an error.
     pub(crate) fn is_untouched(&self) -> bool {
-        // The last attempt found nothing.
+        // The last call found nothing.
         self.receipts <= 1
     }
 
@@ -70,7 +71,7 @@ impl Inbox {
         self.receipts == BATCH || self.buffer.len() - self.filled < LARGEST
     }
 
-    /// Takes the next of what the socket holds. Not to be called when full.
+    /// Takes the next datagrams out of the socket. Must not be called when full.
     ///
     /// # Errors
     /// See [`DatagramSocket::try_receive`].
@@ -97,7 +98,7 @@ impl Inbox {
         }
     }
 
-    /// What was received, with its senders.
+    /// The received datagrams, with their senders.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (Origin, Datagrams<'_>)> {
         let mut start = 0;
         self.runs.iter().map(move |(origin, run)| {
@@ -116,10 +117,10 @@ mod tests {
     use super::*;
     use crate::dialer::Envelope;
 
-    /// A sender's port, what is left of the hop limit, and the bytes.
+    /// A sender's port, the hop limit, and the bytes.
     type Datagram = (u16, Option<u8>, Vec<u8>);
 
-    /// Holds datagrams.
+    /// A socket that holds these datagrams.
     struct Script(Mutex<VecDeque<Datagram>>);
 
     #[async_trait::async_trait]

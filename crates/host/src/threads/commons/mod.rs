@@ -1,7 +1,7 @@
-//! What all networks of one engine thread use in turn.
+//! The buffers and sockets that all networks of one engine thread share.
 //!
-//! Only one of them runs at a time, so that buffers which are filled and emptied between two awaits need not exist
-//! for each. Nothing in here is borrowed across an await.
+//! Only one of the networks runs at a time. Buffers that are filled and emptied between two awaits therefore need not
+//! exist for each. Nothing in here is borrowed across an await.
 
 mod inbox;
 mod sockets;
@@ -28,7 +28,7 @@ pub(crate) struct Commons {
 }
 
 impl Commons {
-    /// For a thread in the network namespace that `routes` is of.
+    /// For a thread in the network namespace of `routes`.
     pub(crate) fn new(routes: LocalRoutes) -> Self {
         let buffer = |length| RefCell::new(vec![0; length].into_boxed_slice());
         Self {
@@ -41,33 +41,33 @@ impl Commons {
         }
     }
 
-    /// For a thread that asks no kernel.
+    /// For a thread that asks no kernel for routes.
     #[cfg(test)]
     pub(crate) fn of_no_host() -> std::rc::Rc<Self> {
         std::rc::Rc::new(Self::new(LocalRoutes::of_no_host()))
     }
 
-    /// Where a frame from a container lands.
+    /// The buffer for a frame from a container.
     pub(crate) fn received(&self) -> RefMut<'_, Box<[u8]>> {
         self.received.borrow_mut()
     }
 
-    /// Where a frame for a container is put together.
+    /// The buffer in which a frame for a container is assembled.
     pub(crate) fn outgoing(&self) -> RefMut<'_, Box<[u8]>> {
         self.outgoing.borrow_mut()
     }
 
-    /// Where datagrams from the world land.
+    /// The buffer for datagrams from the world.
     pub(crate) fn inbox(&self) -> RefMut<'_, Inbox> {
         self.inbox.borrow_mut()
     }
 
-    /// Where datagrams of a container wait for the end of the batch they are read in.
+    /// The buffer for datagrams of a container that wait for the end of their batch.
     pub(crate) fn burst(&self) -> RefMut<'_, Vec<u8>> {
         self.burst.borrow_mut()
     }
 
-    /// Sockets of connections that have ended, for those to come.
+    /// Sockets of ended connections, for new ones to use.
     pub(crate) fn sockets(&self) -> &Sockets {
         &self.sockets
     }

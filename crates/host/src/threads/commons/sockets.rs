@@ -1,4 +1,5 @@
-//! smoltcp sockets with their rings, recycled: mapping fresh megabytes for every connection halves the connection rate.
+//! smoltcp sockets with their rings, reused. Mapping fresh megabytes for every connection would halve the connection
+//! rate.
 
 use std::cell::RefCell;
 
@@ -7,10 +8,10 @@ use smoltcp::socket::tcp;
 
 use crate::sys::Pages;
 
-/// How many sockets wait for reuse.
+/// The most sockets that wait for reuse.
 const POOL: usize = 64;
 
-/// A socket with the memory of its rings, which outlives it: fields are dropped in this order.
+/// A socket with the memory of its rings. The fields are dropped in this order, so the memory outlives the socket.
 pub(crate) struct RingSocket {
     pub(crate) socket: tcp::Socket<'static>,
     pub(crate) pages: Pages,
@@ -40,7 +41,7 @@ impl Sockets {
         self.pool.borrow_mut().pop().map_or_else(RingSocket::new, Ok)
     }
 
-    /// Takes back a socket in whatever state.
+    /// Takes a socket back in any state.
     pub(crate) fn give_back(&self, socket: RingSocket) {
         let mut pool = self.pool.borrow_mut();
         if pool.len() < POOL {

@@ -1,4 +1,4 @@
-//! All TCP connections of one container: finds the flow of a segment and cleans up after a flow.
+//! All TCP connections of one container. The table finds the flow of a segment, and cleans up after a flow.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -26,21 +26,21 @@ pub(crate) struct Table {
     pub(super) name_server: Rc<NameServer>,
     pub(super) tuples: RefCell<HashMap<FlowKey, TupleUse>>,
     pub(super) resting: RefCell<Resting>,
-    /// Flows that deliver their last bytes while another uses their tuple.
+    /// Flows that deliver their last bytes while a newer connection uses their tuple.
     replaced: RefCell<HashSet<u64>>,
     pub(super) budget: Rc<Budget>,
     /// Connections whose rings may hold memory.
     warm: Warm,
-    /// Keyed anew for every table, so that what it hashes to cannot be guessed: seeds for sequence numbers.
+    /// Random key for each table, so that sequence numbers seeded from it cannot be guessed.
     pub(super) seeds: RandomState,
     opened: Cell<u64>,
-    /// Connections from outside that are on their way to being opened.
+    /// Connections from outside that are being opened.
     pub(super) reserved: Cell<usize>,
 }
 
 /// A tuple in use.
 pub(crate) struct TupleUse {
-    /// Tells this use from an earlier one whose task has yet to end.
+    /// Distinguishes this use from an earlier one whose task has not ended yet.
     pub(crate) id: u64,
     pub(crate) task: Option<AbortHandle>,
     pub(crate) state: State,
@@ -56,7 +56,7 @@ pub(crate) enum State {
 }
 
 impl TupleUse {
-    /// Whether the stream may yet be owed something that the container has sent, or is going to send.
+    /// Whether the stream may still lack bytes that the container has sent or will send.
     fn is_owed(&self) -> bool {
         match &self.state {
             State::Open(flow) => !flow.is_delivered(),
@@ -92,13 +92,13 @@ impl Table {
         })
     }
 
-    /// Takes in a segment from the container. Returns whether anything here has to do with it; if not, it is for
+    /// Handles a segment from the container. Returns whether it belongs to anything here. If not, it is for
     /// [`answer_stray`](Self::answer_stray).
     #[must_use]
     pub(crate) fn handle(self: &Rc<Self>, key: FlowKey, segment: &Segment, packet: &[u8]) -> bool {
         let open = find_open(&self.tuples.borrow(), &key);
         match open {
-            // The container is done with this connection, while its stream is still owed bytes, and opens another.
+            // The container is done with this connection and opens another, while the stream still lacks bytes.
             Some(flow) if segment.control == Control::Open && flow.is_over() => {
                 if let Some(tuple) = self.tuples.borrow_mut().remove(&key) {
                     self.replaced.borrow_mut().insert(tuple.id);
@@ -112,7 +112,7 @@ impl Table {
         true
     }
 
-    /// Whether a segment of this tuple has to do with something here.
+    /// Whether a segment of this tuple belongs to anything here.
     pub(crate) fn knows(&self, key: &FlowKey) -> bool {
         self.tuples.borrow().contains_key(key) || self.resting.borrow().contains(key)
     }
@@ -130,7 +130,7 @@ impl Table {
         self.context.send(&answer);
     }
 
-    /// Ends all flows; their streams are aborted unless they have everything.
+    /// Ends all flows. Streams that lack bytes are aborted.
     pub(crate) fn close(&self) {
         let tuples = std::mem::take(&mut *self.tuples.borrow_mut());
         for tuple in tuples.into_values() {
@@ -143,7 +143,7 @@ impl Table {
         }
     }
 
-    /// Leaves to themselves the flows that the container has ended, and breaks the others off: its end of the link is
+    /// Leaves the flows alone that the container has ended, and breaks the others off, because its end of the link is
     /// gone.
     pub(crate) fn orphan(&self) {
         let broken: Vec<FlowKey> = {
@@ -159,18 +159,18 @@ impl Table {
         }
     }
 
-    /// Whether every stream has what the container sent it.
+    /// Whether every stream has all that the container has sent it.
     pub(crate) fn is_delivered(&self) -> bool {
         self.replaced.borrow().is_empty() && !self.tuples.borrow().values().any(TupleUse::is_owed)
     }
 
-    /// How many streams may yet be owed something.
+    /// How many streams may still lack bytes.
     pub(crate) fn undelivered(&self) -> usize {
         let owed = self.tuples.borrow().values().filter(|tuple| tuple.is_owed()).count();
         self.replaced.borrow().len() + owed
     }
 
-    /// Resets every open connection towards the container, and waits a little for a link that is full.
+    /// Resets every open connection towards the container. Waits a little for a link that is full.
     pub(crate) async fn reset(&self) {
         let open = |tuple: &TupleUse| match &tuple.state {
             State::Open(flow) => Some(Rc::clone(flow)),
@@ -203,14 +203,14 @@ impl Table {
         used < self.context.limits.tcp_flows
     }
 
-    /// Tells this use of a tuple from all others.
+    /// A number that distinguishes this use of a tuple from all others.
     pub(super) fn next_id(&self) -> u64 {
         let id = self.opened.get();
         self.opened.set(id + 1);
         id
     }
 
-    /// Drops a flow without a word to the container.
+    /// Drops a flow without telling the container.
     pub(super) fn cancel(&self, key: &FlowKey) {
         let Some(tuple) = self.tuples.borrow_mut().remove(key) else { return };
         if let Some(task) = tuple.task {
@@ -226,7 +226,7 @@ impl Table {
             flow.handle_packet(&self.context.clock, &self.context.link, segment, packet);
         }));
         if fed.is_err() {
-            // The panic has been reported by the panic hook. It ends this flow and no other.
+            // The panic hook has reported the panic. It ends this flow and no other.
             tracing::error!(%key.container, %key.peer, "a TCP flow failed on a segment and was dropped");
             self.reset_flow(flow);
             self.cancel(&key);
@@ -247,8 +247,8 @@ impl Table {
         }
     }
 
-    /// Takes in a segment that opens nothing and belongs to no open connection. Returns whether it belongs to one that
-    /// is being dialled, or rests.
+    /// Handles a segment that opens nothing and belongs to no open connection. Returns whether it belongs to one that
+    /// is being dialled, or that rests.
     fn handle_unopened(&self, key: FlowKey, segment: &Segment) -> bool {
         let Some(sequence) = self.held_syn(&key) else {
             let rests = self.resting.borrow().contains(&key);
@@ -257,7 +257,7 @@ impl Table {
             }
             return rests;
         };
-        // From SYN-SENT the container can take only its SYN back.
+        // From SYN-SENT the container can only take its SYN back.
         if segment.control == Control::Reset && is_reset_of(sequence, segment) {
             self.cancel(&key);
         }
@@ -276,7 +276,7 @@ impl Table {
         flow.reset(&self.context.clock, &self.context.link);
     }
 
-    /// Called when a flow's task has ended in whatever way.
+    /// Called when a flow's task has ended, normally or not.
     fn release(&self, key: FlowKey, id: u64) {
         self.context.progress.notify_one();
         if self.replaced.borrow_mut().remove(&id) {
@@ -291,7 +291,7 @@ impl Table {
         };
         let Some(TupleUse { state: State::Open(flow), .. }) = tuple else { return };
         if !flow.is_over() {
-            // Its task has failed: the container must not wait for it.
+            // Its task has failed, and the container must not wait for it.
             self.reset_flow(&flow);
         }
         if let Some(ack) = flow.last_ack() {
@@ -300,7 +300,7 @@ impl Table {
     }
 }
 
-/// Releases a tuple when the task that serves it ends, a panic included.
+/// Releases a tuple when the task that serves it ends, even by a panic.
 pub(super) struct Release {
     pub(super) table: Rc<Table>,
     pub(super) key: FlowKey,
@@ -308,11 +308,11 @@ pub(super) struct Release {
     pub(super) origin: OpenedBy,
 }
 
-/// Who has opened a connection.
+/// The side that has opened a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpenedBy {
     Container,
-    /// A client of a published port, where such connections are counted.
+    /// A client of a published port. The statistics count it there.
     World,
 }
 
@@ -326,7 +326,7 @@ impl Drop for Release {
     }
 }
 
-/// Whether an RST takes back a SYN: it sits at the SYN or right behind it (RFC 9293, 3.5.3).
+/// Whether an RST takes back a SYN: its sequence number is that of the SYN, or the next (RFC 9293, 3.5.3).
 fn is_reset_of(syn: TcpSeqNumber, reset: &Segment) -> bool {
     reset.sequence == syn || reset.sequence == syn + 1
 }

@@ -110,7 +110,7 @@ impl Container<'_> {
     }
 }
 
-/// Takes everything.
+/// A link that takes every packet.
 #[derive(Default)]
 struct Sent(Vec<Vec<u8>>);
 

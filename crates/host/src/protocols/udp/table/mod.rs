@@ -1,4 +1,5 @@
-//! All mappings of one container and kind: finds the mapping of a datagram, and makes new ones within the limits.
+//! All mappings of one container and kind. The table finds the mapping of a datagram, and makes new ones within the
+//! limits.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -23,7 +24,7 @@ use crate::dialer::Flow;
 use crate::dns::{DnsTransport, NameServer};
 use crate::statistics::FlowCounters;
 
-/// How often idle peers are looked for when there is no room.
+/// The shortest time between two searches for idle peers when there is no room.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The mappings of one kind that one container has.
@@ -32,12 +33,12 @@ pub(crate) struct Table {
     pub(super) context: Rc<Context>,
     name_server: Rc<NameServer>,
     mappings: RefCell<HashMap<SocketAddr, Served>>,
-    /// Peers of all mappings.
+    /// The number of peers of all mappings.
     peers: Cell<usize>,
     purged: Cell<Option<Instant>>,
     /// Flows that the Dialer is being asked about.
     pub(super) deciding: Cell<usize>,
-    /// For what waits in all mappings.
+    /// For datagrams that wait in all mappings.
     budget: ByteBudget,
     waiting: RefCell<Option<Waiting>>,
 }
@@ -48,10 +49,10 @@ struct Served {
     task: Option<AbortHandle>,
 }
 
-/// Datagrams that leave at the end of the batch they were read in; their bytes are in the thread's burst buffer.
+/// Datagrams that leave at the end of the batch they were read in. Their bytes are in the thread's burst buffer.
 struct Waiting {
     mapping: Rc<Mapping>,
-    /// What the container has written on all of them.
+    /// The header fields that the container has set on all of them.
     envelope: Envelope,
     target: SocketAddr,
     run: Run,
@@ -79,7 +80,7 @@ impl Table {
         })
     }
 
-    /// Takes in datagrams from the container; `packet` is what they came in. What it sends of them may wait for
+    /// Handles datagrams from the container. `packet` is the packet they came in. The datagrams may wait for
     /// [`flush`](Self::flush).
     pub(crate) fn handle(self: &Rc<Self>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
         let context = &self.context;
@@ -103,7 +104,7 @@ impl Table {
         match verdict {
             Verdict::Unknown => self.admit(Some(mapping), packet, datagrams),
             Verdict::Wait => {}
-            // Of echo requests only each alone has a sequence number in its place.
+            // A group of echo requests is split, because each has its own sequence number.
             Verdict::Send(target) if datagrams.count() > 1 || self.kind == Kind::Echo => {
                 mapping.send(context, target, &envelope, datagrams);
             }
@@ -120,7 +121,7 @@ impl Table {
         }
     }
 
-    /// Sends what waits for the end of the batch.
+    /// Sends the datagrams that wait for the end of the batch.
     pub(crate) fn flush(&self) {
         let Some(Waiting { mapping, envelope, target, run }) = self.waiting.borrow_mut().take() else {
             return;
@@ -145,7 +146,7 @@ impl Table {
         }
     }
 
-    /// Puts a new destination to the Dialer, within the limits.
+    /// Asks the Dialer about a new destination, within the limits.
     fn admit(self: &Rc<Self>, mapping: Option<Rc<Mapping>>, packet: &Packet<'_>, datagrams: Datagrams<'_>) {
         let (key, context) = (packet.flow(), &self.context);
         let (target, service) = match context.destination(self.kind.protocol(), key.peer) {
@@ -192,7 +193,7 @@ impl Table {
         Some(mapping)
     }
 
-    /// Whether one more peer fits; forgets idle ones if that makes room.
+    /// Whether one more peer fits. Forgets idle ones if that makes room.
     fn has_room(&self) -> bool {
         let limit = self.context.limits.udp_peers;
         if self.peers.get() < limit {
@@ -221,7 +222,7 @@ impl Table {
         }
     }
 
-    /// Called when a mapping's task has ended in whatever way.
+    /// Called when a mapping's task has ended, normally or not.
     fn release(&self, mapping: &Rc<Mapping>) {
         if self.is_current(mapping) {
             self.mappings.borrow_mut().remove(&mapping.source());
@@ -249,7 +250,7 @@ impl Table {
     }
 }
 
-/// Removes a mapping when the task that serves it ends, a panic included.
+/// Removes a mapping when the task that serves it ends, even by a panic.
 struct Release {
     table: Rc<Table>,
     mapping: Rc<Mapping>,

@@ -24,7 +24,7 @@ impl World {
         Self { bench, table }
     }
 
-    /// The container sends a datagram.
+    /// Sends a datagram as the container.
     fn send(&self, source: &str, destination: &str, payload: &[u8]) {
         let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
         let mut bytes = vec![0; packet::length(source, payload.len())];

@@ -86,7 +86,7 @@ pub struct Attachment {
 }
 
 /// A container on its way to the engine.
-pub(crate) struct Request {
+pub(crate) struct NewContainer {
     pub(crate) origin: LinkOrigin,
     pub(crate) member: Member,
     pub(crate) lease: Lease,

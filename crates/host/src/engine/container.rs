@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
-use crate::attach::{self, Attached, End, Ending, Finished, LinkOrigin, Offer, Request, SetupError};
+use crate::attach::{self, Attached, End, Ending, Finished, LinkOrigin, NewContainer, Offer, SetupError};
 use crate::context::{Context, Limits, Parts};
 use crate::dns;
 use crate::gateway::Gateway;
@@ -42,13 +42,13 @@ pub(crate) struct NetworkTerms {
 /// Serves one container from its start to its end. `further` are seats for the queues behind the first. `network` is
 /// set for an end in good order, and closed for an immediate one.
 pub(crate) async fn host(
-    request: Request,
+    container: NewContainer,
     terms: &NetworkTerms,
     commons: Rc<Commons>,
     further: &[Seat],
     network: watch::Receiver<bool>,
 ) -> Finished {
-    let Request { origin, member, lease, counters, mut attached } = request;
+    let NewContainer { origin, member, lease, counters, mut attached } = container;
     let parts = Parts { counters, ..terms.parts.clone() };
     let ending = Ending::new(network);
     let is_adopted = matches!(origin, LinkOrigin::Device { .. });

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::attach::{Finished, JOIN, Offer, Request};
+use crate::attach::{Finished, JOIN, NewContainer, Offer};
 use crate::context::{Limits, Parts, Questions};
 use crate::dialer::Dialer;
 use crate::dns;
@@ -62,8 +62,8 @@ impl Engine {
     }
 
     /// Hands a container to the engine. Fails only if the engine has ended.
-    pub(crate) fn attach(&self, request: Request) -> Result<(), ShutDown> {
-        self.tell(Instruction::Attach(Box::new(request)))
+    pub(crate) fn attach(&self, container: NewContainer) -> Result<(), ShutDown> {
+        self.tell(Instruction::Attach(Box::new(container)))
     }
 
     /// Ends the engine once everything that containers have sent is delivered, after `grace` at the latest. Waits for
@@ -118,7 +118,7 @@ impl Engine {
 pub(crate) struct ShutDown;
 
 enum Instruction {
-    Attach(Box<Request>),
+    Attach(Box<NewContainer>),
     Publish(Listening),
     Finish {
         grace: Duration,
@@ -164,11 +164,11 @@ async fn serve(
     let (grace, _keep) = loop {
         tokio::select! {
             message = requests.recv() => match message {
-                Some(Instruction::Attach(request)) => {
+                Some(Instruction::Attach(container)) => {
                     let shutdown = is_finishing.subscribe();
                     let (terms, commons, further) = (Rc::clone(&terms), Rc::clone(&commons), Arc::clone(&further));
                     containers.spawn_local(async move {
-                        container::host(*request, &terms, commons, &further, shutdown).await
+                        container::host(*container, &terms, commons, &further, shutdown).await
                     });
                 }
                 Some(Instruction::Publish(listening)) => {

@@ -10,7 +10,7 @@ use nsnet_proto::{Channel, FD_VARIABLE, InterfaceAddress, Setup};
 use super::builder::least_mtu;
 use super::{AttachError, Network};
 use crate::addressing::leases::{Lease, Member};
-use crate::attach::{self, AdoptedDevice, Attached, Attachment, Inherited, LinkOrigin, Request};
+use crate::attach::{self, AdoptedDevice, Attached, Attachment, Inherited, LinkOrigin, NewContainer};
 use crate::statistics::Counters;
 use crate::sys;
 
@@ -28,7 +28,8 @@ impl Network {
     /// [`AttachError`], in these cases. The command is then unchanged.
     ///
     /// - The name or an address is taken, or not possible in this network.
-    /// - The command is attached already, to this network or another.
+    /// - The command is attached already, to this network or another. Its environment tells, so an
+    ///   [`env_clear`](Command::env_clear) after the first attach hides it.
     /// - File descriptors have run out, or the network has been shut down.
     ///
     /// # Examples
@@ -150,8 +151,8 @@ impl Network {
         counters: Arc<Counters>,
         attached: Attached,
     ) -> Result<(), AttachError> {
-        let request = Request { origin, member, lease, counters, attached };
-        self.engine.attach(request).map_err(|_| AttachError::ShutDown)
+        let container = NewContainer { origin, member, lease, counters, attached };
+        self.engine.attach(container).map_err(|_| AttachError::ShutDown)
     }
 }
 

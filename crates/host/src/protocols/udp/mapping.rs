@@ -56,7 +56,7 @@ pub(crate) enum Verdict {
 
 /// The end of a batch of datagrams.
 #[derive(Debug)]
-enum Batch {
+enum Fill {
     /// The socket was empty.
     Empty,
     /// The socket is empty now.
@@ -205,13 +205,13 @@ impl Mapping {
         loop {
             self.readable().await?;
             match self.deliver(context).await? {
-                Batch::Empty => pause.take().await,
-                Batch::Drained => pause = Pause::default(),
-                Batch::Full => {
+                Fill::Empty => pause.take().await,
+                Fill::Drained => pause = Pause::default(),
+                Fill::Full => {
                     pause = Pause::default();
                     tokio::task::yield_now().await;
                 }
-                Batch::Failed(error) => return Err(error),
+                Fill::Failed(error) => return Err(error),
             }
         }
     }
@@ -247,7 +247,7 @@ impl Mapping {
     }
 
     /// Delivers at most one batch of datagrams from the socket.
-    async fn deliver(&self, context: &Context) -> io::Result<Batch> {
+    async fn deliver(&self, context: &Context) -> io::Result<Fill> {
         let (batch, backlog) = self.deliver_now(context);
         if let Some(backlog) = backlog {
             backlog.clear(&context.link, |origin, frame| self.send_inside(context, *origin, frame)).await?;
@@ -256,8 +256,8 @@ impl Mapping {
     }
 
     /// Delivers as much of a batch as the link takes at the moment.
-    fn deliver_now(&self, context: &Context) -> (Batch, Option<Backlog<Origin>>) {
-        let Some(socket) = self.socket.get() else { return (Batch::Drained, None) };
+    fn deliver_now(&self, context: &Context) -> (Fill, Option<Backlog<Origin>>) {
+        let Some(socket) = self.socket.get() else { return (Fill::Drained, None) };
         let mut inbox = context.commons.inbox();
         let batch = self.fill(context, &mut inbox, &**socket);
         let frames = inbox
@@ -273,20 +273,20 @@ impl Mapping {
     }
 
     /// Takes at most one batch out of the socket.
-    fn fill(&self, context: &Context, inbox: &mut Inbox, socket: &dyn DatagramSocket) -> Batch {
+    fn fill(&self, context: &Context, inbox: &mut Inbox, socket: &dyn DatagramSocket) -> Fill {
         inbox.clear();
         while !inbox.is_full() {
             match inbox.receive(socket) {
                 Ok(None) => {}
                 Ok(Some(undelivered)) => self.report(context, &undelivered),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return if inbox.is_untouched() { Batch::Empty } else { Batch::Drained };
+                    return if inbox.is_untouched() { Fill::Empty } else { Fill::Drained };
                 }
                 // Datagrams that came before the error are still delivered.
-                Err(error) => return Batch::Failed(error),
+                Err(error) => return Fill::Failed(error),
             }
         }
-        Batch::Full
+        Fill::Full
     }
 
     fn send_inside(&self, context: &Context, origin: Origin, frame: Datagrams<'_>) -> Sent {

@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
 mod any_frames;
+mod ending;
 mod frames;
 mod packets;
 mod several;

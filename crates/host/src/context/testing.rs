@@ -50,12 +50,38 @@ impl Bench {
     }
 
     pub(crate) fn with(limits: Limits) -> Self {
-        let (counters, commons, dialer) = (Arc::<Counters>::default(), Commons::of_no_host(), Arc::default());
+        let (counters, dialer) = (Arc::default(), Arc::default());
+        Self::on(Commons::of_no_host(), limits, addressing(), counters, dialer)
+    }
+
+    /// Another queue of this container, on the same thread.
+    pub(crate) fn further_queue(&self) -> Self {
+        let context = &self.context;
+        let (addressing, counters) = (context.addressing.clone(), Arc::clone(&context.counters));
+        Self::on(Rc::clone(&context.commons), context.limits, addressing, counters, Arc::clone(&self.dialer))
+    }
+
+    /// Another container of the same network and thread, with these addresses.
+    pub(crate) fn neighbour(&self, [v4, v6]: [&str; 2]) -> Self {
+        let mut addressing = self.context.addressing.clone();
+        addressing.v4 = addressing.v4.map(|subnet| subnet.with_container(v4.parse().unwrap()));
+        addressing.v6 = addressing.v6.map(|subnet| subnet.with_container(v6.parse().unwrap()));
+        let (commons, dialer) = (Rc::clone(&self.context.commons), Arc::clone(&self.dialer));
+        Self::on(commons, self.context.limits, addressing, Arc::default(), dialer)
+    }
+
+    fn on(
+        commons: Rc<Commons>,
+        limits: Limits,
+        addressing: Addressing,
+        counters: Arc<Counters>,
+        dialer: Arc<Script>,
+    ) -> Self {
         let device = Device { mtu: 1500, offload: Offload::NONE };
         let (link, far) = Link::in_memory(device, Arc::clone(&counters), Rc::clone(&commons));
         let questions = Questions::new(Arc::clone(&dialer) as Arc<dyn Dialer>, limits.dial_timeout);
         let parts = Parts { questions, limits, clock: Clock::start(), counters };
-        let context = Context::new(link, addressing(), parts, commons);
+        let context = Context::new(link, addressing, parts, commons);
         Self { context, far, dialer }
     }
 
@@ -147,6 +173,11 @@ impl Script {
         self.state.lock().unwrap().streams.pop_front().expect("a stream was dialled")
     }
 
+    /// The far ends of the streams that were dialled since the last call.
+    pub(crate) fn streams(&self) -> Vec<DuplexStream> {
+        self.state.lock().unwrap().streams.drain(..).collect()
+    }
+
     /// The only socket that was bound.
     #[track_caller]
     pub(crate) fn socket(&self) -> Arc<Socket> {
@@ -193,6 +224,10 @@ impl Dialer for Script {
         let socket = Arc::<Socket>::default();
         self.state.lock().unwrap().sockets.push(Arc::clone(&socket));
         Ok(Box::new(Handle(socket)))
+    }
+
+    async fn bind_echo(&self, source: &Source) -> Result<Box<dyn DatagramSocket>, DialError> {
+        self.bind_udp(source).await
     }
 }
 

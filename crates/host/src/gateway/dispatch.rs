@@ -152,6 +152,9 @@ impl Gateway {
             Ok(Packet { ends, transport: Transport::Tcp(segment), .. })
                 if !is_here(&ends.from_container(), &segment) =>
             {
+                if self.context().addressing.subnet_of_container(ends.source.ip()).is_none() {
+                    return Err(Discard::ForeignSource);
+                }
                 if !siblings.is_back(&passed) {
                     return siblings.pass_on(passed).map_err(|_| Discard::Overrun);
                 }

@@ -1,14 +1,21 @@
 use nsnet_proto::vnet;
+use nsnet_stack::icmp::HOP_LIMIT;
 use nsnet_stack::icmp::echo::{self, Headers, Message as Echo};
-use nsnet_stack::icmp::{self, HOP_LIMIT};
 use nsnet_stack::tcp;
 use nsnet_stack::udp::packet::{self, ChecksumMode};
-use proptest::prelude::*;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, TcpSeqNumber};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::LocalSet;
 
+mod any_frames;
+mod ending;
+mod frames;
+mod packets;
+mod several;
+
 use super::*;
+use several::Several;
+
 use crate::context::testing::{Answer, Bench, CONTAINER, PEER, settle};
 
 /// A gateway with its link in memory, served by its own tasks.
@@ -19,9 +26,12 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let bench = Bench::new();
+        Self::of(Bench::new(), Isolation::Isolated, None)
+    }
+
+    fn of(bench: Bench, isolation: Isolation, siblings: Option<Siblings>) -> Self {
         let protocols = Protocols::new(Rc::clone(&bench.context), bench.name_server());
-        Self { gateway: Gateway::new(protocols, Isolation::Isolated, None), bench }
+        Self { gateway: Gateway::new(protocols, isolation, siblings), bench }
     }
 
     /// Serves until `test` has ended.
@@ -151,70 +161,18 @@ fn a_link_that_is_gone_ends_the_gateway_once_all_is_delivered() {
     });
 }
 
-/// A frame that is often close to what a kernel sends.
-fn frame() -> impl Strategy<Value = Vec<u8>> {
-    let header = prop_oneof![
-        3 => Just(vnet::Header::default().to_bytes().to_vec()),
-        1 => prop::collection::vec(any::<u8>(), vnet::HEADER_LEN),
-    ];
-    let port = prop_oneof![Just(53u16), Just(80), any::<u16>()];
-    let address = prop_oneof![
-        Just("10.99.0.2"),
-        Just("10.0.2.2"),
-        Just("10.0.2.3"),
-        Just("10.0.2.55"),
-        Just("fd99::2")
-    ];
-    let built =
-        (port, address, prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(port, address, payload)| {
-            let peer = std::net::SocketAddr::new(address.parse().unwrap(), port);
-            let container = if peer.is_ipv4() { CONTAINER } else { "[fd00::100]:4000" }.parse().unwrap();
-            let mut bytes = vec![0; packet::length(container, payload.len())];
-            packet::write(&mut bytes, container, peer, &payload, ChecksumMode::Full);
-            bytes
-        });
-    let segment = (any::<i32>(), any::<i32>()).prop_map(|(sequence, acknowledgment)| {
-        let key =
-            nsnet_stack::flow::FlowKey { container: PEER.parse().unwrap(), peer: CONTAINER.parse().unwrap() };
-        tcp::acknowledgment(key, TcpSeqNumber(sequence), TcpSeqNumber(acknowledgment))
+#[test]
+fn a_stray_segment_of_a_foreign_source_is_answered_on_no_queue() {
+    let mut network = Several::open();
+    LocalSet::new().block_on(&runtime(), async {
+        let test = async |worlds: &[World]| {
+            let [foreign, nobody] = ["10.0.2.77:1", "10.0.2.55:1"].map(|address| address.parse().unwrap());
+            let key = nsnet_stack::flow::FlowKey { container: nobody, peer: foreign };
+            worlds[1].send(&tcp::acknowledgment(key, TcpSeqNumber(1), TcpSeqNumber(2)));
+            settle().await;
+            assert!(worlds.iter().all(|world| world.bench.received().is_empty()));
+            assert_eq!(worlds[0].discarded().foreign_source, 1);
+        };
+        network.serve(test).await;
     });
-    let error = built.clone().prop_map(|quoted| {
-        let (sender, receiver) = ("10.0.2.100".parse().unwrap(), "10.99.0.2".parse().unwrap());
-        icmp::error(sender, receiver, HOP_LIMIT, icmp::Unreachable::Port.into(), &quoted)
-    });
-    let packet = prop_oneof![built, segment, error, prop::collection::vec(any::<u8>(), 0..100)];
-    let flips = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
-    (header, packet, flips).prop_map(|(header, packet, flips)| {
-        let mut frame = [header, packet].concat();
-        for (at, value) in flips {
-            if !frame.is_empty() {
-                let at = at.index(frame.len());
-                frame[at] = value;
-            }
-        }
-        frame
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
-    /// Random frames: nothing panics, and every frame is read and counted.
-    #[test]
-    fn any_frames_pass_the_whole_dispatch(frames in prop::collection::vec(frame(), 1..60)) {
-        let count = frames.len();
-        run(async |world| {
-            for (number, frame) in frames.iter().enumerate() {
-                world.bench.far.send(frame);
-                if number % 7 == 0 {
-                    world.bench.dialer.answer(Answer::Allow);
-                    settle().await;
-                }
-            }
-            tokio::time::sleep(std::time::Duration::from_secs(400)).await;
-            let statistics = world.bench.context.counters.read();
-            assert_eq!(statistics.packets_from_container, u64::try_from(count).unwrap());
-            assert_eq!((statistics.tcp.active, statistics.udp.active), (0, 0), "everything ends by itself");
-        });
-    }
 }

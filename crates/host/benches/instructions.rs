@@ -1,6 +1,7 @@
-//! Counts the instructions of one round of every micro-benchmark, and fails where one needs over 5 % more than is
-//! recorded in `instructions.txt`, or where the compiler is not the one of the record. Run by `.ci/instructions`, which
-//! sees to valgrind and the compiler; `--record` writes the file.
+//! Counts the instructions of one round of every micro-benchmark.
+//!
+//! It fails where one needs over 5 % more than `instructions.txt` records, or where the compiler is another than that of
+//! the record. `--record` writes the file. `.ci/instructions` runs it, and sees to valgrind and the compiler.
 //!
 //! Every case runs in a process of its own under callgrind, which counts within `micro::measured` only and starts anew
 //! after the warm-up. The counts of one binary are the same every time: the environment is empty, nothing counted

@@ -64,9 +64,8 @@ const _: () = assert!(offset_of!(ControlBuffer, fds) == size_of::<cmsghdr>());
 impl ControlBuffer {
     /// Takes ownership of what recvmsg has installed. Zeroes, where it has written nothing, are no `SCM_RIGHTS`.
     ///
-    /// There is no list of control messages to walk: all descriptors of a message come in one, and others come
-    /// only to a receiver who has asked for them by a socket option (`SO_PASSCRED` and the like, unix(7)), which
-    /// no sender can set.
+    /// There is no list of control messages to walk. All descriptors of a message come in one control message. Others
+    /// come only to a receiver that has set a socket option (`SO_PASSCRED` and the like, unix(7)). No sender can set it.
     fn into_fds(self) -> Vec<OwnedFd> {
         let Self { header, fds } = self;
         if (header.cmsg_level, header.cmsg_type) != (libc::SOL_SOCKET, libc::SCM_RIGHTS) {

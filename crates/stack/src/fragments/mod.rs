@@ -19,8 +19,8 @@
 //! - A fragment that repeats bytes which are there already is ignored. One that overlaps in any other way, lies beyond
 //!   the end, or moves the end abandons the packet: all of its fragments are dropped, also those still to come (RFC
 //!   5722, 4).
-//! - A fragment is dropped by itself if it is empty, if it ends beyond the longest packet, or if it is not the last and
-//!   its length is not a multiple of 8 bytes.
+//! - A fragment is dropped by itself if it is empty or ends beyond the longest packet. So is one that is not the last
+//!   and whose length is not a multiple of 8 bytes.
 //! - A packet that is incomplete 30 s after its first fragment is dropped. Duplicates do not prolong that.
 //! - At most 60 packets are incomplete at a time, and a new one displaces the oldest. Their buffers take less than 4
 //!   MiB.

@@ -26,6 +26,7 @@ use crate::link::Link;
 use crate::statistics::Counters;
 use crate::task::clock::Clock;
 use crate::threads::commons::Commons;
+use crate::threads::turns::Lane;
 
 /// Limits on a container's use of the host.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) counters: Arc<Counters>,
     pub(crate) commons: Rc<Commons>,
     pub(crate) tasks: Tasks,
+    /// The container's part in the line of its thread.
+    pub(crate) lane: Rc<Lane>,
     /// Notified when a flow has delivered its last bytes or has ended.
     pub(crate) progress: Notify,
     /// Limits the ICMP errors that the gateway originates.
@@ -84,6 +87,7 @@ impl Context {
             limits,
             clock,
             counters,
+            lane: commons.turns().lane(),
             commons,
             tasks: Tasks::default(),
             progress: Notify::new(),

@@ -131,7 +131,7 @@ impl Gateway {
             return Finished::Delivered;
         }
         // What lies in the link counts.
-        let is_read = !matches!(self.read_batch(), Ok(Batch::Full));
+        let is_read = !matches!(self.read_batch(|| false), Ok(Batch::Full));
         if is_read && self.protocols.are_delivered() {
             return Finished::Delivered;
         }
@@ -143,7 +143,7 @@ impl Gateway {
         loop {
             // Frames in the link count. It does not matter here whether the link is closed.
             for _ in 0..MAX_BATCHES_QUEUED {
-                let Ok(Batch::Full) = self.read_batch() else { break };
+                let Ok(Batch::Full) = self.read_batch(|| false) else { break };
                 tokio::task::yield_now().await;
             }
             let others = self.siblings.as_ref().is_none_or(Siblings::are_delivered);
@@ -188,9 +188,14 @@ impl Gateway {
     }
 
     async fn read(self: &Rc<Self>) -> io::Result<()> {
+        let place = self.context().lane.reader();
         loop {
             self.context().link.readable().await?;
-            match self.read_batch()? {
+            let batch = {
+                let turn = place.turn().await;
+                self.read_batch(|| turn.is_over(self.context().clock.now()))?
+            };
+            match batch {
                 Batch::Drained => {}
                 Batch::Full => tokio::task::yield_now().await,
                 Batch::Ended => return Ok(()),
@@ -198,8 +203,8 @@ impl Gateway {
         }
     }
 
-    /// Handles one batch of frames from the link.
-    fn read_batch(self: &Rc<Self>) -> io::Result<Batch> {
+    /// Handles one batch of frames from the link. `is_over` says whether it has taken too long.
+    fn read_batch(self: &Rc<Self>, is_over: impl Fn() -> bool) -> io::Result<Batch> {
         let context = self.context();
         let mut buffer = context.commons.received();
         let mut outcome = Ok(Batch::Full);
@@ -209,6 +214,9 @@ impl Gateway {
                 Ok(Some(frame)) => {
                     bytes += frame.len();
                     self.handle_frame(frame);
+                    if is_over() {
+                        break;
+                    }
                     continue;
                 }
                 Ok(None) => outcome = Ok(Batch::Ended),

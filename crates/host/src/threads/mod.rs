@@ -9,6 +9,7 @@
 //! thread is in the namespaces of the thread that started it.
 
 pub(crate) mod commons;
+pub(crate) mod turns;
 
 use std::cell::Cell;
 use std::fs;

@@ -93,7 +93,8 @@ pub(crate) async fn connect(
 impl OpenedConnection {
     /// Relays between the container and `stream` until neither has bytes left to get.
     pub(crate) async fn relay(self, stream: Stream) {
-        relay(self.flow, &self.release.table.context, stream).await;
+        let context = &*self.release.table.context;
+        relay(self.flow, context, &context.lane.place(), stream).await;
     }
 }
 
@@ -187,7 +188,7 @@ impl Handshake<'_> {
             }
             let (clock, link) = (&self.context.clock, &self.context.link);
             let now = clock.now();
-            let sent = self.flow.transmit(clock, link, now);
+            let sent = self.flow.transmit(clock, link, now, now + TICK);
             if self.flow.is_blocked() {
                 return if blocked { Poll::Pending } else { Poll::Ready(Step::Blocked) };
             }

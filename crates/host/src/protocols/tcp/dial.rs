@@ -130,10 +130,11 @@ impl Table {
 /// The task of a flow: dials, opens, relays.
 async fn serve(release: Release, flow: dialer::Flow) {
     let Release { table, key, id, .. } = &release;
-    match table.connect_upstream(&flow).await {
+    let place = table.context.lane.place();
+    match place.begin(table.connect_upstream(&flow)).await {
         Ok(stream) => {
             let Some(open) = table.open(*key, *id) else { return };
-            relay(open, &table.context, stream).await;
+            relay(open, &table.context, &place, stream).await;
         }
         Err(error) => {
             tracing::debug!(%flow, %error, "refused");

@@ -269,8 +269,8 @@ impl TcpFlow {
         }
     }
 
-    /// Sends everything that is due. Returns whether anything was sent.
-    pub(super) fn transmit(&self, clock: &Clock, link: &Link, now: Instant) -> bool {
+    /// Sends what is due, until the time `end`. Returns whether anything was sent.
+    pub(super) fn transmit(&self, clock: &Clock, link: &Link, now: Instant, end: Instant) -> bool {
         let mut stack = self.stack.borrow_mut();
         match stack.standing() {
             // Nothing is left to send.
@@ -278,13 +278,14 @@ impl TcpFlow {
             // After its own TIME-WAIT, smoltcp would discard bytes that the stream has not taken yet.
             Standing::TimeWait if now >= self.heard.get() + TIME_WAIT_ANSWERS => false,
             Standing::Alive | Standing::TimeWait => {
-                stack.poll_transmit(clock.smoltcp(now), &mut self.outlet(link))
+                let mut outlet = Outlet { end: Some((clock, end)), ..self.outlet(link) };
+                stack.poll_transmit(clock.smoltcp(now), &mut outlet)
             }
         }
     }
 
     fn outlet<'a>(&'a self, link: &'a Link) -> Outlet<'a> {
-        Outlet { link, held: &self.held, key: self.key, segment_size: self.segment_size.get() }
+        Outlet { link, held: &self.held, key: self.key, segment_size: self.segment_size.get(), end: None }
     }
 }
 
@@ -307,11 +308,13 @@ struct Outlet<'a> {
     held: &'a RefCell<Option<HeldFrame>>,
     key: FlowKey,
     segment_size: u16,
+    /// The time at which nothing more is sent. Writing to a device may be slow: it runs the container's packet filter.
+    end: Option<(&'a Clock, Instant)>,
 }
 
 impl Transmit for Outlet<'_> {
     fn is_ready(&self) -> bool {
-        self.held.borrow().is_none()
+        self.held.borrow().is_none() && self.end.is_none_or(|(clock, end)| clock.now() < end)
     }
 
     fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {

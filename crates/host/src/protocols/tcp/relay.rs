@@ -28,6 +28,7 @@ use crate::context::Context;
 use crate::dialer::Stream;
 use crate::link::Link;
 use crate::task::clock::Clock;
+use crate::threads::turns::{Place, Turn};
 use nsnet_stack::tcp::{Standing, TcpStack};
 
 /// How long a connection waits without a segment of the container for an acknowledgment or a FIN. It is above the 4
@@ -40,14 +41,12 @@ pub(super) const TICK: Duration = Duration::from_millis(1);
 /// How long a stream that accepts nothing more is read for bytes that arrived before it broke.
 const LAST_WORDS: Duration = Duration::from_millis(5);
 
-/// The most rounds before other tasks get their turn.
-const ROUNDS: usize = 16;
-
 /// Relays between an open connection and its stream until neither side has bytes left to get.
-pub(crate) async fn relay(flow: Rc<TcpFlow>, context: &Context, stream: Stream) {
+pub(crate) async fn relay(flow: Rc<TcpFlow>, context: &Context, place: &Place, stream: Stream) {
     let Context { clock, link, progress, .. } = context;
     let mut relay = Relay {
         flow: &flow,
+        place,
         clock,
         link,
         progress,
@@ -105,6 +104,7 @@ enum ToContainer {
 
 struct Relay<'a> {
     flow: &'a TcpFlow,
+    place: &'a Place,
     clock: &'a Clock,
     link: &'a Link,
     progress: &'a Notify,
@@ -145,10 +145,11 @@ impl Timer {
 impl Relay<'_> {
     fn poll(&mut self, cx: &mut task::Context<'_>, blocked: bool) -> Poll<Step> {
         self.flow.register(cx.waker());
-        for _ in 0..ROUNDS {
-            let moved = self.exchange(cx);
+        let mut turn = ready!(self.place.poll_turn(cx));
+        loop {
+            let moved = self.exchange(cx, &mut turn);
             let now = self.clock.now();
-            let sent = self.flow.transmit(self.clock, self.link, now);
+            let sent = self.flow.transmit(self.clock, self.link, now, turn.end());
             if self.is_over() {
                 return Poll::Ready(Step::Finished);
             }
@@ -156,6 +157,9 @@ impl Relay<'_> {
                 return Poll::Ready(Step::Blocked);
             }
             if moved || sent {
+                if turn.is_over(self.clock.now()) {
+                    break;
+                }
                 continue;
             }
             let Some(deadline) = self.deadline(now) else { return Poll::Pending };
@@ -164,17 +168,20 @@ impl Relay<'_> {
                 self.reset();
             }
         }
-        cx.waker().wake_by_ref();
+        drop(turn);
+        self.place.line_up(cx);
         Poll::Pending
     }
 
     /// Moves bytes in both directions, once each. Returns whether anything changed.
-    fn exchange(&mut self, cx: &mut task::Context<'_>) -> bool {
+    fn exchange(&mut self, cx: &mut task::Context<'_>, turn: &mut Turn<'_>) -> bool {
         let mut stack = self.flow.stack.borrow_mut();
         if stack.standing() == Standing::Reset {
             return false;
         }
-        let up = self.relay_to_stream(&mut stack, cx).unwrap_or_else(|_| {
+        // Each direction may move what is left, so that neither starves the other.
+        let (mut up_left, mut down_left) = (turn.left(), turn.left());
+        let up = self.relay_to_stream(&mut stack, cx, &mut up_left).unwrap_or_else(|_| {
             self.to_stream = ToStream::Broken;
             self.last_words = Some(self.clock.now() + LAST_WORDS);
             true
@@ -184,10 +191,11 @@ impl Relay<'_> {
             self.progress.notify_one();
         }
         // Called twice, so that the stream's end leaves together with its last bytes.
-        let down = self.relay_to_container(&mut stack, cx);
+        let down = self.relay_to_container(&mut stack, cx, &mut down_left);
         if down {
-            self.relay_to_container(&mut stack, cx);
+            self.relay_to_container(&mut stack, cx, &mut down_left);
         }
+        turn.moved(2 * turn.left() - up_left - down_left);
         let off = self.to_container == ToContainer::BreakingOff && stack.send_queue() == 0;
         drop(stack);
         if off {
@@ -196,9 +204,14 @@ impl Relay<'_> {
         up || down || off
     }
 
-    fn relay_to_stream(&mut self, stack: &mut TcpStack, cx: &mut task::Context<'_>) -> io::Result<bool> {
+    fn relay_to_stream(
+        &mut self,
+        stack: &mut TcpStack,
+        cx: &mut task::Context<'_>,
+        left: &mut usize,
+    ) -> io::Result<bool> {
         match self.to_stream {
-            ToStream::Relaying if stack.can_receive() => self.write(stack, cx),
+            ToStream::Relaying if stack.can_receive() => self.write(stack, cx, left),
             ToStream::Relaying if !self.is_flushed => self.flush(cx),
             ToStream::Relaying if stack.is_receive_finished() => {
                 self.to_stream = ToStream::ShuttingDown;
@@ -209,9 +222,14 @@ impl Relay<'_> {
         }
     }
 
-    fn write(&mut self, stack: &mut TcpStack, cx: &mut task::Context<'_>) -> io::Result<bool> {
+    fn write(
+        &mut self,
+        stack: &mut TcpStack,
+        cx: &mut task::Context<'_>,
+        left: &mut usize,
+    ) -> io::Result<bool> {
         let stream = self.stream()?;
-        let written = stack.receive(|bytes| match stream.poll_write(cx, bytes) {
+        let written = stack.receive(|bytes| match stream.poll_write(cx, &bytes[..bytes.len().min(*left)]) {
             Poll::Ready(Ok(written)) => (written, Some(Ok(written))),
             Poll::Ready(Err(error)) => (0, Some(Err(error))),
             Poll::Pending => (0, None),
@@ -221,7 +239,8 @@ impl Relay<'_> {
             None if !self.is_flushed => self.flush(cx),
             None => Ok(false),
             Some(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
-            Some(Ok(_)) => {
+            Some(Ok(written)) => {
+                *left = left.saturating_sub(written);
                 self.is_flushed = false;
                 Ok(true)
             }
@@ -251,7 +270,12 @@ impl Relay<'_> {
         }
     }
 
-    fn relay_to_container(&mut self, stack: &mut TcpStack, cx: &mut task::Context<'_>) -> bool {
+    fn relay_to_container(
+        &mut self,
+        stack: &mut TcpStack,
+        cx: &mut task::Context<'_>,
+        left: &mut usize,
+    ) -> bool {
         match self.to_container {
             ToContainer::Relaying if stack.can_send() => {}
             // The stream had ended before it broke.
@@ -263,9 +287,10 @@ impl Relay<'_> {
                 return false;
             }
         }
-        let limit = self.flow.rings.borrow_mut().send_space(stack.occupancy());
+        let space = self.flow.rings.borrow_mut().send_space(stack.occupancy());
+        let limit = space.min(*left);
         if limit == 0 {
-            // No memory: the container's acknowledgment has to come first.
+            // The container's acknowledgment, or the next turn, has to come first.
             return false;
         }
         let Ok(stream) = self.stream() else { return false };
@@ -279,6 +304,7 @@ impl Relay<'_> {
             }
         });
         if let Some(Ok(read)) = read {
+            *left = left.saturating_sub(read);
             self.flow.rings.borrow_mut().queued(read);
         }
         self.to_container = match read {

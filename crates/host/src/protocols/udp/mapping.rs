@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Dialer, Envelope, Source};
 use crate::link::Sent;
 use crate::threads::commons::{Inbox, Origin, Undelivered};
+use crate::threads::turns::{Place, Turn};
 use nsnet_stack::flow::FlowKey;
 
 /// How often an idle mapping checks whether the Dialer has decided.
@@ -201,10 +202,11 @@ impl Mapping {
     }
 
     async fn receive(&self, context: &Context) -> io::Result<Infallible> {
+        let place = context.lane.place();
         let mut pause = Pause::default();
         loop {
             self.readable().await?;
-            match self.deliver(context).await? {
+            match self.deliver(context, &place).await? {
                 Fill::Empty => pause.take().await,
                 Fill::Drained => pause = Pause::default(),
                 Fill::Full => {
@@ -247,8 +249,11 @@ impl Mapping {
     }
 
     /// Delivers at most one batch of datagrams from the socket.
-    async fn deliver(&self, context: &Context) -> io::Result<Fill> {
-        let (batch, backlog) = self.deliver_now(context);
+    async fn deliver(&self, context: &Context, place: &Place) -> io::Result<Fill> {
+        let (batch, backlog) = {
+            let mut turn = place.turn().await;
+            self.deliver_now(context, &mut turn)
+        };
         if let Some(backlog) = backlog {
             backlog.clear(&context.link, |origin, frame| self.send_inside(context, *origin, frame)).await?;
         }
@@ -256,10 +261,11 @@ impl Mapping {
     }
 
     /// Delivers as much of a batch as the link takes at the moment.
-    fn deliver_now(&self, context: &Context) -> (Fill, Option<Backlog<Origin>>) {
+    fn deliver_now(&self, context: &Context, turn: &mut Turn<'_>) -> (Fill, Option<Backlog<Origin>>) {
         let Some(socket) = self.socket.get() else { return (Fill::Drained, None) };
         let mut inbox = context.commons.inbox();
         let batch = self.fill(context, &mut inbox, &**socket);
+        turn.moved(inbox.bytes());
         let frames = inbox
             .runs()
             .map(|(origin, datagrams)| (origin.seen_inside(&context.addressing), datagrams))

@@ -67,6 +67,11 @@ impl Inbox {
         self.receipts <= 1
     }
 
+    /// Bytes of the received datagrams.
+    pub(crate) fn bytes(&self) -> usize {
+        self.filled
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.receipts == BATCH || self.buffer.len() - self.filled < LARGEST
     }

@@ -7,11 +7,13 @@ mod inbox;
 mod sockets;
 
 use std::cell::{RefCell, RefMut};
+use std::rc::Rc;
 
 pub(crate) use inbox::{Inbox, Origin, Undelivered};
 pub(crate) use sockets::{RingSocket, Sockets};
 
 use crate::addressing::local::LocalRoutes;
+use crate::threads::turns::Turns;
 use nsnet_proto::vnet;
 use nsnet_stack::frame::MAX_PACKET;
 
@@ -25,6 +27,7 @@ pub(crate) struct Commons {
     burst: RefCell<Vec<u8>>,
     sockets: Sockets,
     routes: RefCell<LocalRoutes>,
+    turns: Rc<Turns>,
 }
 
 impl Commons {
@@ -38,6 +41,7 @@ impl Commons {
             burst: RefCell::new(Vec::with_capacity(MAX_PACKET)),
             sockets: Sockets::default(),
             routes: RefCell::new(routes),
+            turns: Turns::new(),
         }
     }
 
@@ -70,6 +74,11 @@ impl Commons {
     /// Sockets of ended connections, for new ones to use.
     pub(crate) fn sockets(&self) -> &Sockets {
         &self.sockets
+    }
+
+    /// The order in which tasks work.
+    pub(crate) fn turns(&self) -> &Rc<Turns> {
+        &self.turns
     }
 
     /// The kernel's routing decisions.

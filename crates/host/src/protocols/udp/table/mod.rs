@@ -175,7 +175,8 @@ impl Table {
             service,
         };
         let undecided = Undecided::new(Rc::clone(self), mapping, key);
-        context.tasks.spawn(undecided.decide(flow));
+        let place = context.lane.place();
+        context.tasks.spawn(async move { place.begin(undecided.decide(flow)).await });
     }
 
     fn create(self: &Rc<Self>, source: SocketAddr) -> Option<Rc<Mapping>> {
@@ -239,7 +240,8 @@ impl Table {
     pub(super) fn resolve(&self, key: FlowKey, query: Bytes) {
         let (context, name_server) = (Rc::clone(&self.context), Rc::clone(&self.name_server));
         self.context.tasks.spawn(async move {
-            if let Some(reply) = name_server.answer(&query, key.container, DnsTransport::Datagram).await {
+            let answer = name_server.answer(&query, key.container, DnsTransport::Datagram);
+            if let Some(reply) = context.lane.place().begin(answer).await {
                 context.send_datagram(key.peer, key.container, reply.message(), reply.may_wait()).await;
             }
         });

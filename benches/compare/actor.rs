@@ -39,6 +39,7 @@ pub(crate) struct Report {
     /// Of a round trip, in microseconds, where there are round trips.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) longest: f64,
 }
 
 impl Report {

@@ -14,10 +14,10 @@ use crate::role::Role;
 use crate::subject::{Instance, Subject};
 use crate::traffic::{Client, Direction, Server, Size, Traffic};
 
-type Figures = Result<Vec<Option<f64>>>;
+pub(super) type Figures = Result<Vec<Option<f64>>>;
 
 /// Beyond the time that a measurement means to take.
-const PATIENCE: Duration = Duration::from_secs(12);
+pub(super) const PATIENCE: Duration = Duration::from_secs(12);
 
 /// For 1 MiB, of a subject that shall be measured.
 const SMOKE: Duration = Duration::from_secs(5);
@@ -160,14 +160,14 @@ impl Bench<'_> {
         Ok(vec![median(&starts.collect::<Result<Vec<_>>>()?)])
     }
 
-    fn client_reports(&self, instance: &Instance, traffic: Traffic) -> Result<Report> {
+    pub(super) fn client_reports(&self, instance: &Instance, traffic: Traffic) -> Result<Report> {
         let (_server, client) = self.pair(instance, traffic)?;
         let report = client.report(self.patience())?;
         if report.amount == 0 { Err("nothing came back".into()) } else { Ok(report) }
     }
 
     /// A server and its client.
-    fn pair(&self, instance: &Instance, traffic: Traffic) -> Result<(Actor, Actor)> {
+    pub(super) fn pair(&self, instance: &Instance, traffic: Traffic) -> Result<(Actor, Actor)> {
         let namespace = self.world.server.pid;
         let server = Actor::start(&Role::Server(Server { namespace, traffic }))?;
         let port = server.ready(PATIENCE).context("start the server")?;
@@ -184,6 +184,6 @@ pub(super) fn memory(instance: &Instance) -> Figures {
     Ok(vec![instance.peak_resident()?.map(|bytes| bytes / f64::from(1 << 20))])
 }
 
-fn gigabits(report: &Report) -> f64 {
+pub(super) fn gigabits(report: &Report) -> f64 {
     report.per_second() * 8.0 / 1e9
 }

@@ -1,5 +1,6 @@
 //! Measures all subjects in turns.
 
+mod beside;
 mod figures;
 
 use std::collections::BTreeMap;
@@ -124,6 +125,8 @@ impl Bench<'_> {
             Case::Datagrams { direction, size } => self.datagrams(instance, direction, size),
             Case::Idle => self.idle(subject),
             Case::Attach => self.attach(subject),
+            Case::Beside(background) => self.pings_beside(instance, background),
+            Case::Paced(background) => self.paced_beside(instance, background),
             Case::Memory => figures::memory(instance),
         }
     }

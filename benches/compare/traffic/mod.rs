@@ -4,6 +4,7 @@ mod bulk;
 mod datagrams;
 mod http;
 mod idle;
+mod paced;
 mod ping;
 mod smoke;
 
@@ -34,6 +35,8 @@ pub(crate) enum Traffic {
         streams: usize,
         seconds: f64,
     },
+    /// Streams that last until the orchestrator has had enough.
+    Load(Load),
     /// One outstanding on each connection.
     Requests {
         connections: usize,
@@ -49,6 +52,10 @@ pub(crate) enum Traffic {
         seconds: f64,
     },
     PingUdp {
+        seconds: f64,
+    },
+    /// One byte there and back every millisecond.
+    Paced {
         seconds: f64,
     },
     Datagrams {
@@ -67,6 +74,22 @@ pub(crate) enum Traffic {
 pub(crate) enum Direction {
     Up,
     Down,
+}
+
+/// Streams beside which something is measured.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Load {
+    pub(crate) direction: Direction,
+    pub(crate) streams: usize,
+    pub(crate) rate: Rate,
+}
+
+/// How fast a stream is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Rate {
+    Unlimited,
+    /// 100 Mbit/s, in a burst every 10 ms.
+    Limited,
 }
 
 /// Bytes of a datagram, and what one system call sends.
@@ -101,17 +124,23 @@ impl Server {
             Traffic::Probe => smoke::hang_up(&listen(PROBE_PORT)?),
             Traffic::Smoke => smoke::serve(&listen(0)?),
             Traffic::Bulk { direction, streams, seconds } => {
-                let listener = listen(0)?;
-                let streams = (0..streams).map(|_| Ok(listener.accept()?.0)).collect::<Result<Vec<_>>>()?;
+                let streams = accept(streams)?;
                 match direction {
                     Direction::Up => bulk::receive(streams, seconds),
-                    Direction::Down => bulk::send(streams),
+                    Direction::Down => bulk::send(streams, Rate::Unlimited),
+                }
+            }
+            Traffic::Load(Load { direction, streams, rate }) => {
+                let streams = accept(streams)?;
+                match direction {
+                    Direction::Up => bulk::receive_until_told(streams),
+                    Direction::Down => bulk::send(streams, rate),
                 }
             }
             Traffic::Requests { .. } | Traffic::Connections { .. } | Traffic::Idle { .. } => {
                 http::serve(self.traffic)
             }
-            Traffic::PingTcp { .. } => ping::serve_tcp(&listen(0)?),
+            Traffic::PingTcp { .. } | Traffic::Paced { .. } => ping::serve_tcp(&listen(0)?),
             Traffic::PingUdp { .. } => ping::serve_udp(),
             Traffic::Datagrams { direction, size, seconds } => datagrams::serve(direction, size, seconds),
         }
@@ -126,18 +155,24 @@ impl Client {
             Traffic::Probe => Err("the container probes".into()),
             Traffic::Smoke => smoke::test(server),
             Traffic::Bulk { direction, streams, seconds } => {
-                let streams = (0..streams)
-                    .map(|_| TcpStream::connect(server).context("connect"))
-                    .collect::<Result<Vec<_>>>()?;
+                let streams = connect(server, streams)?;
                 match direction {
-                    Direction::Up => bulk::send(streams),
+                    Direction::Up => bulk::send(streams, Rate::Unlimited),
                     Direction::Down => bulk::receive(streams, seconds),
+                }
+            }
+            Traffic::Load(Load { direction, streams, rate }) => {
+                let streams = connect(server, streams)?;
+                match direction {
+                    Direction::Up => bulk::send(streams, rate),
+                    Direction::Down => bulk::receive_until_told(streams),
                 }
             }
             Traffic::Requests { connections, seconds } => http::requests(server, connections, seconds),
             Traffic::Connections { concurrent, seconds } => http::connections(server, concurrent, seconds),
             Traffic::PingTcp { seconds } => ping::tcp(server, seconds),
             Traffic::PingUdp { seconds } => ping::udp(server, seconds),
+            Traffic::Paced { seconds } => paced::client(server, seconds),
             Traffic::Datagrams { direction, size, seconds } => {
                 datagrams::client(server, direction, size, seconds)
             }
@@ -162,6 +197,16 @@ fn listen(port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind((SERVER, port)).context("listen")?;
     say(&Say::Ready(listener.local_addr()?.port()))?;
     Ok(listener)
+}
+
+/// Listens, and waits for so many streams.
+fn accept(streams: usize) -> Result<Vec<TcpStream>> {
+    let listener = listen(0)?;
+    (0..streams).map(|_| Ok(listener.accept()?.0)).collect()
+}
+
+fn connect(server: SocketAddr, streams: usize) -> Result<Vec<TcpStream>> {
+    (0..streams).map(|_| TcpStream::connect(server).context("connect")).collect()
 }
 
 /// Until the orchestrator has had enough.

@@ -21,7 +21,7 @@ Options:
       --only LIST       Subjects, separated by commas: veth, nsnet, nsnet-plain, nsnet-shuttled,
                         nsnet-shuttled-plain, slirp4netns, pasta
       --metric LIST     Metrics, separated by commas: bulk, cpu, requests, connections, ping, udp, udp-segmented,
-                        idle, attach, beside, paced, memory
+                        idle, attach, beside, paced, neighbour, end, setup, memory
       --idle-peers      Open the idle connections through the peers as well
       --json FILE       Write every sample to FILE
       --svg FILE        Draw a chart of the ratios to veth

@@ -9,6 +9,7 @@ pub(crate) use row::{Better, Metric, Row, Table};
 use row::row;
 
 use crate::options::Plan;
+use crate::subject::Nearness;
 use crate::traffic::{Direction, Size};
 
 /// The MTU of every measurement that is not about the MTU.
@@ -24,6 +25,7 @@ pub(crate) const CONCURRENT: usize = 16;
 pub(crate) const IDLE: usize = 10_000;
 /// Streams beside which something is measured, where it is more than one.
 const SEVERAL: usize = 10;
+const MANY: usize = 100;
 /// Bytes of a datagram that fits everywhere, and of a segment.
 const DATAGRAM: usize = 1200;
 const SMALL_DATAGRAM: usize = 64;
@@ -50,6 +52,15 @@ pub(crate) enum Case {
     Beside(Background),
     /// A byte every millisecond while streams run.
     Paced(Background),
+    /// New connections while streams run.
+    Setup(Background),
+    /// Requests of one container while streams of another run.
+    Neighbour {
+        nearness: Nearness,
+        background: Background,
+    },
+    /// What a container notices of the end of another with many connections.
+    End,
     Memory,
 }
 
@@ -74,6 +85,14 @@ pub(crate) fn cases(plan: &Plan) -> Vec<Case> {
         all.extend([up(streams), down(streams)].map(Case::Beside));
     }
     all.extend([down(SEVERAL), up(SEVERAL), Background::Everyday].map(Case::Paced));
+    all.push(Case::Setup(down(SEVERAL)));
+    for nearness in [Nearness::Network, Nearness::Process] {
+        all.extend(
+            [down(SEVERAL), down(MANY), up(SEVERAL)]
+                .map(|background| Case::Neighbour { nearness, background }),
+        );
+    }
+    all.push(Case::End);
     all.push(Case::Memory);
     all.retain(|case| case.rows().iter().any(|row| plan.wants(row.metric)));
     all
@@ -107,6 +126,14 @@ impl Case {
             Self::Attach => "attach".into(),
             Self::Beside(background) => format!("ping beside {}", background.title()),
             Self::Paced(background) => format!("byte/ms beside {}", background.title()),
+            Self::Setup(background) => format!("new connections beside {}", background.title()),
+            Self::Neighbour { nearness: Nearness::Network, background } => {
+                format!("neighbour's {}", background.title())
+            }
+            Self::Neighbour { nearness: Nearness::Process, background } => {
+                format!("other network's {}", background.title())
+            }
+            Self::End => format!("end of a neighbour with {IDLE} connections"),
             Self::Memory => "peak memory".into(),
         }
     }
@@ -175,6 +202,24 @@ impl Case {
                 let mut rows = percentiles(Metric::Paced, &id, &title);
                 rows.push(bulk_beside(Metric::Paced, background, "a byte/ms"));
                 rows
+            }
+            Self::Setup(background) => {
+                vec![row(Metric::Setup, &format!("setup-{}", background.id()), &title, "1/s", Higher)]
+            }
+            Self::Neighbour { nearness, background } => {
+                let near = match nearness {
+                    Nearness::Network => "neighbour",
+                    Nearness::Process => "neighbour-network",
+                };
+                let id = format!("{near}-{}", background.id());
+                let (rate, p99) = (format!("requests beside {title}"), format!("request beside {title} p99"));
+                vec![
+                    row(Metric::Neighbour, &format!("{id}-rate"), &rate, "% of without", Higher),
+                    row(Metric::Neighbour, &format!("{id}-p99"), &p99, "µs", Lower),
+                ]
+            }
+            Self::End => {
+                vec![row(Metric::End, "end-stall", &format!("longest stall at the {title}"), "ms", Lower)]
             }
             Self::Memory => vec![row(Metric::Memory, "memory", "peak memory", "MiB", Lower)],
         }

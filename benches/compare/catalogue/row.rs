@@ -17,11 +17,14 @@ pub(crate) enum Metric {
     Attach,
     Beside,
     Paced,
+    Neighbour,
+    End,
+    Setup,
     Memory,
 }
 
 impl Metric {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Bulk,
         Self::Cpu,
         Self::Requests,
@@ -33,6 +36,9 @@ impl Metric {
         Self::Attach,
         Self::Beside,
         Self::Paced,
+        Self::Neighbour,
+        Self::End,
+        Self::Setup,
         Self::Memory,
     ];
 
@@ -49,6 +55,9 @@ impl Metric {
             Self::Attach => "attach",
             Self::Beside => "beside",
             Self::Paced => "paced",
+            Self::Neighbour => "neighbour",
+            Self::End => "end",
+            Self::Setup => "setup",
             Self::Memory => "memory",
         }
     }
@@ -56,7 +65,7 @@ impl Metric {
     /// In which of the tables its rows are.
     pub(crate) fn table(self) -> Table {
         match self {
-            Self::Beside | Self::Paced => Table::BesideBulk,
+            Self::Beside | Self::Paced | Self::Neighbour | Self::End | Self::Setup => Table::BesideBulk,
             Self::Bulk
             | Self::Cpu
             | Self::Requests

@@ -15,7 +15,7 @@ use crate::traffic::{Direction, Traffic};
 const RAMP_UP: Duration = Duration::from_millis(300);
 
 /// Streams under way.
-struct Streams {
+pub(super) struct Streams {
     receivers: Vec<Actor>,
     /// They send until the receivers are gone.
     _senders: Vec<Actor>,
@@ -23,24 +23,32 @@ struct Streams {
 
 impl Bench<'_> {
     pub(super) fn pings_beside(&self, instance: &Instance, background: Background) -> Figures {
+        let seconds = self.plan.seconds;
+        let (tcp, udp) = (Traffic::PingTcp { seconds }, Traffic::PingUdp { seconds });
+        let (tcp, udp) = (self.prepare(instance, tcp)?, self.prepare(instance, udp)?);
         let streams = self.begin(instance, background)?;
-        let tcp =
-            self.client_reports(instance, Traffic::PingTcp { seconds: self.plan.seconds }).context("TCP")?;
-        let udp =
-            self.client_reports(instance, Traffic::PingUdp { seconds: self.plan.seconds }).context("UDP")?;
-        let rate = self.end(streams)?;
+        let (tcp, udp) = (tcp.report().context("TCP")?, udp.report().context("UDP")?);
+        let rate = streams.end()?;
         Ok([tcp.p50, tcp.p99, udp.p50, udp.p99, rate].map(Some).to_vec())
     }
 
     pub(super) fn paced_beside(&self, instance: &Instance, background: Background) -> Figures {
+        let paced = self.prepare(instance, Traffic::Paced { seconds: self.plan.seconds })?;
         let streams = self.begin(instance, background)?;
-        let paced = self.client_reports(instance, Traffic::Paced { seconds: self.plan.seconds })?;
-        let rate = self.end(streams)?;
+        let paced = paced.report()?;
+        let rate = streams.end()?;
         Ok([paced.p50, paced.p99, rate].map(Some).to_vec())
     }
 
+    pub(super) fn setup_beside(&self, instance: &Instance, background: Background) -> Figures {
+        let streams = self.begin(instance, background)?;
+        let figures = self.connections(instance)?;
+        streams.end()?;
+        Ok(figures)
+    }
+
     /// Starts streams, and waits until each has carried something.
-    fn begin(&self, instance: &Instance, background: Background) -> Result<Streams> {
+    pub(super) fn begin(&self, instance: &Instance, background: Background) -> Result<Streams> {
         let (mut receivers, mut senders) = (Vec::new(), Vec::new());
         for load in background.loads() {
             let (server, client) = self.pair(instance, Traffic::Load(load))?;
@@ -55,10 +63,12 @@ impl Bench<'_> {
         thread::sleep(RAMP_UP);
         Ok(Streams { receivers, _senders: senders })
     }
+}
 
-    /// Ends streams; the Gbit/s of all together.
-    fn end(&self, mut streams: Streams) -> Result<f64> {
-        let reports = streams.receivers.iter_mut().map(|receiver| {
+impl Streams {
+    /// The Gbit/s of all together.
+    pub(super) fn end(mut self) -> Result<f64> {
+        let reports = self.receivers.iter_mut().map(|receiver| {
             receiver.finish();
             receiver.report(PATIENCE)
         });

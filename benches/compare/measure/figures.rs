@@ -26,7 +26,7 @@ const SMOKE: Duration = Duration::from_secs(5);
 const IN_FLIGHT: Duration = Duration::from_millis(200);
 
 /// For 10 000 connections to open.
-const OPENING: Duration = Duration::from_secs(60);
+pub(super) const OPENING: Duration = Duration::from_secs(60);
 
 /// For memory to be given back and timers to run out after they have opened.
 const REST: Duration = Duration::from_secs(3);
@@ -87,12 +87,12 @@ impl Bench<'_> {
     }
 
     pub(super) fn ping_tcp(&self, instance: &Instance) -> Figures {
-        let report = self.client_reports(instance, Traffic::PingTcp { seconds: self.plan.seconds })?;
+        let report = self.prepare(instance, Traffic::PingTcp { seconds: self.plan.seconds })?.report()?;
         Ok(vec![Some(report.p50), Some(report.p99)])
     }
 
     pub(super) fn ping_udp(&self, instance: &Instance) -> Figures {
-        let report = self.client_reports(instance, Traffic::PingUdp { seconds: self.plan.seconds })?;
+        let report = self.prepare(instance, Traffic::PingUdp { seconds: self.plan.seconds })?.report()?;
         Ok(vec![Some(report.p50), Some(report.p99)])
     }
 
@@ -166,6 +166,13 @@ impl Bench<'_> {
         if report.amount == 0 { Err("nothing came back".into()) } else { Ok(report) }
     }
 
+    /// Starts a client that measures at its cue.
+    pub(super) fn prepare(&self, instance: &Instance, traffic: Traffic) -> Result<Prepared> {
+        let (server, client) = self.pair(instance, traffic)?;
+        client.ready(PATIENCE).context("prepare the client")?;
+        Ok(Prepared { client, patience: self.patience(), _server: server })
+    }
+
     /// A server and its client.
     pub(super) fn pair(&self, instance: &Instance, traffic: Traffic) -> Result<(Actor, Actor)> {
         let namespace = self.world.server.pid;
@@ -177,6 +184,29 @@ impl Bench<'_> {
 
     fn patience(&self) -> Duration {
         PATIENCE + Duration::from_secs_f64(self.plan.seconds)
+    }
+}
+
+/// A client that is connected and waits for its cue.
+pub(super) struct Prepared {
+    client: Actor,
+    patience: Duration,
+    _server: Actor,
+}
+
+impl Prepared {
+    /// Measures, and says what it saw.
+    pub(super) fn report(&self) -> Result<Report> {
+        self.cue()?;
+        self.outcome()
+    }
+
+    pub(super) fn cue(&self) -> Result<()> {
+        self.client.cue()
+    }
+
+    pub(super) fn outcome(&self) -> Result<Report> {
+        self.client.report(self.patience)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod beside;
 mod figures;
+mod neighbour;
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -127,6 +128,9 @@ impl Bench<'_> {
             Case::Attach => self.attach(subject),
             Case::Beside(background) => self.pings_beside(instance, background),
             Case::Paced(background) => self.paced_beside(instance, background),
+            Case::Setup(background) => self.setup_beside(instance, background),
+            Case::Neighbour { nearness, background } => self.neighbour(subject, nearness, background),
+            Case::End => self.end_of_neighbour(subject),
             Case::Memory => figures::memory(instance),
         }
     }

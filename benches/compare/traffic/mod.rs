@@ -5,11 +5,12 @@ mod datagrams;
 mod http;
 mod idle;
 mod paced;
+mod paced_requests;
 mod ping;
 mod smoke;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,11 @@ pub(crate) enum Traffic {
     Load(Load),
     /// One outstanding on each connection.
     Requests {
+        connections: usize,
+        seconds: f64,
+    },
+    /// One every millisecond on each connection.
+    PacedRequests {
         connections: usize,
         seconds: f64,
     },
@@ -137,9 +143,10 @@ impl Server {
                     Direction::Down => bulk::send(streams, rate),
                 }
             }
-            Traffic::Requests { .. } | Traffic::Connections { .. } | Traffic::Idle { .. } => {
-                http::serve(self.traffic)
-            }
+            Traffic::Requests { .. }
+            | Traffic::PacedRequests { .. }
+            | Traffic::Connections { .. }
+            | Traffic::Idle { .. } => http::serve(self.traffic),
             Traffic::PingTcp { .. } | Traffic::Paced { .. } => ping::serve_tcp(&listen(0)?),
             Traffic::PingUdp { .. } => ping::serve_udp(),
             Traffic::Datagrams { direction, size, seconds } => datagrams::serve(direction, size, seconds),
@@ -169,6 +176,9 @@ impl Client {
                 }
             }
             Traffic::Requests { connections, seconds } => http::requests(server, connections, seconds),
+            Traffic::PacedRequests { connections, seconds } => {
+                paced_requests::client(server, connections, seconds)
+            }
             Traffic::Connections { concurrent, seconds } => http::connections(server, concurrent, seconds),
             Traffic::PingTcp { seconds } => ping::tcp(server, seconds),
             Traffic::PingUdp { seconds } => ping::udp(server, seconds),
@@ -207,6 +217,15 @@ fn accept(streams: usize) -> Result<Vec<TcpStream>> {
 
 fn connect(server: SocketAddr, streams: usize) -> Result<Vec<TcpStream>> {
     (0..streams).map(|_| TcpStream::connect(server).context("connect")).collect()
+}
+
+/// For a client that is connected before the traffic begins beside which it measures.
+fn tell_and_wait_for_cue() -> Result<()> {
+    say(&Say::Ready(0))?;
+    match io::stdin().lock().read_line(&mut String::new()).context("wait for the cue")? {
+        0 => Err("no cue came".into()),
+        _ => Ok(()),
+    }
 }
 
 /// Until the orchestrator has had enough.

@@ -12,12 +12,15 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::prctl::set_timerslack;
 use nix::sys::time::TimeSpec;
 
-use super::percentiles;
+use super::{percentiles, tell_and_wait_for_cue};
 use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
 
-const INTERVAL: Duration = Duration::from_millis(1);
+pub(super) const INTERVAL: Duration = Duration::from_millis(1);
+
+/// How late a timer may be, in ns. The default of 50 µs would be a good part of a round trip.
+pub(super) const FINE_SLACK: u64 = 1;
 
 /// For answers that are still missing when all is sent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,8 +32,8 @@ const READ_AT_ONCE: usize = 64;
 pub(super) fn client(server: SocketAddr, seconds: f64) -> Result<()> {
     let mut stream = TcpStream::connect(server).context("connect")?;
     stream.set_nodelay(true)?;
-    // The default of 50 µs would be a good part of a round trip.
-    set_timerslack(1).context("set the timer slack")?;
+    set_timerslack(FINE_SLACK).context("set the timer slack")?;
+    tell_and_wait_for_cue()?;
     let start = clock::now();
     let end = start + Duration::from_secs_f64(seconds);
     let (mut due, mut answer_of) = (start, start);

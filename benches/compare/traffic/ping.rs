@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use super::percentiles;
+use super::{percentiles, tell_and_wait_for_cue};
 use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
@@ -12,9 +12,6 @@ use crate::world::SERVER;
 
 /// Round trips before those that count.
 const WARM_UP: usize = 20;
-
-/// Where most of them are lost.
-const LONGEST_WARM_UP: Duration = Duration::from_secs(1);
 
 /// After which a datagram is taken for lost.
 const LOST: Duration = Duration::from_millis(500);
@@ -66,12 +63,10 @@ pub(super) fn udp(server: SocketAddr, seconds: f64) -> Result<()> {
 
 /// Repeats a round trip, which says whether the answer came.
 fn measure(seconds: f64, mut round_trip: impl FnMut() -> Result<bool>) -> Result<()> {
-    let begin = clock::now();
     for _ in 0..WARM_UP {
-        if clock::now().duration_since(begin) < LONGEST_WARM_UP {
-            round_trip()?;
-        }
+        round_trip()?;
     }
+    tell_and_wait_for_cue()?;
     let start = clock::now();
     let (mut times, mut lost) = (Vec::new(), 0);
     let mut before = start;

@@ -35,7 +35,7 @@ impl Bench<'_> {
     }
 
     pub(super) fn end_of_neighbour(&self, subject: Subject) -> Figures {
-        if !subject.is_nsnet() && !self.plan.idle_peers {
+        if matches!(subject, Subject::Slirp4netns | Subject::Pasta) && !self.plan.idle_peers {
             return Ok(Vec::new());
         }
         let first = subject.start(self.world, MTU)?;

@@ -4,6 +4,7 @@ mod bulk;
 mod datagrams;
 mod http;
 mod idle;
+mod load;
 mod paced;
 mod paced_requests;
 mod ping;
@@ -130,19 +131,14 @@ impl Server {
             Traffic::Probe => smoke::hang_up(&listen(PROBE_PORT)?),
             Traffic::Smoke => smoke::serve(&listen(0)?),
             Traffic::Bulk { direction, streams, seconds } => {
-                let streams = accept(streams)?;
+                let listener = listen(0)?;
+                let streams = (0..streams).map(|_| Ok(listener.accept()?.0)).collect::<Result<Vec<_>>>()?;
                 match direction {
                     Direction::Up => bulk::receive(streams, seconds),
-                    Direction::Down => bulk::send(streams, Rate::Unlimited),
+                    Direction::Down => bulk::send(streams),
                 }
             }
-            Traffic::Load(Load { direction, streams, rate }) => {
-                let streams = accept(streams)?;
-                match direction {
-                    Direction::Up => bulk::receive_until_told(streams),
-                    Direction::Down => bulk::send(streams, rate),
-                }
-            }
+            Traffic::Load(load) => load.serve(),
             Traffic::Requests { .. }
             | Traffic::PacedRequests { .. }
             | Traffic::Connections { .. }
@@ -162,19 +158,15 @@ impl Client {
             Traffic::Probe => Err("the container probes".into()),
             Traffic::Smoke => smoke::test(server),
             Traffic::Bulk { direction, streams, seconds } => {
-                let streams = connect(server, streams)?;
+                let streams = (0..streams)
+                    .map(|_| TcpStream::connect(server).context("connect"))
+                    .collect::<Result<Vec<_>>>()?;
                 match direction {
-                    Direction::Up => bulk::send(streams, Rate::Unlimited),
+                    Direction::Up => bulk::send(streams),
                     Direction::Down => bulk::receive(streams, seconds),
                 }
             }
-            Traffic::Load(Load { direction, streams, rate }) => {
-                let streams = connect(server, streams)?;
-                match direction {
-                    Direction::Up => bulk::send(streams, rate),
-                    Direction::Down => bulk::receive_until_told(streams),
-                }
-            }
+            Traffic::Load(load) => load.run(server),
             Traffic::Requests { connections, seconds } => http::requests(server, connections, seconds),
             Traffic::PacedRequests { connections, seconds } => {
                 paced_requests::client(server, connections, seconds)
@@ -207,16 +199,6 @@ fn listen(port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind((SERVER, port)).context("listen")?;
     say(&Say::Ready(listener.local_addr()?.port()))?;
     Ok(listener)
-}
-
-/// Listens, and waits for so many streams.
-fn accept(streams: usize) -> Result<Vec<TcpStream>> {
-    let listener = listen(0)?;
-    (0..streams).map(|_| Ok(listener.accept()?.0)).collect()
-}
-
-fn connect(server: SocketAddr, streams: usize) -> Result<Vec<TcpStream>> {
-    (0..streams).map(|_| TcpStream::connect(server).context("connect")).collect()
 }
 
 /// For a client that is connected before the traffic begins beside which it measures.

@@ -13,6 +13,9 @@ use crate::world::SERVER;
 /// Round trips before those that count.
 const WARM_UP: usize = 20;
 
+/// For an answer over TCP.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// After which a datagram is taken for lost.
 const LOST: Duration = Duration::from_millis(500);
 
@@ -39,10 +42,10 @@ pub(super) fn serve_udp() -> Result<()> {
 pub(super) fn tcp(server: SocketAddr, seconds: f64) -> Result<()> {
     let mut stream = TcpStream::connect(server).context("connect")?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     measure(seconds, || {
         stream.write_all(&[1])?;
-        stream.read_exact(&mut [0])?;
+        stream.read_exact(&mut [0]).context(format!("no answer within {PATIENCE:?}"))?;
         Ok(true)
     })
 }

@@ -1,12 +1,13 @@
 //! What is measured, and the rows of the table that come of it.
 
 mod background;
+mod beside;
 mod row;
 
 pub(crate) use background::Background;
 pub(crate) use row::{Better, Metric, Row, Table};
 
-use row::row;
+use row::{percentiles, row};
 
 use crate::options::Plan;
 use crate::subject::Nearness;
@@ -92,8 +93,7 @@ pub(crate) fn cases(plan: &Plan) -> Vec<Case> {
                 .map(|background| Case::Neighbour { nearness, background }),
         );
     }
-    all.push(Case::End);
-    all.push(Case::Memory);
+    all.extend([Case::End, Case::Memory]);
     all.retain(|case| case.rows().iter().any(|row| plan.wants(row.metric)));
     all
 }
@@ -127,12 +127,7 @@ impl Case {
             Self::Beside(background) => format!("ping beside {}", background.title()),
             Self::Paced(background) => format!("byte/ms beside {}", background.title()),
             Self::Setup(background) => format!("new connections beside {}", background.title()),
-            Self::Neighbour { nearness: Nearness::Network, background } => {
-                format!("neighbour's {}", background.title())
-            }
-            Self::Neighbour { nearness: Nearness::Process, background } => {
-                format!("other network's {}", background.title())
-            }
+            Self::Neighbour { nearness, background } => beside::neighbour_title(nearness, background),
             Self::End => format!("end of a neighbour with {IDLE} connections"),
             Self::Memory => "peak memory".into(),
         }
@@ -191,33 +186,10 @@ impl Case {
             Self::Attach => {
                 vec![row(Metric::Attach, "attach", "container start to first connection", "ms", Lower)]
             }
-            Self::Beside(background) => {
-                let mut rows: Vec<Row> =
-                    ["tcp", "udp"].iter().flat_map(|protocol| ping_beside(protocol, background)).collect();
-                rows.push(bulk_beside(Metric::Beside, background, "pings"));
-                rows
-            }
-            Self::Paced(background) => {
-                let id = format!("paced-{}", background.id());
-                let mut rows = percentiles(Metric::Paced, &id, &title);
-                rows.push(bulk_beside(Metric::Paced, background, "a byte/ms"));
-                rows
-            }
-            Self::Setup(background) => {
-                vec![row(Metric::Setup, &format!("setup-{}", background.id()), &title, "1/s", Higher)]
-            }
-            Self::Neighbour { nearness, background } => {
-                let near = match nearness {
-                    Nearness::Network => "neighbour",
-                    Nearness::Process => "neighbour-network",
-                };
-                let id = format!("{near}-{}", background.id());
-                let (rate, p99) = (format!("requests beside {title}"), format!("request beside {title} p99"));
-                vec![
-                    row(Metric::Neighbour, &format!("{id}-rate"), &rate, "% of without", Higher),
-                    row(Metric::Neighbour, &format!("{id}-p99"), &p99, "µs", Lower),
-                ]
-            }
+            Self::Beside(background) => beside::pings(background),
+            Self::Paced(background) => beside::paced(background, &title),
+            Self::Setup(background) => beside::setup(background, &title),
+            Self::Neighbour { nearness, background } => beside::neighbour(nearness, background),
             Self::End => {
                 vec![row(Metric::End, "end-stall", &format!("longest stall at the {title}"), "ms", Lower)]
             }
@@ -233,25 +205,4 @@ impl Direction {
             Self::Down => "down",
         }
     }
-}
-
-/// Two rows of round trips.
-fn percentiles(metric: Metric, id: &str, title: &str) -> Vec<Row> {
-    ["p50", "p99"]
-        .map(|percentile| {
-            row(metric, &format!("{id}-{percentile}"), &format!("{title} {percentile}"), "µs", Better::Lower)
-        })
-        .to_vec()
-}
-
-fn ping_beside(protocol: &str, background: Background) -> Vec<Row> {
-    let title = format!("{} ping beside {}", protocol.to_uppercase(), background.title());
-    percentiles(Metric::Beside, &format!("beside-{}-{protocol}", background.id()), &title)
-}
-
-/// The rate of the streams beside which something is measured.
-fn bulk_beside(metric: Metric, background: Background, measured: &str) -> Row {
-    let id = format!("{}-{}-bulk", metric.name(), background.id());
-    let title = format!("{} beside {measured}", background.title());
-    row(metric, &id, &title, "Gbit/s", Better::Higher)
 }

@@ -17,9 +17,9 @@ pub(crate) enum Metric {
     Attach,
     Beside,
     Paced,
+    Setup,
     Neighbour,
     End,
-    Setup,
     Memory,
 }
 
@@ -36,9 +36,9 @@ impl Metric {
         Self::Attach,
         Self::Beside,
         Self::Paced,
+        Self::Setup,
         Self::Neighbour,
         Self::End,
-        Self::Setup,
         Self::Memory,
     ];
 
@@ -55,9 +55,9 @@ impl Metric {
             Self::Attach => "attach",
             Self::Beside => "beside",
             Self::Paced => "paced",
+            Self::Setup => "setup",
             Self::Neighbour => "neighbour",
             Self::End => "end",
-            Self::Setup => "setup",
             Self::Memory => "memory",
         }
     }
@@ -65,7 +65,7 @@ impl Metric {
     /// In which of the tables its rows are.
     pub(crate) fn table(self) -> Table {
         match self {
-            Self::Beside | Self::Paced | Self::Neighbour | Self::End | Self::Setup => Table::BesideBulk,
+            Self::Beside | Self::Paced | Self::Setup | Self::Neighbour | Self::End => Table::BesideBulk,
             Self::Bulk
             | Self::Cpu
             | Self::Requests
@@ -120,4 +120,13 @@ pub(crate) struct Row {
 
 pub(super) fn row(metric: Metric, id: &str, title: &str, unit: &str, better: Better) -> Row {
     Row { metric, id: id.into(), title: title.into(), unit: unit.into(), better }
+}
+
+/// Two rows of round trips.
+pub(super) fn percentiles(metric: Metric, id: &str, title: &str) -> Vec<Row> {
+    ["p50", "p99"]
+        .map(|percentile| {
+            row(metric, &format!("{id}-{percentile}"), &format!("{title} {percentile}"), "µs", Better::Lower)
+        })
+        .to_vec()
 }

@@ -42,8 +42,8 @@ impl Bench<'_> {
 
     pub(super) fn setup_beside(&self, instance: &Instance, background: Background) -> Figures {
         let streams = self.begin(instance, background)?;
-        let figures = self.connections(instance)?;
-        streams.end()?;
+        let mut figures = self.connections(instance)?;
+        figures.push(Some(streams.end()?));
         Ok(figures)
     }
 

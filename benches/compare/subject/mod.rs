@@ -92,10 +92,10 @@ impl Subject {
         first: &Instance,
         nearness: Nearness,
     ) -> Result<Option<Instance>> {
+        if self.is_nsnet() {
+            return nsnet::attach(self.mode(MTU), &first.actor, nearness).map(Some);
+        }
         match nearness {
-            Nearness::Network | Nearness::Process if self.is_nsnet() => {
-                nsnet::attach(self.mode(MTU), &first.actor, nearness).map(Some)
-            }
             Nearness::Network => self.start(world, MTU).map(Some),
             Nearness::Process => Ok(None),
         }

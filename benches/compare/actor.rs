@@ -39,6 +39,7 @@ pub(crate) struct Report {
     /// Of a round trip, in microseconds, where there are round trips.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
+    pub(crate) longest: f64,
 }
 
 impl Report {
@@ -123,9 +124,14 @@ impl Actor {
     }
 
     /// Gives the process its cue.
-    pub(crate) fn cue(&mut self) -> Result<()> {
-        let stdin = self.stdin.as_mut().ok_or("the process was told to finish")?;
-        stdin.write_all(b"\n").context("give a process its cue")
+    pub(crate) fn cue(&self) -> Result<()> {
+        self.tell("")
+    }
+
+    /// Gives the process a cue that says what to do.
+    pub(crate) fn tell(&self, cue: &str) -> Result<()> {
+        let mut stdin = self.stdin.as_ref().ok_or("the process was told to finish")?;
+        stdin.write_all(format!("{cue}\n").as_bytes()).context("give a process its cue")
     }
 
     /// Tells it to finish; it may have a last word.

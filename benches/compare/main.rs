@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 
 /// The part that the user has started.
 fn run() -> Result<ExitCode> {
-    // cargo test --benches starts it as well, which is no time for twenty minutes of measuring.
+    // cargo test --benches starts it as well, which is no time for forty minutes of measuring.
     if !options::is_bench() {
         io::stdout().write_all(b"compare: nothing measured; cargo bench --bench compare does that\n")?;
         return Ok(ExitCode::SUCCESS);

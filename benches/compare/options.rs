@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use lexopt::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::catalogue::Metric;
+use crate::catalogue::{Metric, Table};
 use crate::error::Result;
 use crate::subject::Subject;
 
@@ -15,14 +15,16 @@ Measures nsnet beside other networks for a namespace. Needs no root.
 Usage: cargo bench --bench compare -- [OPTIONS]
 
 Options:
-      --quick           One short round of everything: two to three minutes instead of twenty
+      --quick           One short round: two to three minutes instead of forty. Leaves out what is
+                        measured beside other traffic, unless --metric names it
       --rounds N        Rounds, of which the medians are shown (default 3)
       --seconds N       How long each single measurement takes (default 2; may have a fraction)
       --only LIST       Subjects, separated by commas: veth, nsnet, nsnet-plain, nsnet-shuttled,
                         nsnet-shuttled-plain, slirp4netns, pasta
-      --metric LIST     Metrics, separated by commas: bulk, cpu, requests, connections, ping, udp, udp-segmented,
-                        idle, attach, memory
-      --idle-peers      Open the idle connections through the peers as well
+      --metric LIST     Metrics, separated by commas. Alone: bulk, cpu, requests, connections, ping, udp,
+                        udp-segmented, idle, attach, memory; beside other traffic: beside, paced, setup,
+                        neighbour, end
+      --idle-peers      Open the connections of idle and end through the peers as well
       --json FILE       Write every sample to FILE
       --svg FILE        Draw a chart of the ratios to veth
       --chart-from FILE Measure nothing, show what --json has written
@@ -83,18 +85,19 @@ pub(crate) fn parse() -> Result<Option<Request>> {
         seconds: 2.0,
         rounds: 3,
         subjects: Subject::ALL.to_vec(),
-        metrics: Metric::ALL.to_vec(),
+        metrics: Vec::new(),
         idle_peers: false,
     };
+    let (mut quick, mut metrics) = (false, None);
     let (mut json, mut svg, mut chart_from) = (None, None, None);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
-            Long("quick") => (plan.seconds, plan.rounds) = (Plan::QUICK_SECONDS, 1),
+            Long("quick") => (quick, plan.seconds, plan.rounds) = (true, Plan::QUICK_SECONDS, 1),
             Long("rounds") => plan.rounds = parser.value()?.parse()?,
             Long("seconds") => plan.seconds = parser.value()?.parse()?,
             Long("only") => plan.subjects = list(&parser.value()?.string()?, &Subject::ALL, Subject::name)?,
-            Long("metric") => plan.metrics = list(&parser.value()?.string()?, &Metric::ALL, Metric::name)?,
+            Long("metric") => metrics = Some(list(&parser.value()?.string()?, &Metric::ALL, Metric::name)?),
             Long("idle-peers") => plan.idle_peers = true,
             Long("json") => json = Some(parser.value()?.into()),
             Long("svg") => svg = Some(parser.value()?.into()),
@@ -108,6 +111,9 @@ pub(crate) fn parse() -> Result<Option<Request>> {
     if plan.rounds == 0 || !(0.05..=3600.0).contains(&plan.seconds) {
         return Err("at least one round, and 0.05 to 3600 seconds, are needed".into());
     }
+    plan.metrics = metrics.unwrap_or_else(|| {
+        Metric::ALL.into_iter().filter(|metric| !quick || metric.table() == Table::Alone).collect()
+    });
     let source = chart_from.map_or(Source::Measurement(plan), Source::File);
     Ok(Some(Request { source, json, svg }))
 }

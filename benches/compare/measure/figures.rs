@@ -14,10 +14,10 @@ use crate::role::Role;
 use crate::subject::{Instance, Subject};
 use crate::traffic::{Client, Direction, Server, Size, Traffic};
 
-type Figures = Result<Vec<Option<f64>>>;
+pub(super) type Figures = Result<Vec<Option<f64>>>;
 
 /// Beyond the time that a measurement means to take.
-const PATIENCE: Duration = Duration::from_secs(12);
+pub(super) const PATIENCE: Duration = Duration::from_secs(12);
 
 /// For 1 MiB, of a subject that shall be measured.
 const SMOKE: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const SMOKE: Duration = Duration::from_secs(5);
 const IN_FLIGHT: Duration = Duration::from_millis(200);
 
 /// For 10 000 connections to open.
-const OPENING: Duration = Duration::from_secs(60);
+pub(super) const OPENING: Duration = Duration::from_secs(60);
 
 /// For memory to be given back and timers to run out after they have opened.
 const REST: Duration = Duration::from_secs(3);
@@ -87,12 +87,12 @@ impl Bench<'_> {
     }
 
     pub(super) fn ping_tcp(&self, instance: &Instance) -> Figures {
-        let report = self.client_reports(instance, Traffic::PingTcp { seconds: self.plan.seconds })?;
+        let report = self.prepare(instance, Traffic::PingTcp { seconds: self.plan.seconds })?.report()?;
         Ok(vec![Some(report.p50), Some(report.p99)])
     }
 
     pub(super) fn ping_udp(&self, instance: &Instance) -> Figures {
-        let report = self.client_reports(instance, Traffic::PingUdp { seconds: self.plan.seconds })?;
+        let report = self.prepare(instance, Traffic::PingUdp { seconds: self.plan.seconds })?.report()?;
         Ok(vec![Some(report.p50), Some(report.p99)])
     }
 
@@ -160,14 +160,21 @@ impl Bench<'_> {
         Ok(vec![median(&starts.collect::<Result<Vec<_>>>()?)])
     }
 
-    fn client_reports(&self, instance: &Instance, traffic: Traffic) -> Result<Report> {
+    pub(super) fn client_reports(&self, instance: &Instance, traffic: Traffic) -> Result<Report> {
         let (_server, client) = self.pair(instance, traffic)?;
         let report = client.report(self.patience())?;
         if report.amount == 0 { Err("nothing came back".into()) } else { Ok(report) }
     }
 
+    /// Starts a client that measures at its cue.
+    pub(super) fn prepare(&self, instance: &Instance, traffic: Traffic) -> Result<Prepared> {
+        let (server, client) = self.pair(instance, traffic)?;
+        client.ready(PATIENCE).context("prepare the client")?;
+        Ok(Prepared { client, patience: self.patience(), _server: server })
+    }
+
     /// A server and its client.
-    fn pair(&self, instance: &Instance, traffic: Traffic) -> Result<(Actor, Actor)> {
+    pub(super) fn pair(&self, instance: &Instance, traffic: Traffic) -> Result<(Actor, Actor)> {
         let namespace = self.world.server.pid;
         let server = Actor::start(&Role::Server(Server { namespace, traffic }))?;
         let port = server.ready(PATIENCE).context("start the server")?;
@@ -180,10 +187,33 @@ impl Bench<'_> {
     }
 }
 
+/// A client that is connected and waits for its cue.
+pub(super) struct Prepared {
+    client: Actor,
+    patience: Duration,
+    _server: Actor,
+}
+
+impl Prepared {
+    /// Measures, and says what it saw.
+    pub(super) fn report(&self) -> Result<Report> {
+        self.cue()?;
+        self.outcome()
+    }
+
+    pub(super) fn cue(&self) -> Result<()> {
+        self.client.cue()
+    }
+
+    pub(super) fn outcome(&self) -> Result<Report> {
+        self.client.report(self.patience)
+    }
+}
+
 pub(super) fn memory(instance: &Instance) -> Figures {
     Ok(vec![instance.peak_resident()?.map(|bytes| bytes / f64::from(1 << 20))])
 }
 
-fn gigabits(report: &Report) -> f64 {
+pub(super) fn gigabits(report: &Report) -> f64 {
     report.per_second() * 8.0 / 1e9
 }

@@ -1,6 +1,8 @@
 //! Measures all subjects in turns.
 
+mod beside;
 mod figures;
+mod neighbour;
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -124,6 +126,11 @@ impl Bench<'_> {
             Case::Datagrams { direction, size } => self.datagrams(instance, direction, size),
             Case::Idle => self.idle(subject),
             Case::Attach => self.attach(subject),
+            Case::Beside(background) => self.pings_beside(instance, background),
+            Case::Paced(background) => self.paced_beside(instance, background),
+            Case::Setup(background) => self.setup_beside(instance, background),
+            Case::Neighbour { nearness, background } => self.neighbour(subject, nearness, background),
+            Case::End => self.end_of_neighbour(subject),
             Case::Memory => figures::memory(instance),
         }
     }

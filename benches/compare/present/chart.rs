@@ -11,15 +11,19 @@ use crate::results::{Measured, Results};
 use crate::subject::Subject;
 
 /// Rows of the chart, by their ids, with a title that needs no table around it.
-const ROWS: [(&str, &str); 12] = [
+const ROWS: [(&str, &str); 16] = [
     ("tcp-up-1500-1", "TCP throughput up"),
     ("tcp-down-1500-1", "TCP throughput down"),
     ("tcp-up-1500-8", "TCP up, 8 streams"),
     ("tcp-down-1500-8", "TCP down, 8 streams"),
+    ("cpu-machine-up", "CPU time per gigabyte up"),
+    ("cpu-machine-down", "CPU time per gigabyte down"),
     ("requests", "Requests per second, 64 connections"),
     ("connections", "New connections per second"),
     ("ping-tcp-p50", "TCP round trip, p50"),
     ("ping-udp-p50", "UDP round trip, p50"),
+    ("beside-up-10-tcp-p99", "Round trip beside 10 uploads, p99"),
+    ("beside-down-10-tcp-p99", "Round trip beside 10 downloads, p99"),
     ("udp-up-1200", "UDP datagrams up, 1200 B"),
     ("udp-down-1200", "UDP datagrams down, 1200 B"),
     ("udp-segmented-up", "UDP segments up"),

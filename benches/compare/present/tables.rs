@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::catalogue::Table;
 use crate::error::Result;
 use crate::results::{Cell, Measured, Results};
 use crate::subject::Subject;
@@ -10,10 +11,19 @@ pub(crate) fn tables(results: &Results) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     let _ = heading(&mut out, results)
-        .and_then(|()| figures(&mut out, results))
-        .and_then(|()| ratios(&mut out, results))
-        .and_then(|()| ranges(&mut out, results));
+        .and_then(|()| Table::ALL.into_iter().try_for_each(|table| tables_of(&mut out, results, table)));
     out
+}
+
+/// The rows of one group, seen in three ways.
+fn tables_of(out: &mut String, results: &Results, table: Table) -> Result<()> {
+    let rows: Vec<&Measured> = results.rows.iter().filter(|row| row.row.metric.table() == table).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    figures(out, results, &rows, table.title())?;
+    ratios(out, results, &rows)?;
+    ranges(out, results, &rows)
 }
 
 fn heading(out: &mut String, results: &Results) -> Result<()> {
@@ -40,10 +50,10 @@ fn heading(out: &mut String, results: &Results) -> Result<()> {
 }
 
 /// Each figure with its ratio to veth.
-fn figures(out: &mut String, results: &Results) -> Result<()> {
+fn figures(out: &mut String, results: &Results, rows: &[&Measured], title: &str) -> Result<()> {
     let subjects: Vec<Subject> = results.measured().collect();
-    head(out, "", &subjects.iter().map(|subject| subject.name().to_owned()).collect::<Vec<_>>())?;
-    for row in &results.rows {
+    head(out, title, &subjects.iter().map(|subject| subject.name().to_owned()).collect::<Vec<_>>())?;
+    for row in rows {
         write!(out, "| {}, {} |", row.row.title, row.row.unit)?;
         for subject in &subjects {
             write!(out, " {} |", figure(row, *subject))?;
@@ -71,7 +81,7 @@ fn figure(row: &Measured, subject: Subject) -> String {
 }
 
 /// nsnet beside each of the others.
-fn ratios(out: &mut String, results: &Results) -> Result<()> {
+fn ratios(out: &mut String, results: &Results, rows: &[&Measured]) -> Result<()> {
     let measured: Vec<Subject> = results.measured().collect();
     let others: Vec<Subject> = measured.iter().copied().filter(|subject| !subject.is_nsnet()).collect();
     let pairs: Vec<(Subject, Subject)> = [Subject::Nsnet, Subject::NsnetShuttled]
@@ -84,7 +94,7 @@ fn ratios(out: &mut String, results: &Results) -> Result<()> {
     }
     let titles: Vec<_> = pairs.iter().map(|(of, to)| format!("{} / {}", of.name(), to.name())).collect();
     head(out, "Ratio", &titles)?;
-    for row in &results.rows {
+    for row in rows {
         let ratio = |(of, to): &(Subject, Subject)| {
             let ratio = row.ratio(*of, *to)?;
             Some(format!("{ratio:.2}x{}", row.failed(&[*of, *to])))
@@ -103,7 +113,7 @@ fn ratios(out: &mut String, results: &Results) -> Result<()> {
 }
 
 /// Lowest and highest sample.
-fn ranges(out: &mut String, results: &Results) -> Result<()> {
+fn ranges(out: &mut String, results: &Results, rows: &[&Measured]) -> Result<()> {
     if results.environment.rounds < 2 {
         return Ok(());
     }
@@ -113,7 +123,7 @@ fn ranges(out: &mut String, results: &Results) -> Result<()> {
         "Lowest..highest",
         &subjects.iter().map(|subject| subject.name().to_owned()).collect::<Vec<_>>(),
     )?;
-    for row in &results.rows {
+    for row in rows {
         write!(out, "| {} |", row.row.title)?;
         for subject in &subjects {
             let range = row.cells.get(subject).and_then(Cell::range);
@@ -123,6 +133,7 @@ fn ranges(out: &mut String, results: &Results) -> Result<()> {
         }
         writeln!(out)?;
     }
+    writeln!(out)?;
     Ok(())
 }
 

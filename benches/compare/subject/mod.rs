@@ -5,11 +5,13 @@ pub(crate) mod nsnet;
 mod peers;
 
 use std::process::Child;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::actor::Actor;
+use crate::catalogue::MTU;
 use crate::clock;
 use crate::error::{Context, Result};
 use crate::proc;
@@ -75,14 +77,46 @@ impl Subject {
     pub(crate) fn start(self, world: &World, mtu: u16) -> Result<Instance> {
         match self {
             Self::Veth => peers::veth(world, mtu),
-            Self::Nsnet => nsnet::start(nsnet::Host { mtu, offload: true, shuttle: false }),
-            Self::NsnetPlain => nsnet::start(nsnet::Host { mtu, offload: false, shuttle: false }),
-            Self::NsnetShuttled => nsnet::start(nsnet::Host { mtu, offload: true, shuttle: true }),
-            Self::NsnetShuttledPlain => nsnet::start(nsnet::Host { mtu, offload: false, shuttle: true }),
+            Self::Nsnet | Self::NsnetPlain | Self::NsnetShuttled | Self::NsnetShuttledPlain => {
+                nsnet::start(self.mode(mtu))
+            }
             Self::Slirp4netns => peers::slirp4netns(mtu),
             Self::Pasta => peers::pasta(mtu),
         }
     }
+
+    /// Makes another client namespace beside that of `first`. `None` where the subject has nothing that is so near.
+    pub(crate) fn join(
+        self,
+        world: &World,
+        first: &Instance,
+        nearness: Nearness,
+    ) -> Result<Option<Instance>> {
+        if self.is_nsnet() {
+            return nsnet::attach(self.mode(MTU), &first.actor, nearness).map(Some);
+        }
+        match nearness {
+            Nearness::Network => self.start(world, MTU).map(Some),
+            Nearness::Process => Ok(None),
+        }
+    }
+
+    fn mode(self, mtu: u16) -> nsnet::Host {
+        nsnet::Host {
+            mtu,
+            offload: !matches!(self, Self::NsnetPlain | Self::NsnetShuttledPlain),
+            shuttle: matches!(self, Self::NsnetShuttled | Self::NsnetShuttledPlain),
+        }
+    }
+}
+
+/// What two containers share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Nearness {
+    /// A network of nsnet, or the router of veth. A peer has a process of its own for each.
+    Network,
+    /// The process that serves both, which only nsnet has.
+    Process,
 }
 
 /// Until the first connection must have come about.
@@ -98,7 +132,8 @@ pub(crate) struct Instance {
     /// From starting the container's process until its first connection.
     pub(crate) attach: Duration,
     _program: Option<Program>,
-    _actor: Actor,
+    hosted: Option<nsnet::Hosted>,
+    actor: Rc<Actor>,
     /// Of the network, where it is the world that numbers it. Free after the container has ended.
     number: Option<Number>,
 }
@@ -106,7 +141,7 @@ pub(crate) struct Instance {
 impl Instance {
     /// Waits until the container, which was started at `start`, has connected to the server.
     fn connected(
-        actor: Actor,
+        actor: Rc<Actor>,
         program: Option<Program>,
         container: u32,
         workers: Vec<u32>,
@@ -117,7 +152,7 @@ impl Instance {
             format!("no connection to the server: {error}{said}")
         })?;
         let attach = clock::now().duration_since(start);
-        Ok(Self { container, workers, attach, _program: program, _actor: actor, number: None })
+        Ok(Self { container, workers, attach, _program: program, hosted: None, actor, number: None })
     }
 
     pub(crate) fn cpu_seconds(&self) -> Result<Option<f64>> {

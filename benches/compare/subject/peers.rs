@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nsnet::container::supervise::die_with_parent;
@@ -18,7 +19,7 @@ use crate::world::{Place, World};
 pub(super) fn veth(world: &World, mtu: u16) -> Result<Instance> {
     let router = world.router()?;
     let start = clock::now();
-    let actor = Actor::start(&Role::Container(Container::Guest))?;
+    let actor = Rc::new(Actor::start(&Role::Container(Container::Guest))?);
     let client = Place::of(entered(&actor)?);
     let network = world.next_number()?;
     let number = network.value;
@@ -41,7 +42,7 @@ pub(super) fn veth(world: &World, mtu: u16) -> Result<Instance> {
 
 pub(super) fn slirp4netns(mtu: u16) -> Result<Instance> {
     let start = clock::now();
-    let actor = Actor::start(&Role::Container(Container::Guest))?;
+    let actor = Rc::new(Actor::start(&Role::Container(Container::Guest))?);
     let pid = entered(&actor)?;
     let mut command = Command::new("slirp4netns");
     command.args(["--configure", &format!("--mtu={mtu}"), &pid.to_string(), "tap0"]);
@@ -52,7 +53,7 @@ pub(super) fn slirp4netns(mtu: u16) -> Result<Instance> {
 
 pub(super) fn pasta(mtu: u16) -> Result<Instance> {
     let start = clock::now();
-    let actor = Actor::start(&Role::Container(Container::Guest))?;
+    let actor = Rc::new(Actor::start(&Role::Container(Container::Guest))?);
     let pid = entered(&actor)?;
     // It drops the privilege to look at other processes before it opens the namespace: it needs a file.
     let namespace = format!("/run/netns-{pid}");

@@ -17,8 +17,8 @@ use crate::clock;
 use crate::error::{Context, Result};
 use crate::world::SERVER;
 
-const REQUEST: usize = 100;
-const RESPONSE: usize = 250;
+pub(super) const REQUEST: usize = 100;
+pub(super) const RESPONSE: usize = 250;
 
 /// Until the connections of a measurement must be open, and what has begun must have ended.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);

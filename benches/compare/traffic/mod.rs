@@ -4,11 +4,14 @@ mod bulk;
 mod datagrams;
 mod http;
 mod idle;
+mod load;
+mod paced;
+mod paced_requests;
 mod ping;
 mod smoke;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,8 +37,15 @@ pub(crate) enum Traffic {
         streams: usize,
         seconds: f64,
     },
+    /// Streams that last until the orchestrator has had enough.
+    Load(Load),
     /// One outstanding on each connection.
     Requests {
+        connections: usize,
+        seconds: f64,
+    },
+    /// One every millisecond on each connection.
+    PacedRequests {
         connections: usize,
         seconds: f64,
     },
@@ -49,6 +59,10 @@ pub(crate) enum Traffic {
         seconds: f64,
     },
     PingUdp {
+        seconds: f64,
+    },
+    /// One byte there and back every millisecond.
+    Paced {
         seconds: f64,
     },
     Datagrams {
@@ -67,6 +81,22 @@ pub(crate) enum Traffic {
 pub(crate) enum Direction {
     Up,
     Down,
+}
+
+/// Streams beside which something is measured.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Load {
+    pub(crate) direction: Direction,
+    pub(crate) streams: usize,
+    pub(crate) rate: Rate,
+}
+
+/// How fast a stream is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Rate {
+    Unlimited,
+    /// 100 Mbit/s, in a burst every 10 ms.
+    Limited,
 }
 
 /// Bytes of a datagram, and what one system call sends.
@@ -108,10 +138,12 @@ impl Server {
                     Direction::Down => bulk::send(streams),
                 }
             }
-            Traffic::Requests { .. } | Traffic::Connections { .. } | Traffic::Idle { .. } => {
-                http::serve(self.traffic)
-            }
-            Traffic::PingTcp { .. } => ping::serve_tcp(&listen(0)?),
+            Traffic::Load(load) => load.serve(),
+            Traffic::Requests { .. }
+            | Traffic::PacedRequests { .. }
+            | Traffic::Connections { .. }
+            | Traffic::Idle { .. } => http::serve(self.traffic),
+            Traffic::PingTcp { .. } | Traffic::Paced { .. } => ping::serve_tcp(&listen(0)?),
             Traffic::PingUdp { .. } => ping::serve_udp(),
             Traffic::Datagrams { direction, size, seconds } => datagrams::serve(direction, size, seconds),
         }
@@ -134,10 +166,15 @@ impl Client {
                     Direction::Down => bulk::receive(streams, seconds),
                 }
             }
+            Traffic::Load(load) => load.run(server),
             Traffic::Requests { connections, seconds } => http::requests(server, connections, seconds),
+            Traffic::PacedRequests { connections, seconds } => {
+                paced_requests::client(server, connections, seconds)
+            }
             Traffic::Connections { concurrent, seconds } => http::connections(server, concurrent, seconds),
             Traffic::PingTcp { seconds } => ping::tcp(server, seconds),
             Traffic::PingUdp { seconds } => ping::udp(server, seconds),
+            Traffic::Paced { seconds } => paced::client(server, seconds),
             Traffic::Datagrams { direction, size, seconds } => {
                 datagrams::client(server, direction, size, seconds)
             }
@@ -162,6 +199,15 @@ fn listen(port: u16) -> Result<TcpListener> {
     let listener = TcpListener::bind((SERVER, port)).context("listen")?;
     say(&Say::Ready(listener.local_addr()?.port()))?;
     Ok(listener)
+}
+
+/// For a client that is connected before the traffic begins beside which it measures.
+fn tell_and_wait_for_cue() -> Result<()> {
+    say(&Say::Ready(0))?;
+    match io::stdin().lock().read_line(&mut String::new()).context("wait for the cue")? {
+        0 => Err("no cue came".into()),
+        _ => Ok(()),
+    }
 }
 
 /// Until the orchestrator has had enough.

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use super::percentiles;
+use super::{percentiles, tell_and_wait_for_cue};
 use crate::actor::{Report, Say, say};
 use crate::clock;
 use crate::error::{Context, Result};
@@ -12,6 +12,9 @@ use crate::world::SERVER;
 
 /// Round trips before those that count.
 const WARM_UP: usize = 20;
+
+/// For an answer over TCP.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// After which a datagram is taken for lost.
 const LOST: Duration = Duration::from_millis(500);
@@ -39,10 +42,10 @@ pub(super) fn serve_udp() -> Result<()> {
 pub(super) fn tcp(server: SocketAddr, seconds: f64) -> Result<()> {
     let mut stream = TcpStream::connect(server).context("connect")?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     measure(seconds, || {
         stream.write_all(&[1])?;
-        stream.read_exact(&mut [0])?;
+        stream.read_exact(&mut [0]).context(format!("no answer within {PATIENCE:?}"))?;
         Ok(true)
     })
 }
@@ -66,24 +69,23 @@ fn measure(seconds: f64, mut round_trip: impl FnMut() -> Result<bool>) -> Result
     for _ in 0..WARM_UP {
         round_trip()?;
     }
+    tell_and_wait_for_cue()?;
     let start = clock::now();
-    let (mut times, mut lost) = (Vec::new(), 0_u32);
+    let (mut times, mut lost) = (Vec::new(), 0);
     let mut before = start;
     let elapsed = loop {
         let answered = round_trip()?;
         let now = clock::now();
-        if answered {
-            times.push(now.duration_since(before));
-        } else {
-            lost += 1;
-        }
+        // A lost one counts for as long as it was waited for: left out, it would make the figures better.
+        times.push(now.duration_since(before));
+        lost += usize::from(!answered);
         before = now;
         let elapsed = now.duration_since(start).as_secs_f64();
         if elapsed >= seconds {
             break elapsed;
         }
     };
-    if times.is_empty() {
+    if lost == times.len() {
         return Err(format!("none of {lost} pings was answered").into());
     }
     let amount = times.len() as u64;

@@ -1,73 +1,17 @@
 //! What is measured, and the rows of the table that come of it.
 
-use serde::{Deserialize, Serialize};
+mod background;
+mod beside;
+mod row;
+
+pub(crate) use background::Background;
+pub(crate) use row::{Better, Metric, Row, Table};
+
+use row::{percentiles, row};
 
 use crate::options::Plan;
+use crate::subject::Nearness;
 use crate::traffic::{Direction, Size};
-
-/// A group of rows, as one asks for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Metric {
-    Bulk,
-    Cpu,
-    Requests,
-    Connections,
-    Ping,
-    Udp,
-    UdpSegmented,
-    Idle,
-    Attach,
-    Memory,
-}
-
-impl Metric {
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Bulk,
-        Self::Cpu,
-        Self::Requests,
-        Self::Connections,
-        Self::Ping,
-        Self::Udp,
-        Self::UdpSegmented,
-        Self::Idle,
-        Self::Attach,
-        Self::Memory,
-    ];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Bulk => "bulk",
-            Self::Cpu => "cpu",
-            Self::Requests => "requests",
-            Self::Connections => "connections",
-            Self::Ping => "ping",
-            Self::Udp => "udp",
-            Self::UdpSegmented => "udp-segmented",
-            Self::Idle => "idle",
-            Self::Attach => "attach",
-            Self::Memory => "memory",
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Better {
-    Higher,
-    Lower,
-}
-
-/// A row of the table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Row {
-    pub(crate) metric: Metric,
-    /// A short name that stays as it is.
-    pub(crate) id: String,
-    pub(crate) title: String,
-    pub(crate) unit: String,
-    pub(crate) better: Better,
-}
 
 /// The MTU of every measurement that is not about the MTU.
 pub(crate) const MTU: u16 = 1500;
@@ -80,6 +24,9 @@ pub(crate) const CONNECTIONS: usize = 64;
 pub(crate) const CONCURRENT: usize = 16;
 /// Idle connections.
 pub(crate) const IDLE: usize = 10_000;
+/// Streams beside which something is measured, where it is more than one.
+const SEVERAL: usize = 10;
+const MANY: usize = 100;
 /// Bytes of a datagram that fits everywhere, and of a segment.
 const DATAGRAM: usize = 1200;
 const SMALL_DATAGRAM: usize = 64;
@@ -87,14 +34,34 @@ const SMALL_DATAGRAM: usize = 64;
 /// One measurement, of which one or more rows come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Case {
-    Bulk { direction: Direction, mtu: u16, streams: usize },
+    Bulk {
+        direction: Direction,
+        mtu: u16,
+        streams: usize,
+    },
     Requests,
     Connections,
     PingTcp,
     PingUdp,
-    Datagrams { direction: Direction, size: Size },
+    Datagrams {
+        direction: Direction,
+        size: Size,
+    },
     Idle,
     Attach,
+    /// Pings while streams run.
+    Beside(Background),
+    /// A byte every millisecond while streams run.
+    Paced(Background),
+    /// New connections while streams run.
+    Setup(Background),
+    /// Requests of one container while streams of another run.
+    Neighbour {
+        nearness: Nearness,
+        background: Background,
+    },
+    /// What a container notices of the end of another with many connections.
+    End,
     Memory,
 }
 
@@ -114,9 +81,29 @@ pub(crate) fn cases(plan: &Plan) -> Vec<Case> {
     for size in [Size::Single(SMALL_DATAGRAM), Size::Single(DATAGRAM), Size::Segments(DATAGRAM)] {
         all.extend([Direction::Up, Direction::Down].map(|direction| Case::Datagrams { direction, size }));
     }
-    all.extend([Case::Idle, Case::Attach, Case::Memory]);
+    all.extend([Case::Idle, Case::Attach]);
+    for streams in [1, SEVERAL] {
+        all.extend([up(streams), down(streams)].map(Case::Beside));
+    }
+    all.extend([down(SEVERAL), up(SEVERAL), Background::Everyday].map(Case::Paced));
+    all.push(Case::Setup(down(SEVERAL)));
+    for nearness in [Nearness::Network, Nearness::Process] {
+        all.extend(
+            [down(SEVERAL), down(MANY), up(SEVERAL)]
+                .map(|background| Case::Neighbour { nearness, background }),
+        );
+    }
+    all.extend([Case::End, Case::Memory]);
     all.retain(|case| case.rows().iter().any(|row| plan.wants(row.metric)));
     all
+}
+
+fn up(streams: usize) -> Background {
+    Background::Bulk { direction: Direction::Up, streams }
+}
+
+fn down(streams: usize) -> Background {
+    Background::Bulk { direction: Direction::Down, streams }
 }
 
 impl Case {
@@ -137,6 +124,11 @@ impl Case {
             }
             Self::Idle => format!("{IDLE} idle connections"),
             Self::Attach => "attach".into(),
+            Self::Beside(background) => format!("ping beside {}", background.title()),
+            Self::Paced(background) => format!("byte/ms beside {}", background.title()),
+            Self::Setup(background) => format!("new connections beside {}", background.title()),
+            Self::Neighbour { nearness, background } => beside::neighbour_title(nearness, background),
+            Self::End => format!("end of a neighbour with {IDLE} connections"),
             Self::Memory => "peak memory".into(),
         }
     }
@@ -160,8 +152,8 @@ impl Case {
             }
             Self::Requests => vec![row(Metric::Requests, "requests", &title, "1/s", Higher)],
             Self::Connections => vec![row(Metric::Connections, "connections", &title, "1/s", Higher)],
-            Self::PingTcp => ping("tcp", &title),
-            Self::PingUdp => ping("udp", &title),
+            Self::PingTcp => percentiles(Metric::Ping, "ping-tcp", &title),
+            Self::PingUdp => percentiles(Metric::Ping, "ping-udp", &title),
             Self::Datagrams { direction, size } => {
                 let up = direction.name();
                 let (metric, id, unit) = match size {
@@ -194,6 +186,13 @@ impl Case {
             Self::Attach => {
                 vec![row(Metric::Attach, "attach", "container start to first connection", "ms", Lower)]
             }
+            Self::Beside(background) => beside::pings(background),
+            Self::Paced(background) => beside::paced(background, &title),
+            Self::Setup(background) => beside::setup(background, &title),
+            Self::Neighbour { nearness, background } => beside::neighbour(nearness, background),
+            Self::End => {
+                vec![row(Metric::End, "end-stall", &format!("longest stall at the {title}"), "ms", Lower)]
+            }
             Self::Memory => vec![row(Metric::Memory, "memory", "peak memory", "MiB", Lower)],
         }
     }
@@ -206,17 +205,4 @@ impl Direction {
             Self::Down => "down",
         }
     }
-}
-
-fn ping(protocol: &str, title: &str) -> Vec<Row> {
-    ["p50", "p99"]
-        .map(|percentile| {
-            let id = format!("ping-{protocol}-{percentile}");
-            row(Metric::Ping, &id, &format!("{title} {percentile}"), "µs", Better::Lower)
-        })
-        .to_vec()
-}
-
-fn row(metric: Metric, id: &str, title: &str, unit: &str, better: Better) -> Row {
-    Row { metric, id: id.into(), title: title.into(), unit: unit.into(), better }
 }

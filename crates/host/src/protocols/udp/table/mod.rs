@@ -20,7 +20,7 @@ use super::kind::Kind;
 use super::mapping::{Mapping, Verdict};
 use crate::addressing::Destination;
 use crate::context::Context;
-use crate::dialer::Flow;
+use crate::dialer::{Flow, Service};
 use crate::dns::{DnsTransport, NameServer};
 use crate::statistics::FlowCounters;
 
@@ -163,6 +163,13 @@ impl Table {
         if !self.has_room() {
             return self.flows().overflowed();
         }
+        let mut permit = None;
+        if service != Service::Resolver && !mapping.is_open() {
+            permit = context.descriptors.take();
+            if permit.is_none() {
+                return self.flows().overflowed();
+            }
+        }
         mapping.refresh(context.clock.now(), self.kind.idle_timeout(&context.limits, key.peer));
         mapping.ask(&packet.envelope(), datagrams);
         self.peers.set(self.peers.get() + 1);
@@ -175,7 +182,7 @@ impl Table {
             service,
         };
         let undecided = Undecided::new(Rc::clone(self), mapping, key);
-        context.tasks.spawn(undecided.decide(flow));
+        context.tasks.spawn(undecided.decide(flow, permit));
     }
 
     fn create(self: &Rc<Self>, source: SocketAddr) -> Option<Rc<Mapping>> {

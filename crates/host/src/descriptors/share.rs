@@ -1,0 +1,224 @@
+//! Counts file descriptors: what is in use, what is promised, and who may take one more.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Census, RESERVE};
+use crate::task::clock::now;
+
+/// How many times what is left a share may be. With 1, a container alone would get a quarter of the budget; with 8 it
+/// would get 88 %, and one that comes later a seventieth of that instead of a twentieth.
+pub(super) const ALPHA: usize = 4;
+
+/// Descriptors that each container may have, whatever the others have.
+pub(super) const GUARANTEED: usize = 8;
+
+/// The shortest time between two log lines about a network that has run out of them.
+const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// The descriptors that all networks of a process may use together.
+///
+/// The numbers are read and changed one by one, so that two threads can take the last descriptor at the same time. The
+/// reserve has room for that.
+#[derive(Debug)]
+pub(super) struct Budget {
+    capacity: AtomicUsize,
+    /// Those that are the embedder's.
+    foreign: AtomicUsize,
+    /// Those of permits and charges.
+    used: AtomicUsize,
+    /// Those guaranteed to containers that do not use them.
+    spare: AtomicUsize,
+}
+
+impl Budget {
+    pub(super) const fn new() -> Self {
+        let [capacity, foreign, used, spare] = [const { AtomicUsize::new(0) }; 4];
+        Self { capacity, foreign, used, spare }
+    }
+
+    /// Sets the capacity. Returns whether there is any.
+    pub(super) fn set(&self, census: Census, reserve: Option<usize>) -> bool {
+        let used = self.used.load(Relaxed);
+        let counted = census.open.saturating_sub(used);
+        // Flows of a Dialer that needs no descriptors make the difference too small. They cannot make it too large.
+        let foreign = if used == 0 { counted } else { counted.max(self.foreign.load(Relaxed)) };
+        let left = census.limit.saturating_sub(foreign);
+        let capacity = left.saturating_sub(reserve.unwrap_or(RESERVE.min(left / 8)));
+        if capacity == 0 {
+            return false;
+        }
+        self.foreign.store(foreign, Relaxed);
+        self.capacity.store(capacity, Relaxed);
+        true
+    }
+
+    pub(super) fn free(&self) -> usize {
+        let taken = self.used.load(Relaxed) + self.spare.load(Relaxed);
+        self.capacity.load(Relaxed).saturating_sub(taken)
+    }
+}
+
+/// What one network has of the budget.
+#[derive(Debug)]
+pub(crate) struct NetworkShare {
+    budget: &'static Budget,
+    /// Permits of its containers beyond those guaranteed.
+    shared: AtomicUsize,
+    complained: Mutex<Option<Instant>>,
+}
+
+impl NetworkShare {
+    pub(super) fn new(budget: &'static Budget) -> Arc<Self> {
+        Arc::new(Self { budget, shared: AtomicUsize::new(0), complained: Mutex::default() })
+    }
+
+    /// The share of one more container, whose link has this many descriptors.
+    pub(crate) fn container(self: &Arc<Self>, link: usize) -> Arc<ContainerShare> {
+        let (budget, link) = (self.budget, self.charge(link));
+        // Idle containers keep at most half of the budget from those that have something to do.
+        let promisable = (budget.capacity.load(Relaxed) / 2).saturating_sub(budget.spare.load(Relaxed));
+        let guaranteed = GUARANTEED.min(promisable).min(budget.free());
+        budget.spare.fetch_add(guaranteed, Relaxed);
+        Arc::new(ContainerShare {
+            network: Arc::clone(self),
+            spare: AtomicUsize::new(guaranteed),
+            shared: AtomicUsize::new(0),
+            _link: link,
+        })
+    }
+
+    /// Counts descriptors that are not refused.
+    pub(crate) fn charge(&self, count: usize) -> Charge {
+        self.budget.used.fetch_add(count, Relaxed);
+        Charge { budget: self.budget, count }
+    }
+
+    /// How many permits it may still take.
+    fn room(&self) -> usize {
+        self.budget.free().saturating_mul(ALPHA).saturating_sub(self.shared.load(Relaxed))
+    }
+
+    /// Logs that a permit was refused, at a limited rate, because the container decides how often that happens.
+    fn complain(&self) {
+        let now = now();
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT) {
+            *complained = Some(now);
+            let (used, capacity) = (self.budget.used.load(Relaxed), self.budget.capacity.load(Relaxed));
+            tracing::warn!(
+                used,
+                capacity,
+                "a container has its share of the file descriptors, and further flows are dropped; raise RLIMIT_NOFILE"
+            );
+        }
+    }
+}
+
+/// Descriptors that are counted as used until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    budget: &'static Budget,
+    count: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.count, Relaxed);
+    }
+}
+
+/// What one container has of its network's share.
+#[derive(Debug)]
+pub(crate) struct ContainerShare {
+    network: Arc<NetworkShare>,
+    /// Guaranteed permits that are not in use.
+    spare: AtomicUsize,
+    /// Permits beyond those.
+    shared: AtomicUsize,
+    _link: Charge,
+}
+
+impl ContainerShare {
+    /// A permit for one more descriptor. `None`, and a line in the log, if the container has its share.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Permit> {
+        let kind = if self.take_spare() {
+            Kind::Guaranteed
+        } else if self.shared.load(Relaxed) < self.network.room().saturating_mul(ALPHA) {
+            self.shared.fetch_add(1, Relaxed);
+            self.network.shared.fetch_add(1, Relaxed);
+            Kind::Shared
+        } else {
+            self.network.complain();
+            return None;
+        };
+        self.network.budget.used.fetch_add(1, Relaxed);
+        Some(Permit { share: Arc::clone(self), kind })
+    }
+
+    fn take_spare(&self) -> bool {
+        let taken = self.spare.fetch_update(Relaxed, Relaxed, |spare| spare.checked_sub(1)).is_ok();
+        if taken {
+            self.network.budget.spare.fetch_sub(1, Relaxed);
+        }
+        taken
+    }
+}
+
+impl Drop for ContainerShare {
+    fn drop(&mut self) {
+        // Every permit refers to this, so none is left.
+        self.network.budget.spare.fetch_sub(*self.spare.get_mut(), Relaxed);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Guaranteed,
+    Shared,
+}
+
+/// Stands for one descriptor until it is dropped. Take it before the descriptor is opened, and drop it after the
+/// descriptor is closed.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    share: Arc<ContainerShare>,
+    kind: Kind,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let ContainerShare { network, spare, shared, .. } = &*self.share;
+        network.budget.used.fetch_sub(1, Relaxed);
+        match self.kind {
+            Kind::Guaranteed => {
+                network.budget.spare.fetch_add(1, Relaxed);
+                spare.fetch_add(1, Relaxed);
+            }
+            Kind::Shared => {
+                network.shared.fetch_sub(1, Relaxed);
+                shared.fetch_sub(1, Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Budget {
+    /// A budget of its own, for the life of the process.
+    pub(super) fn of(capacity: usize) -> &'static Self {
+        let budget = Self::new();
+        budget.capacity.store(capacity, Relaxed);
+        Box::leak(Box::new(budget))
+    }
+
+    /// What is in use, and what is promised.
+    pub(super) fn taken(&self) -> (usize, usize) {
+        (self.used.load(Relaxed), self.spare.load(Relaxed))
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity.load(Relaxed)
+    }
+}

@@ -16,13 +16,12 @@
 //!
 //! | a share | may grow while it is below |
 //! |---|---|
-//! | of a network | [`ALPHA`] × what is free in the process |
-//! | of a container | [`ALPHA`] × what its network may still grow |
+//! | of a network | 8 × what is free in the process |
+//! | of a container | 4 × what its network may still grow |
 //!
-//! One container alone gets 16/21 of the budget that way, which is 76 %. Containers that want more than there is get
+//! One container alone gets 32/37 of the budget that way, which is 86 %. Containers that want more than there is get
 //! equal shares once their flows have come and gone, and there is always something left for one that wants little.
-//! Beside the threshold, each container has [`GUARANTEED`] permits of its own, for budgets so small that what is left
-//! would be less than one.
+//! Besides, eight descriptors are set aside for each container, because of a small budget too little would be left.
 //!
 //! Links and published sockets are counted but never refused. They belong to the embedder's own calls.
 

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 use super::{Census, RESERVE};
 use crate::task::clock::now;
 
-/// How many times what is left a share may be. With 1, a container alone would get a quarter of the budget; with 8 it
-/// would get 88 %, and one that comes later a seventieth of that instead of a twentieth.
-pub(super) const ALPHA: usize = 4;
+/// How many times what is free in the process a network's share may be. A network alone gets 8/9 of the budget.
+const NETWORK_ALPHA: usize = 8;
+
+/// How many times what its network may still take a container's share may be. It is below that of networks, because
+/// containers of one network come and go more often.
+const CONTAINER_ALPHA: usize = 4;
 
 /// Descriptors that each container may have, whatever the others have.
 pub(super) const GUARANTEED: usize = 8;
@@ -97,7 +100,7 @@ impl NetworkShare {
 
     /// How many permits it may still take.
     fn room(&self) -> usize {
-        self.budget.free().saturating_mul(ALPHA).saturating_sub(self.shared.load(Relaxed))
+        self.budget.free().saturating_mul(NETWORK_ALPHA).saturating_sub(self.shared.load(Relaxed))
     }
 
     /// Logs that a permit was refused, at a limited rate, because the container decides how often that happens.
@@ -145,7 +148,7 @@ impl ContainerShare {
     pub(crate) fn take(self: &Arc<Self>) -> Option<Permit> {
         let kind = if self.take_spare() {
             Kind::Guaranteed
-        } else if self.shared.load(Relaxed) < self.network.room().saturating_mul(ALPHA) {
+        } else if self.shared.load(Relaxed) < self.network.room().saturating_mul(CONTAINER_ALPHA) {
             self.shared.fetch_add(1, Relaxed);
             self.network.shared.fetch_add(1, Relaxed);
             Kind::Shared

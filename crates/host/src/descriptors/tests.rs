@@ -12,12 +12,12 @@ fn greedy(share: &Arc<ContainerShare>) -> Vec<Permit> {
 const CAPACITIES: [usize; 3] = [180, 850, 64_000];
 
 #[test]
-fn one_container_alone_may_use_three_quarters() {
+fn one_container_alone_may_use_most() {
     for capacity in CAPACITIES {
         let budget = Budget::of(capacity);
         let share = NetworkShare::new(budget).container(2);
         let permits = greedy(&share).len();
-        assert!(permits >= capacity * 3 / 4 && permits < capacity * 4 / 5, "{permits} of {capacity}");
+        assert!(permits >= capacity * 4 / 5 && permits < capacity * 9 / 10, "{permits} of {capacity}");
     }
 }
 
@@ -31,7 +31,7 @@ fn a_modest_one_finds_room_beside_the_greedy() {
         let neighbour = greedy(&neighbour).len();
         assert!(neighbour >= GUARANTEED + capacity / 60, "{neighbour} of {capacity}");
         let stranger = greedy(&stranger).len();
-        assert!(stranger >= GUARANTEED + capacity / 10, "{stranger} of {capacity}");
+        assert!(stranger >= GUARANTEED + capacity / 15, "{stranger} of {capacity}");
         for network in [&network, &other] {
             let late = greedy(&network.container(2)).len();
             assert!(late >= GUARANTEED, "{late} of {capacity}");
@@ -43,11 +43,15 @@ fn a_modest_one_finds_room_beside_the_greedy() {
 fn ten_greedy_ones_leave_room_for_another_network() {
     for capacity in CAPACITIES {
         let budget = Budget::of(capacity);
-        let crowd = NetworkShare::new(budget);
+        let (crowd, other) = (NetworkShare::new(budget), NetworkShare::new(budget));
+        let other_share = other.container(2);
         let shares: Vec<_> = (0..10).map(|_| crowd.container(2)).collect();
         let _held: Vec<_> = shares.iter().map(greedy).collect();
-        let other = greedy(&NetworkShare::new(budget).container(2)).len();
-        assert!(other > capacity / 20, "{other} of {capacity}");
+        let before = greedy(&other_share);
+        assert!(before.len() > GUARANTEED + capacity / 50, "{} of {capacity}", before.len());
+        drop(before);
+        let late = greedy(&other.container(2)).len();
+        assert!(late > capacity / 50, "{late} of {capacity}");
     }
 }
 
@@ -155,7 +159,7 @@ proptest! {
         for (container, count, takes) in steps {
             if takes {
                 held[container].extend(std::iter::from_fn(|| containers[container].take()).take(count));
-                prop_assert!(held[container].len() <= GUARANTEED + capacity * 16 / 21 + 1);
+                prop_assert!(held[container].len() <= GUARANTEED + capacity * 32 / 37 + 1);
             } else {
                 let left = held[container].len().saturating_sub(count);
                 held[container].truncate(left);

@@ -69,8 +69,8 @@ impl NetworkBuilder {
     /// another network built. Give every network the same reserve.
     ///
     /// Each connection, each UDP or echo mapping and each socket towards a DNS server counts as one, even if the Dialer
-    /// opens none for it. One container may use three quarters of what is left if no other wants any. At its share, its
-    /// new flows are dropped, and clients of its published ports wait. Others still find room, and every container has a
+    /// opens none for it. One container may use six sevenths of what is left if no other wants any. At its share,
+    /// its new flows are dropped, and clients of its published ports wait. Others still find room, and every container has a
     /// few of its own. Attaching a container is never refused for this reason.
     ///
     /// # Errors

@@ -55,6 +55,14 @@ impl Bench {
         Self::on(Commons::of_no_host(), limits, addressing(), counters, dialer)
     }
 
+    /// A context in a process that has this many file descriptors for it.
+    pub(crate) fn with_descriptors(capacity: usize) -> Self {
+        let Self { mut context, far, dialer } = Self::new();
+        let alone = Rc::get_mut(&mut context).expect("nobody else has the context yet");
+        alone.descriptors = descriptors::testing::share_of(capacity);
+        Self { context, far, dialer }
+    }
+
     /// Another queue of this container, on the same thread.
     pub(crate) fn further_queue(&self) -> Self {
         let context = &self.context;

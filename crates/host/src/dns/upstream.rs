@@ -256,7 +256,7 @@ mod tests {
     use simple_dns::RCODE;
 
     use super::*;
-    use crate::descriptors::testing::plenty;
+    use crate::descriptors::testing::{plenty, share_of};
     use nsnet_stack::dns::testing::{query, response};
 
     #[tokio::test]
@@ -296,6 +296,21 @@ mod tests {
         let given_up = tokio::time::timeout(std::time::Duration::from_millis(20), pending).await;
         assert!(given_up.is_err());
         assert!(lock(&sockets.servers).values().flatten().all(|socket| socket.strong_count() == 0));
+    }
+
+    #[tokio::test]
+    async fn without_a_descriptor_a_socket_is_shared() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let sockets = Sockets::new(share_of(1));
+        let first = sockets.socket(address).unwrap();
+        assert!(Arc::ptr_eq(&first, &sockets.socket(address).unwrap()));
+        let other = sockets.socket("127.0.0.1:9".parse().unwrap());
+        assert!(other.unwrap_err().to_string().contains("its share of the file descriptors"));
+        // The task that reads has the socket until it is aborted.
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(sockets.socket(address).is_ok());
     }
 
     #[tokio::test]

@@ -51,12 +51,18 @@ fn a_greedy_container_leaves_descriptors_to_others(world: &World, limit: u64) {
     }
     assert!(greedy.statistics().tcp.overflowed > 0);
 
+    set_limit(2 * limit);
+    let more_clients = lab.use_up(greedy);
+    let more = greedy.statistics().tcp.active;
+    assert!(more >= most + limit / 2, "{more} connections after {most}, with twice the limit");
+
     greedy.close();
     end(clients);
+    end(more_clients);
     eventually("everything is free again", || network.statistics().tcp.active == 0);
     let clients = lab.use_up(stranger);
     let again = stranger.statistics().tcp.active;
-    assert!(again * 10 >= most * 9, "{again} connections after {most}");
+    assert!(again * 10 >= more * 9, "{again} connections after {more}");
     end(clients);
 }
 
@@ -104,8 +110,7 @@ struct Lab {
 
 impl Lab {
     fn new(world: &World, limit: u64) -> Self {
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
+        set_limit(limit);
         let silent = world.in_server(|| {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
             socket.bind(&SocketAddr::new(SERVER[0], 0).into()).unwrap();
@@ -140,6 +145,11 @@ impl Lab {
         eventually("some are refused", || overflowed() >= before + u64::try_from(CLIENTS).unwrap());
         clients
     }
+}
+
+fn set_limit(limit: u64) {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard).unwrap();
 }
 
 fn end(clients: Vec<Child>) {

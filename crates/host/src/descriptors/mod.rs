@@ -5,9 +5,9 @@
 //! networks cannot, and the embedder cannot open a file.
 //!
 //! # The budget
-//! [`Census`] counts when a network is built: the limit, less those that the process has open for itself, less a
-//! reserve for the embedder. Each of these numbers may change during the life of the process, so the latest census
-//! counts, for all networks.
+//! [`Census`] counts when a network is built: the limit, less those that are open for other purposes, less a reserve for
+//! the embedder. Each of these numbers may change during the life of the process, so the latest census counts, for all
+//! networks. The limit is looked at again before a permit is refused.
 //!
 //! # Shares
 //! A flow is admitted with a [`Permit`] or not at all, and is never ended in favour of another. So a share must be left
@@ -37,7 +37,7 @@ use share::Budget;
 pub(crate) use share::{ContainerShare, NetworkShare, Permit};
 
 /// The process's own.
-static BUDGET: Budget = Budget::new();
+static BUDGET: Budget = Budget::new(soft_limit);
 
 /// The largest reserve that is not asked for.
 const RESERVE: usize = 1024;
@@ -55,8 +55,7 @@ impl Census {
     /// # Errors
     /// If /proc cannot be read.
     pub(crate) fn take() -> io::Result<Self> {
-        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        Ok(Self { limit: usize::try_from(limit).unwrap_or(usize::MAX), open: count_open()? })
+        Ok(Self { limit: soft_limit()?, open: count_open()? })
     }
 
     /// The share of a new network. The budget of the process is set anew: `reserve` descriptors stay with the embedder,
@@ -64,6 +63,12 @@ impl Census {
     pub(crate) fn share(self, reserve: Option<usize>) -> Option<Arc<NetworkShare>> {
         BUDGET.set(self, reserve).then(|| NetworkShare::new(&BUDGET))
     }
+}
+
+/// The most file descriptors that the process may have at the moment.
+fn soft_limit() -> nix::Result<usize> {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 /// The number of open file descriptors.

@@ -26,9 +26,13 @@ const COMPLAINT: Duration = Duration::from_secs(10);
 /// reserve has room for that.
 #[derive(Debug)]
 pub(super) struct Budget {
-    capacity: AtomicUsize,
-    /// Those that are the embedder's.
+    /// Asks the kernel for the soft limit.
+    ask_limit: fn() -> nix::Result<usize>,
+    limit: AtomicUsize,
+    /// Those that are open for other purposes.
     foreign: AtomicUsize,
+    /// Those that the embedder may still open.
+    reserve: AtomicUsize,
     /// Those of permits and charges.
     used: AtomicUsize,
     /// Those guaranteed to containers that do not use them.
@@ -36,30 +40,42 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    pub(super) const fn new() -> Self {
-        let [capacity, foreign, used, spare] = [const { AtomicUsize::new(0) }; 4];
-        Self { capacity, foreign, used, spare }
+    pub(super) const fn new(ask_limit: fn() -> nix::Result<usize>) -> Self {
+        let [limit, foreign, reserve, used, spare] = [const { AtomicUsize::new(0) }; 5];
+        Self { ask_limit, limit, foreign, reserve, used, spare }
     }
 
-    /// Sets the capacity. Returns whether there is any.
+    /// Takes over what was counted. Returns whether anything is left.
     pub(super) fn set(&self, census: Census, reserve: Option<usize>) -> bool {
         let used = self.used.load(Relaxed);
         let counted = census.open.saturating_sub(used);
         // Flows of a Dialer that needs no descriptors make the difference too small. They cannot make it too large.
         let foreign = if used == 0 { counted } else { counted.max(self.foreign.load(Relaxed)) };
         let left = census.limit.saturating_sub(foreign);
-        let capacity = left.saturating_sub(reserve.unwrap_or(RESERVE.min(left / 8)));
-        if capacity == 0 {
+        let reserve = reserve.unwrap_or(RESERVE.min(left / 8));
+        if left <= reserve {
             return false;
         }
+        self.limit.store(census.limit, Relaxed);
         self.foreign.store(foreign, Relaxed);
-        self.capacity.store(capacity, Relaxed);
+        self.reserve.store(reserve, Relaxed);
         true
+    }
+
+    /// Returns whether the embedder has raised the limit since it was last looked at.
+    fn has_grown(&self) -> bool {
+        let limit = (self.ask_limit)();
+        limit.is_ok_and(|limit| self.limit.swap(limit, Relaxed) < limit)
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        let others = self.foreign.load(Relaxed) + self.reserve.load(Relaxed);
+        self.limit.load(Relaxed).saturating_sub(others)
     }
 
     pub(super) fn free(&self) -> usize {
         let taken = self.used.load(Relaxed) + self.spare.load(Relaxed);
-        self.capacity.load(Relaxed).saturating_sub(taken)
+        self.capacity().saturating_sub(taken)
     }
 }
 
@@ -81,7 +97,7 @@ impl NetworkShare {
     pub(crate) fn container(self: &Arc<Self>, link: usize) -> Arc<ContainerShare> {
         let (budget, link) = (self.budget, self.charge(link));
         // Idle containers keep at most half of the budget from those that have something to do.
-        let promisable = (budget.capacity.load(Relaxed) / 2).saturating_sub(budget.spare.load(Relaxed));
+        let promisable = (budget.capacity() / 2).saturating_sub(budget.spare.load(Relaxed));
         let guaranteed = GUARANTEED.min(promisable).min(budget.free());
         budget.spare.fetch_add(guaranteed, Relaxed);
         Arc::new(ContainerShare {
@@ -109,7 +125,7 @@ impl NetworkShare {
         let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if complained.is_none_or(|last| now.duration_since(last) >= COMPLAINT) {
             *complained = Some(now);
-            let (used, capacity) = (self.budget.used.load(Relaxed), self.budget.capacity.load(Relaxed));
+            let (used, capacity) = (self.budget.used.load(Relaxed), self.budget.capacity());
             tracing::warn!(
                 used,
                 capacity,
@@ -148,7 +164,7 @@ impl ContainerShare {
     pub(crate) fn take(self: &Arc<Self>) -> Option<Permit> {
         let kind = if self.take_spare() {
             Kind::Guaranteed
-        } else if self.shared.load(Relaxed) < self.network.room().saturating_mul(CONTAINER_ALPHA) {
+        } else if self.may_grow() || self.network.budget.has_grown() && self.may_grow() {
             self.shared.fetch_add(1, Relaxed);
             self.network.shared.fetch_add(1, Relaxed);
             Kind::Shared
@@ -158,6 +174,11 @@ impl ContainerShare {
         };
         self.network.budget.used.fetch_add(1, Relaxed);
         Some(Permit { share: Arc::clone(self), kind })
+    }
+
+    /// Whether its share is below the threshold.
+    fn may_grow(&self) -> bool {
+        self.shared.load(Relaxed) < self.network.room().saturating_mul(CONTAINER_ALPHA)
     }
 
     fn take_spare(&self) -> bool {
@@ -211,17 +232,18 @@ impl Drop for Permit {
 impl Budget {
     /// A budget of its own, for the life of the process.
     pub(super) fn of(capacity: usize) -> &'static Self {
-        let budget = Self::new();
-        budget.capacity.store(capacity, Relaxed);
+        Self::with(capacity, || Err(nix::errno::Errno::ENOSYS))
+    }
+
+    /// The same, of a process whose limit may be raised.
+    pub(super) fn with(capacity: usize, ask_limit: fn() -> nix::Result<usize>) -> &'static Self {
+        let budget = Self::new(ask_limit);
+        budget.limit.store(capacity, Relaxed);
         Box::leak(Box::new(budget))
     }
 
     /// What is in use, and what is promised.
     pub(super) fn taken(&self) -> (usize, usize) {
         (self.used.load(Relaxed), self.spare.load(Relaxed))
-    }
-
-    pub(super) fn capacity(&self) -> usize {
-        self.capacity.load(Relaxed)
     }
 }

@@ -99,6 +99,13 @@ fn a_later_census_tells_flows_from_the_embedders_own() {
 }
 
 #[test]
+fn a_limit_that_is_raised_is_noticed() {
+    let budget = Budget::with(100, || Ok(1000));
+    let permits = greedy(&NetworkShare::new(budget).container(2));
+    assert!(permits.len() > 800, "{}", permits.len());
+}
+
+#[test]
 fn the_census_of_this_process_is_plausible() {
     let before = Census::take().unwrap();
     let files: Vec<_> = (0..50).map(|_| fs::File::open("/dev/null").unwrap()).collect();

@@ -65,8 +65,8 @@ impl NetworkBuilder {
     /// are neither open for other purposes nor used by connections of other networks, but at most 1024.
     ///
     /// All networks of the process share what is left below `RLIMIT_NOFILE`, the soft limit. [`build`](Self::build)
-    /// counts. The latest network's count and reserve are in force for all of them, so the limit may be raised and
-    /// another network built. Give every network the same reserve.
+    /// counts. The latest network's count and reserve are in force for all of them, so give every network the same
+    /// reserve. The limit may be raised at any time.
     ///
     /// Each connection, each UDP or echo mapping and each socket towards a DNS server counts as one, even if the Dialer
     /// opens none for it. One container may use six sevenths of what is left if no other wants any. At its share,

@@ -124,7 +124,7 @@ pub enum BuildError {
     /// No file descriptor is left for connections.
     #[error(
         "no file descriptor is left for connections: {open} of {limit} are open, and {reserve} are reserved; raise \
-        RLIMIT_NOFILE"
+        RLIMIT_NOFILE or reserve fewer"
     )]
     NoDescriptors {
         /// The most that this process may have: the soft limit.

@@ -157,18 +157,17 @@ impl Table {
             }
             Destination::Ignore => return context.counters.discarded(Discard::NotUnicast),
         };
+        let is_open = mapping.as_ref().is_some_and(|mapping| mapping.is_open());
+        let needs_socket = service != Service::Resolver && !is_open;
+        let permit = match needs_socket.then(|| context.descriptors.take()) {
+            Some(None) => return self.flows().overflowed(),
+            permit => permit.flatten(),
+        };
         let Some(mapping) = mapping.or_else(|| self.create(key.container)) else {
             return self.flows().overflowed();
         };
         if !self.has_room() {
             return self.flows().overflowed();
-        }
-        let mut permit = None;
-        if service != Service::Resolver && !mapping.is_open() {
-            permit = context.descriptors.take();
-            if permit.is_none() {
-                return self.flows().overflowed();
-            }
         }
         mapping.refresh(context.clock.now(), self.kind.idle_timeout(&context.limits, key.peer));
         mapping.ask(&packet.envelope(), datagrams);

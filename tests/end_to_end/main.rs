@@ -8,7 +8,7 @@
 //!   (`queues`, `queue_frames`) or in great number (`scale`).
 //! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
 //! - Names: `dns`, `names`.
-//! - What a container may use of the host: `limits`.
+//! - What a container may use of the host: `limits`, `descriptors`.
 //! - Who may go where: `dialers`, `host`; `several` containers; from outside `publish`, `publish_udp`, `publish_limits`,
 //!   `publish_programs`.
 //! - Programs: `tools`, `tutorial`; the examples `rootless_shell`, `custom_dialer`, and `oci-hook` in `join`, `oci`
@@ -25,6 +25,7 @@ mod adopt;
 mod attachment;
 mod bubblewrap;
 mod custom_dialer;
+mod descriptors;
 mod dialers;
 mod dns;
 mod echo;

@@ -12,6 +12,7 @@
 //! | `sys` | all `unsafe` code |
 //! | `task` | the clock, and what keeps a task and its faults within bounds |
 //! | `statistics` | counters per container and per network |
+//! | `descriptors` | the file descriptors of the process, and the share of each container |
 //! | `notation` | reading text forms, and their errors |
 //! | `dialer` | the [`Dialer`] trait, direct connections, the kernel's sockets |
 //! | `addressing` | subnets, leases, open ports of the host, local addresses |
@@ -41,6 +42,7 @@
 mod sys;
 mod task;
 mod statistics;
+mod descriptors;
 mod notation;
 mod dialer;
 mod addressing;

@@ -104,6 +104,17 @@ pub(crate) enum LinkOrigin {
     Device { port: LinkEnd, ready: Ready },
 }
 
+impl LinkOrigin {
+    /// How many file descriptors of this process the link needs.
+    pub(crate) fn descriptors(&self) -> usize {
+        match self {
+            // The channel, and the device or channel of each queue.
+            Self::ContainerSide { further, .. } => 2 + further.len(),
+            Self::Device { .. } => 1,
+        }
+    }
+}
+
 /// How far the caller knows the outcome of the setup.
 #[derive(Debug, Clone, Copy)]
 enum Told {

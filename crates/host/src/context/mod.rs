@@ -22,6 +22,7 @@ pub(crate) use question::Questions;
 pub(crate) use tasks::Tasks;
 
 use crate::addressing::Addressing;
+use crate::descriptors::ContainerShare;
 use crate::link::Link;
 use crate::statistics::Counters;
 use crate::task::clock::Clock;
@@ -48,13 +49,14 @@ pub(crate) struct Limits {
     pub(crate) flows_between_containers: usize,
 }
 
-/// The parts that are the same for every container of a network.
+/// The parts that are the same for every queue of a container.
 #[derive(Clone)]
 pub(crate) struct Parts {
     pub(crate) questions: Questions,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) descriptors: Arc<ContainerShare>,
 }
 
 /// The context of one container, or of one queue of it.
@@ -65,6 +67,8 @@ pub(crate) struct Context {
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    /// The file descriptors that the container may have.
+    pub(crate) descriptors: Arc<ContainerShare>,
     pub(crate) commons: Rc<Commons>,
     pub(crate) tasks: Tasks,
     /// The container's part in the line of its thread.
@@ -79,7 +83,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(link: Link, addressing: Addressing, parts: Parts, commons: Rc<Commons>) -> Rc<Self> {
-        let Parts { questions, limits, clock, counters } = parts;
+        let Parts { questions, limits, clock, counters, descriptors } = parts;
         Rc::new(Self {
             link,
             addressing,
@@ -88,6 +92,7 @@ impl Context {
             clock,
             counters,
             lane: commons.turns().lane(),
+            descriptors,
             commons,
             tasks: Tasks::default(),
             progress: Notify::new(),

@@ -19,6 +19,7 @@ use super::{Context, Limits, Parts, Questions};
 use crate::addressing::Addressing;
 use crate::addressing::host_ports::OpenHost;
 use crate::addressing::subnet::{Ipv4Subnet, Ipv6Subnet};
+use crate::descriptors;
 use crate::dialer::{
     DatagramSocket, Datagrams, DenyDialer, DialError, Dialer, Envelope, Flow, Inbound, Received, Source,
     Stream,
@@ -54,6 +55,14 @@ impl Bench {
         Self::on(Commons::of_no_host(), limits, addressing(), counters, dialer)
     }
 
+    /// A context in a process that has this many file descriptors for it.
+    pub(crate) fn with_descriptors(capacity: usize) -> Self {
+        let Self { mut context, far, dialer } = Self::new();
+        let alone = Rc::get_mut(&mut context).expect("nobody else has the context yet");
+        alone.descriptors = descriptors::testing::share_of(capacity);
+        Self { context, far, dialer }
+    }
+
     /// Another queue of this container, on the same thread.
     pub(crate) fn further_queue(&self) -> Self {
         let context = &self.context;
@@ -80,7 +89,8 @@ impl Bench {
         let device = Device { mtu: 1500, offload: Offload::NONE };
         let (link, far) = Link::in_memory(device, Arc::clone(&counters), Rc::clone(&commons));
         let questions = Questions::new(Arc::clone(&dialer) as Arc<dyn Dialer>, limits.dial_timeout);
-        let parts = Parts { questions, limits, clock: Clock::start(), counters };
+        let descriptors = descriptors::testing::plenty();
+        let parts = Parts { questions, limits, clock: Clock::start(), counters, descriptors };
         let context = Context::new(link, addressing, parts, commons);
         Self { context, far, dialer }
     }
@@ -93,7 +103,7 @@ impl Bench {
             resolver: None,
             containers: None,
         };
-        terms.server(dns::Places::new(1, 1))
+        terms.server(dns::Places::new(1, 1), descriptors::testing::plenty())
     }
 
     /// The packets that the container has received since the last call.

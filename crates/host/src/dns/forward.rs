@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use simple_dns::{PacketFlag, RCODE, header_buffer};
@@ -13,8 +13,9 @@ use tokio::time::{self, Duration};
 
 use super::request::Request;
 use super::servers::{Plan, Servers};
-use super::upstream::{Sockets, set_id};
+use super::upstream::{Sockets, no_descriptor, set_id};
 use super::{DnsTransport, EXCHANGE_DEADLINE};
+use crate::descriptors::ContainerShare;
 use crate::task::clock::now;
 
 /// Asks the servers on behalf of one container, or one queue of it.
@@ -23,14 +24,16 @@ pub(crate) struct Forwarder {
     servers: Mutex<Servers>,
     sockets: Sockets,
     streams: Semaphore,
+    descriptors: Arc<ContainerShare>,
 }
 
 impl Forwarder {
-    pub(crate) fn new(servers: Servers) -> Self {
+    pub(crate) fn new(servers: Servers, descriptors: Arc<ContainerShare>) -> Self {
         Self {
             servers: Mutex::new(servers),
-            sockets: Sockets::default(),
+            sockets: Sockets::new(Arc::clone(&descriptors)),
             streams: Semaphore::new(MAX_STREAMS),
+            descriptors,
         }
     }
 
@@ -78,6 +81,7 @@ impl Forwarder {
     async fn ask_over_tcp(&self, server: SocketAddr, request: &Request<'_>) -> io::Result<Bytes> {
         // The semaphore is never closed.
         let _place = self.streams.acquire().await;
+        let _permit = self.descriptors.take().ok_or_else(no_descriptor)?;
         let mut stream = TcpStream::connect(server).await?;
         let id = self.sockets.random_id();
         let length = u16::try_from(request.message.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -126,6 +130,7 @@ mod tests {
     use super::super::servers::tests::TempFile;
     use super::super::upstream::MAX_MESSAGE;
     use super::*;
+    use crate::descriptors::testing::plenty;
     use nsnet_stack::dns::HEADER_LEN;
     use nsnet_stack::dns::testing::{query, response};
 
@@ -157,7 +162,7 @@ mod tests {
         }
 
         fn forwarder(&self) -> Forwarder {
-            Forwarder::new(Servers::from_file_with_port(self.file.path(), self.port))
+            Forwarder::new(Servers::from_file_with_port(self.file.path(), self.port), plenty())
         }
     }
 
@@ -278,7 +283,7 @@ mod tests {
     async fn dead_servers_are_told_as_servfail() {
         let lab = Lab::new([NOBODY, NOBODY]).await;
         assert_our_servfail(&ask(&lab.forwarder(), &query()).await);
-        assert_our_servfail(&ask(&Forwarder::new(Servers::fixed(vec![])), &query()).await);
+        assert_our_servfail(&ask(&Forwarder::new(Servers::fixed(vec![]), plenty()), &query()).await);
     }
 
     #[tokio::test]
@@ -336,7 +341,7 @@ mod tests {
 
     #[tokio::test]
     async fn zone_transfers_over_tcp_are_not_implemented() {
-        let forwarder = Forwarder::new(Servers::fixed(vec![]));
+        let forwarder = Forwarder::new(Servers::fixed(vec![]), plenty());
         let mut message = query();
         let kind = message.len() - 4;
         message[kind..kind + 2].copy_from_slice(&[0, 252]);

@@ -66,6 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addressing::leases::Directory;
+use crate::descriptors::ContainerShare;
 use forward::Forwarder;
 use local::LocalNames;
 use servers::Servers;
@@ -96,9 +97,9 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    /// The name server of a container, or of one queue of it. `places` are those of the container.
-    pub(crate) fn server(&self, places: Places) -> NameServer {
-        let forwarder = Forwarder::new(self.upstreams.clone().servers());
+    /// The name server of a container, or of one queue of it. `places` and `descriptors` are those of the container.
+    pub(crate) fn server(&self, places: Places, descriptors: Arc<ContainerShare>) -> NameServer {
+        let forwarder = Forwarder::new(self.upstreams.clone().servers(), descriptors);
         let names = LocalNames::new(Arc::clone(&self.hosts), self.containers.clone());
         NameServer::new(names, self.resolver.clone(), forwarder, places)
     }

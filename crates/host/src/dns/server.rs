@@ -163,6 +163,7 @@ mod tests {
     use super::super::local::Hosts;
     use super::super::servers::Servers;
     use super::*;
+    use crate::descriptors::testing::plenty;
     use crate::task::clock::now;
     use nsnet_stack::dns::HostName;
     use nsnet_stack::dns::testing::{query_for, response, with_opt};
@@ -177,7 +178,8 @@ mod tests {
         let many = (0..60).map(|host| SocketAddr::from(([10, 2, 0, host], 0)).ip());
         hosts.add(&HostName::parse("many.test").unwrap(), many);
         let names = LocalNames::new(Arc::new(hosts), None);
-        NameServer::new(names, resolver, Forwarder::new(Servers::fixed(servers)), Places::new(QUERIES, 256))
+        let forwarder = Forwarder::new(Servers::fixed(servers), plenty());
+        NameServer::new(names, resolver, forwarder, Places::new(QUERIES, 256))
     }
 
     async fn answered(server: &NameServer, message: &[u8], transport: DnsTransport) -> Bytes {

@@ -143,6 +143,7 @@ mod tests {
     use super::super::places::Places;
     use super::super::servers::Servers;
     use super::*;
+    use crate::descriptors::testing::plenty;
     use crate::task::clock::now;
     use nsnet_stack::dns::HostName;
     use nsnet_stack::dns::testing::{query_for, response};
@@ -151,7 +152,7 @@ mod tests {
     async fn with_client<F: Future<Output = ()>>(upstream: SocketAddr, test: impl FnOnce(DuplexStream) -> F) {
         let mut hosts = Hosts::default();
         hosts.add(&HostName::parse("db.test").unwrap(), ["10.1.0.1".parse().unwrap()]);
-        let forwarder = Forwarder::new(Servers::fixed(vec![upstream]));
+        let forwarder = Forwarder::new(Servers::fixed(vec![upstream]), plenty());
         let server = Rc::new(NameServer::new(
             LocalNames::new(Arc::new(hosts), None),
             None,

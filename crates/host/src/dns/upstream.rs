@@ -2,7 +2,8 @@
 //!
 //! An exchange has a socket of its own, and so a source port (RFC 5452, section 9.2), while there are fewer than
 //! [`MAX_SOCKETS`] towards its server. After that it joins the socket with the fewest exchanges. Sockets cost file
-//! descriptors, and a container can have thousands of queries under way by asking servers that do not answer.
+//! descriptors, and a container can have thousands of queries under way by asking servers that do not answer. A
+//! container that has its share of the process's descriptors joins earlier.
 //!
 //! Sharing makes ports less random, but that does not help a forger. An answer must have the ID drawn for its exchange
 //! *and* repeat the question, so other exchanges on the same port are no further targets. Only an error such as FORMERR
@@ -25,16 +26,27 @@ use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use crate::descriptors::{ContainerShare, Permit};
 use nsnet_stack::dns::Query;
 
 /// The sockets of one network.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
     servers: Mutex<HashMap<SocketAddr, Vec<Weak<SharedSocket>>>>,
     ids: Ids,
+    descriptors: Arc<ContainerShare>,
+}
+
+/// The container may not open a socket now.
+pub(super) fn no_descriptor() -> io::Error {
+    io::Error::other("the container has its share of the file descriptors")
 }
 
 impl Sockets {
+    pub(super) fn new(descriptors: Arc<ContainerShare>) -> Self {
+        Self { servers: Mutex::default(), ids: Ids::default(), descriptors }
+    }
+
     /// Sends a query and waits for its answer, without a time limit.
     ///
     /// # Errors
@@ -68,13 +80,13 @@ impl Sockets {
             !sockets.is_empty()
         });
         let sockets = servers.entry(server).or_default();
-        if sockets.len() >= MAX_SOCKETS {
+        let permit = if sockets.len() < MAX_SOCKETS { self.descriptors.take() } else { None };
+        let Some(permit) = permit else {
             let in_use = sockets.iter().filter_map(Weak::upgrade);
-            if let Some(socket) = in_use.min_by_key(|socket| lock(&socket.shared.waiting).len()) {
-                return Ok(socket);
-            }
-        }
-        let socket = Arc::new(SharedSocket::open(server)?);
+            let least = in_use.min_by_key(|socket| lock(&socket.shared.waiting).len());
+            return least.ok_or_else(no_descriptor);
+        };
+        let socket = Arc::new(SharedSocket::open(server, permit)?);
         sockets.push(Arc::downgrade(&socket));
         Ok(socket)
     }
@@ -93,12 +105,12 @@ struct SharedSocket {
 
 impl SharedSocket {
     /// A new socket on a random port that receives from `server` only.
-    fn open(server: SocketAddr) -> io::Result<Self> {
+    fn open(server: SocketAddr, permit: Permit) -> io::Result<Self> {
         let socket = socket2::Socket::new(Domain::for_address(server), Type::DGRAM, None)?;
         socket.set_nonblocking(true)?;
         socket.connect(&server.into())?;
         let udp = UdpSocket::from_std(socket.into())?;
-        let shared = Arc::new(Shared { udp, waiting: Mutex::default() });
+        let shared = Arc::new(Shared { udp, waiting: Mutex::default(), _permit: permit });
         let reader = tokio::spawn(Arc::clone(&shared).read()).abort_handle();
         Ok(Self { shared, reader })
     }
@@ -114,6 +126,7 @@ impl Drop for SharedSocket {
 struct Shared {
     udp: UdpSocket,
     waiting: Mutex<HashMap<u16, Exchange>>,
+    _permit: Permit,
 }
 
 /// An exchange that waits for its answer.
@@ -243,13 +256,14 @@ mod tests {
     use simple_dns::RCODE;
 
     use super::*;
+    use crate::descriptors::testing::{plenty, share_of};
     use nsnet_stack::dns::testing::{query, response};
 
     #[tokio::test]
     async fn sockets_are_shared_beyond_the_limit_and_all_closed_in_the_end() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
-        let sockets = Arc::new(Sockets::default());
+        let sockets = Arc::new(Sockets::new(plenty()));
         let message = Bytes::from(query());
         let exchanges: Vec<_> = (0..MAX_SOCKETS * 3)
             .map(|_| {
@@ -285,12 +299,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn without_a_descriptor_a_socket_is_shared() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let sockets = Sockets::new(share_of(1));
+        let first = sockets.socket(address).unwrap();
+        assert!(Arc::ptr_eq(&first, &sockets.socket(address).unwrap()));
+        let other = sockets.socket("127.0.0.1:9".parse().unwrap());
+        assert!(other.unwrap_err().to_string().contains("its share of the file descriptors"));
+        // The task that reads has the socket until it is aborted.
+        drop(first);
+        tokio::task::yield_now().await;
+        assert!(sockets.socket(address).is_ok());
+    }
+
+    #[tokio::test]
     async fn an_answer_of_another_port_or_question_is_skipped() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = server.local_addr().unwrap();
         let asked = Bytes::from(query());
-        let sockets = Sockets::default();
+        let sockets = Sockets::new(plenty());
         let serve = async {
             let mut buffer = [0; 512];
             let (length, from) = server.recv_from(&mut buffer).await.unwrap();

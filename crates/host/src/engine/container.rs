@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
 use crate::attach::{self, Attached, End, Ending, Finished, LinkOrigin, NewContainer, Offer, SetupError};
-use crate::context::{Context, Limits, Parts};
+use crate::context::{Context, Limits, Parts, Questions};
+use crate::descriptors::NetworkShare;
 use crate::dns;
 use crate::gateway::Gateway;
 use crate::gateway::members::{Isolation, Members, Presence};
@@ -24,19 +25,37 @@ use crate::gateway::neighbours::Neighbours;
 use crate::gateway::queues::Siblings;
 use crate::link::{Link, LinkEnd};
 use crate::protocols::Protocols;
+use crate::statistics::Counters;
+use crate::task::clock::Clock;
 use crate::task::lifetime;
 use crate::threads::Seat;
 use crate::threads::commons::Commons;
 
 /// The parts that are the same for every container of a network.
 pub(crate) struct NetworkTerms {
-    pub(crate) parts: Parts,
+    pub(crate) questions: Questions,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) descriptors: Arc<NetworkShare>,
     pub(crate) link: Offer,
     pub(crate) dns: dns::Terms,
     pub(crate) isolation: Isolation,
     pub(crate) members: Rc<Members>,
     /// `None` if containers are isolated.
     pub(crate) neighbours: Option<Rc<Neighbours>>,
+}
+
+impl NetworkTerms {
+    /// The parts of a container whose link has this many file descriptors.
+    fn parts(&self, counters: Arc<Counters>, link: usize) -> Parts {
+        Parts {
+            questions: self.questions.clone(),
+            limits: self.limits,
+            clock: self.clock,
+            counters,
+            descriptors: self.descriptors.container(link),
+        }
+    }
 }
 
 /// Serves one container from its start to its end. `further` are seats for the queues behind the first. `network` is
@@ -49,7 +68,7 @@ pub(crate) async fn host(
     network: watch::Receiver<bool>,
 ) -> Finished {
     let NewContainer { origin, member, lease, counters, mut attached } = container;
-    let parts = Parts { counters, ..terms.parts.clone() };
+    let parts = terms.parts(counters, origin.descriptors());
     let ending = Ending::new(network);
     let is_adopted = matches!(origin, LinkOrigin::Device { .. });
     let opening = async {
@@ -255,8 +274,9 @@ struct Queue {
 impl Queue {
     fn open(self, commons: Rc<Commons>) -> io::Result<Rc<Gateway>> {
         let link = Link::new(self.port, Arc::clone(&self.parts.counters), Rc::clone(&commons))?;
+        let descriptors = Arc::clone(&self.parts.descriptors);
         let context = Context::new(link, self.addressing, self.parts, commons);
-        let protocols = Protocols::new(context, self.dns.server(self.places));
+        let protocols = Protocols::new(context, self.dns.server(self.places, descriptors));
         Ok(Gateway::new(protocols, self.isolation, self.sibling))
     }
 }

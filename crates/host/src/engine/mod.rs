@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::attach::{Finished, JOIN, NewContainer, Offer};
-use crate::context::{Limits, Parts, Questions};
+use crate::context::{Limits, Questions};
+use crate::descriptors::NetworkShare;
 use crate::dialer::Dialer;
 use crate::dns;
 use crate::gateway::members::{Isolation, Members};
@@ -34,6 +35,7 @@ pub(crate) struct Config {
     pub(crate) dns: dns::Terms,
     pub(crate) link: Offer,
     pub(crate) isolation: Isolation,
+    pub(crate) descriptors: Arc<NetworkShare>,
 }
 
 pub(crate) struct Engine {
@@ -142,7 +144,7 @@ async fn serve(
     further: Arc<[Seat]>,
     mut requests: mpsc::UnboundedReceiver<Instruction>,
 ) -> Finished {
-    let Config { dialer, limits, dns, link, isolation } = config;
+    let Config { dialer, limits, dns, link, isolation, descriptors } = config;
     let members: Rc<Members> = Rc::default();
     let neighbours = match isolation {
         Isolation::Isolated => None,
@@ -151,12 +153,15 @@ async fn serve(
     let scene = Scene {
         members: Rc::clone(&members),
         clock: Clock::start(),
-        counters: Arc::clone(&counters),
+        counters,
         commons: Rc::clone(&commons),
+        descriptors: Arc::clone(&descriptors),
     };
     let questions = Questions::new(dialer, limits.dial_timeout);
-    let parts = Parts { questions, limits, clock: scene.clock, counters };
-    let terms = Rc::new(NetworkTerms { parts, link, dns, isolation, members, neighbours });
+    let clock = scene.clock;
+    let terms =
+        NetworkTerms { questions, limits, clock, descriptors, link, dns, isolation, members, neighbours };
+    let terms = Rc::new(terms);
     // Dropped for an immediate end of the containers' networks, set for one in good order.
     let (is_finishing, _) = watch::channel(false);
     let mut containers = JoinSet::new();

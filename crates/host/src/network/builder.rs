@@ -15,6 +15,7 @@ use crate::addressing::leases::Pool;
 use crate::addressing::subnet::{Ipv4Subnet, Ipv6Subnet};
 use crate::attach::Offer;
 use crate::context::Limits;
+use crate::descriptors::Census;
 use crate::dialer::{Dialer, DirectDialer};
 use crate::dns::{self, Resolver, Upstreams};
 use crate::engine::{Config, Engine};
@@ -38,6 +39,8 @@ pub struct NetworkBuilder {
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
     pub(super) limits: Limits,
+    /// For the embedder.
+    pub(super) reserve: Option<usize>,
     publish: Vec<Publish>,
 }
 
@@ -56,6 +59,7 @@ impl fmt::Debug for NetworkBuilder {
             .field("names", &self.names)
             .field("has_resolver", &self.resolver.is_some())
             .field("limits", &self.limits)
+            .field("reserve", &self.reserve)
             .field("publish", &self.publish)
             .finish_non_exhaustive()
     }
@@ -77,6 +81,7 @@ impl Default for NetworkBuilder {
             names: Names::default(),
             resolver: None,
             limits: Limits::default(),
+            reserve: None,
             publish: Vec::new(),
         }
     }
@@ -351,7 +356,14 @@ impl NetworkBuilder {
         let addresses = Pool::new(addressing);
         let containers = (self.isolation == Isolation::Open).then(|| addresses.directory().clone());
         let dns = dns::Terms { upstreams: self.upstreams, hosts, resolver: self.resolver, containers };
-        let config = Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation };
+        let census = Census::take().map_err(BuildError::Census)?;
+        let descriptors = census.share(self.reserve).ok_or(BuildError::NoDescriptors {
+            limit: census.limit,
+            open: census.open,
+            reserve: self.reserve.unwrap_or(0),
+        })?;
+        let config =
+            Config { dialer: self.dialer, limits, dns, link, isolation: self.isolation, descriptors };
         let ledger = Ledger::default();
         let engine = Engine::start(config, Arc::clone(ledger.own()), seats);
         let network = Network { engine, setup, addresses, ledger };

@@ -118,6 +118,22 @@ pub enum BuildError {
     /// The identity of the calling thread's network namespace could not be read.
     #[error("read the identity of this network namespace (is /proc mounted?)")]
     Namespace(#[source] io::Error),
+    /// The file descriptors of this process could not be counted.
+    #[error("count the file descriptors of this process (is /proc mounted?)")]
+    Census(#[source] io::Error),
+    /// No file descriptor is left for connections.
+    #[error(
+        "no file descriptor is left for connections: {open} of {limit} are open, and {reserve} are reserved; raise \
+        RLIMIT_NOFILE or reserve fewer"
+    )]
+    NoDescriptors {
+        /// The most that this process may have: the soft limit.
+        limit: usize,
+        /// Those that are open.
+        open: usize,
+        /// Those that [the builder reserves](crate::NetworkBuilder::reserve_descriptors).
+        reserve: usize,
+    },
     /// A port could not be published.
     #[error(transparent)]
     Publish(#[from] PublishError),

@@ -27,7 +27,8 @@ impl Default for Limits {
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// # Limits
-/// Each limit is for one container, unless it says otherwise. Only [`ring_memory`](Self::ring_memory) may be 0.
+/// Each limit is for one container, unless it says otherwise. Only [`ring_memory`](Self::ring_memory) and
+/// [`reserve_descriptors`](Self::reserve_descriptors) may be 0.
 /// [`build`](Self::build) refuses 0 for the others. To refuse flows altogether, use a [`Dialer`](crate::Dialer).
 ///
 /// ```
@@ -52,11 +53,41 @@ impl NetworkBuilder {
     /// [`queues`](Self::queues), each has an even share, rounded up. Connections of published ports are all on the
     /// first queue.
     ///
-    /// Each connection needs a file descriptor of this process and 2 MiB of its address space (not of memory). Lower
-    /// the limit or raise `RLIMIT_NOFILE`, so that a container cannot use up the embedder's own file descriptors.
+    /// Each connection needs a file descriptor of this process and 2 MiB of its address space (not of memory). There may
+    /// be too few descriptors for this limit, see [`reserve_descriptors`](Self::reserve_descriptors).
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;
+        self
+    }
+
+    /// How many file descriptors of this process connections leave to the embedder. Default: an eighth of those that
+    /// are neither open for other purposes nor used by connections of other networks, but at most 1024.
+    ///
+    /// All networks of the process share what is left below `RLIMIT_NOFILE`, the soft limit. [`build`](Self::build)
+    /// counts. The latest network's count and reserve are in force for all of them, so give every network the same
+    /// reserve. The limit may be raised at any time.
+    ///
+    /// Each connection, each UDP or echo mapping and each socket towards a DNS server counts as one, even if the Dialer
+    /// opens none for it. One container may use six sevenths of what is left if no other wants any. At its share,
+    /// its new flows are dropped, and clients of its published ports wait. Others still find room, and every container has a
+    /// few of its own. Attaching a container is never refused for this reason.
+    ///
+    /// # Errors
+    /// `build` returns [`BuildError::NoDescriptors`] if nothing would be left for connections.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::Network;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let network = Network::builder().reserve_descriptors(200).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn reserve_descriptors(mut self, descriptors: usize) -> Self {
+        self.reserve = Some(descriptors);
         self
     }
 

@@ -122,10 +122,12 @@ impl From<ListenTransport> for Protocol {
 }
 
 pub(super) enum BoundSocket {
-    Tcp(TcpListener),
+    /// The file is that of a UNIX socket, and dropped first. While the socket exists, no other can have its inode number.
+    Stream {
+        file: Option<SocketFile>,
+        listener: socket2::Socket,
+    },
     Udp(UdpSocket),
-    /// The file is dropped first. While the socket exists, no other can have its inode number.
-    Unix(SocketFile, UnixListener),
 }
 
 /// Opens all sockets of `front`. They lead to the container's ports from `port` on.
@@ -138,7 +140,11 @@ pub(super) fn open(front: &Front, port: u16) -> Result<Vec<Opened>, PublishError
         Front::Udp(listen) => open_ports(ListenTransport::Udp, listen, port),
         Front::Unix(path) => {
             let (listener, file) = open_file(path)?;
-            Ok(vec![Opened { socket: BoundSocket::Unix(file, listener), address: None, port }])
+            Ok(vec![Opened {
+                socket: BoundSocket::Stream { file: Some(file), listener: listener.into() },
+                address: None,
+                port,
+            }])
         }
     }
 }
@@ -212,7 +218,7 @@ fn try_bind(transport: ListenTransport, address: SocketAddr) -> io::Result<(Boun
             socket.listen(BACKLOG)?;
             let listener = TcpListener::from(socket);
             let address = listener.local_addr()?;
-            Ok((BoundSocket::Tcp(listener), address))
+            Ok((BoundSocket::Stream { file: None, listener: listener.into() }, address))
         }
         ListenTransport::Udp => {
             // The kernel limits the size to `net.core.rmem_max` (socket(7)). A smaller buffer is slower but works.

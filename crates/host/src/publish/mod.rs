@@ -59,6 +59,7 @@ pub use error::PublishError;
 pub use listen::Listen;
 
 use crate::attach::JOIN;
+use crate::descriptors::NetworkShare;
 use crate::dns::HostName;
 use crate::gateway::members::Members;
 use crate::protocols::clients;
@@ -274,6 +275,7 @@ pub(crate) struct Scene {
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
     pub(crate) commons: Rc<Commons>,
+    pub(crate) descriptors: Arc<NetworkShare>,
 }
 
 /// Serves published sockets until they are withdrawn. Connections are accepted until `shutdown` is set. Datagrams pass
@@ -281,19 +283,12 @@ pub(crate) struct Scene {
 pub(crate) async fn serve(listening: Listening, scene: Scene, shutdown: watch::Receiver<bool>) {
     let Listening { sockets, member, close, _alive } = listening;
     let member: Option<Rc<str>> = member.map(Into::into);
+    let _open = scene.descriptors.charge(sockets.len());
     let mut ports = JoinSet::new();
     for Opened { socket, address, port } in sockets {
         let target = Target { member: member.clone(), port };
         let started = match socket {
-            BoundSocket::Tcp(listener) => tcp::Listener::tcp(listener).map(|listener| {
-                ports.spawn_local(tcp::serve(
-                    listener,
-                    target,
-                    scene.clone(),
-                    lifetime::finishing(shutdown.clone()),
-                ))
-            }),
-            BoundSocket::Unix(file, listener) => tcp::Listener::unix(file, listener).map(|listener| {
+            BoundSocket::Stream { file, listener } => tcp::Listener::new(file, listener).map(|listener| {
                 ports.spawn_local(tcp::serve(
                     listener,
                     target,

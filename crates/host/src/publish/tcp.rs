@@ -3,19 +3,25 @@
 use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::net::{TcpListener, UnixListener};
+use socket2::{SockRef, Socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::AbortHandle;
 
 use super::socket_file::SocketFile;
 use super::{Scene, Target};
+use crate::descriptors::Permit;
 use crate::dialer::{DialError, Inbound, Protocol, Stream};
 use crate::protocols::Protocols;
 use crate::protocols::clients::{Way, ways};
 use crate::protocols::tcp::{OpenError, OpenedConnection, Reservation, connect};
 use crate::statistics::Counted;
+use crate::sys;
 use crate::task::clock::Clock;
 use nsnet_stack::flow::FlowKey;
 
@@ -30,39 +36,39 @@ const PAUSE: Duration = Duration::from_millis(100);
 const COMPLAINT: Duration = Duration::from_secs(1);
 
 /// The listening socket of the clients.
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    /// The file is dropped first, see [`BoundSocket`](super::listen::BoundSocket).
-    Unix {
-        _file: SocketFile,
-        listener: UnixListener,
-    },
+pub(super) struct Listener {
+    /// Dropped first, see [`BoundSocket`](super::listen::BoundSocket).
+    _file: Option<SocketFile>,
+    socket: AsyncFd<OwnedFd>,
 }
 
 impl Listener {
-    pub(super) fn tcp(listener: std::net::TcpListener) -> io::Result<Self> {
-        TcpListener::from_std(listener).map(Self::Tcp)
+    pub(super) fn new(file: Option<SocketFile>, socket: Socket) -> io::Result<Self> {
+        Ok(Self { _file: file, socket: sys::watch(socket.into())? })
     }
 
-    pub(super) fn unix(file: SocketFile, listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
-        UnixListener::from_std(listener).map(|listener| Self::Unix { _file: file, listener })
+    /// Waits for a client, without taking it out of the kernel's queue.
+    async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await.map(|mut ready| ready.retain_ready())
     }
 
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                // Fails only for a client that is gone again. The server inside has decided how to cut its stream into
-                // segments.
-                let _ = stream.set_nodelay(true);
-                let listener = stream.local_addr().ok();
-                Ok(Accepted { stream: Some(stream.into()), peer: Some(peer), listener })
-            }
-            Self::Unix { listener, .. } => {
-                let (stream, _) = listener.accept().await?;
-                Ok(Accepted { stream: Some(Stream::new(stream)), peer: None, listener: None })
-            }
-        }
+    /// Takes the next client out of the queue.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is none, and those of accept(2).
+    fn try_accept(&self) -> io::Result<Accepted> {
+        let (socket, peer) =
+            self.socket.try_io(Interest::READABLE, |socket| SockRef::from(socket).accept())?;
+        socket.set_nonblocking(true)?;
+        let Some(peer) = peer.as_socket() else {
+            let stream = UnixStream::from_std(socket.into())?;
+            return Ok(Accepted { stream: Some(Stream::new(stream)), peer: None, listener: None });
+        };
+        let stream = TcpStream::from_std(socket.into())?;
+        // Fails only for a client that is gone again. The server inside has decided how to cut its stream into segments.
+        let _ = stream.set_nodelay(true);
+        let listener = stream.local_addr().ok();
+        Ok(Accepted { stream: Some(stream.into()), peer: Some(peer), listener })
     }
 }
 
@@ -77,8 +83,8 @@ pub(super) async fn serve(
         let complaints = Complaints::default();
         loop {
             for _ in 0..BATCH {
-                match listener.accept().await {
-                    Ok(client) => admit(client, &target, &scene),
+                match accept_next(&listener, &target, &scene).await {
+                    Ok(()) => {}
                     Err(error) if is_clients_own(&error) => {}
                     Err(error) => {
                         complaints.utter(scene.clock, target.port, &error);
@@ -95,9 +101,28 @@ pub(super) async fn serve(
     }
 }
 
+/// Accepts a client on behalf of the container, which must have a file descriptor left for it. Without a container, the
+/// client is reset.
+async fn accept_next(listener: &Listener, target: &Target, scene: &Scene) -> io::Result<()> {
+    listener.readable().await?;
+    let Some(protocols) = scene.members.find(target.member.as_deref()) else {
+        listener.try_accept()?;
+        scene.counters.published.refused();
+        return Ok(());
+    };
+    let permit = protocols.context.descriptors.take();
+    let permit =
+        permit.ok_or_else(|| io::Error::other("the container has its share of the file descriptors"))?;
+    admit(listener.try_accept()?, permit, protocols, target.port);
+    Ok(())
+}
+
 /// Whether a client went away before it was accepted, accept(2).
 fn is_clients_own(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+    )
 }
 
 /// Logs why nothing is accepted, at a limited rate.
@@ -141,20 +166,16 @@ impl Drop for Accepted {
     }
 }
 
-/// Admits a client, if there is a container and room for it.
-fn admit(client: Accepted, target: &Target, scene: &Scene) {
-    let Some(protocols) = scene.members.find(target.member.as_deref()) else {
-        return scene.counters.published.refused();
-    };
+/// Admits a client, if there is room for it.
+fn admit(client: Accepted, permit: Permit, protocols: Rc<Protocols>, port: u16) {
     let counters = &protocols.context.counters;
     let Some(reservation) = Reservation::take(&protocols.tcp) else { return counters.published.overflowed() };
     let task = Rc::new(OnceCell::new());
     let own_task = Rc::clone(&task);
-    let port = target.port;
     let counted = Counted::published(counters);
     let host = Rc::clone(&protocols);
     let handle = protocols.context.tasks.spawn(async move {
-        let _counted = counted;
+        let (_counted, _permit) = (counted, permit);
         // The task cannot have run before the handle was set.
         if let Some(task) = own_task.get() {
             run(client, &host, reservation, port, task).await;

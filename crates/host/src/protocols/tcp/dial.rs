@@ -11,6 +11,7 @@ use super::flow::TcpFlow;
 use super::relay::relay;
 use super::table::{OpenedBy, Release, State, Table, TupleUse};
 use crate::addressing::Destination;
+use crate::descriptors::Permit;
 use crate::dialer::{self, DialError, Protocol, Service, Stream};
 use crate::threads::commons::RingSocket;
 
@@ -30,6 +31,7 @@ impl Table {
         if packet.len() > MAX_SYN || !self.has_room() {
             return context.counters.tcp.overflowed();
         }
+        let Some(permit) = context.descriptors.take() else { return context.counters.tcp.overflowed() };
         let flow = dialer::Flow {
             protocol: Protocol::Tcp,
             source: key.container,
@@ -42,7 +44,7 @@ impl Table {
         self.tuples.borrow_mut().insert(key, TupleUse { id, task: None, state });
         context.counters.tcp.opened();
         let release = Release { table: Rc::clone(self), key, id, origin: OpenedBy::Container };
-        let task = context.tasks.spawn(serve(release, flow));
+        let task = context.tasks.spawn(serve(release, permit, flow));
         if let Some(tuple) = self.tuples.borrow_mut().get_mut(&key).filter(|tuple| tuple.id == id) {
             tuple.task = Some(task);
         }
@@ -127,8 +129,8 @@ impl Table {
     }
 }
 
-/// The task of a flow: dials, opens, relays.
-async fn serve(release: Release, flow: dialer::Flow) {
+/// The task of a flow: dials, opens, relays. The stream is gone before the permit is.
+async fn serve(release: Release, _permit: Permit, flow: dialer::Flow) {
     let Release { table, key, id, .. } = &release;
     let place = table.context.lane.place();
     match place.begin(table.connect_upstream(&flow)).await {

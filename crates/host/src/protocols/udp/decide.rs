@@ -7,6 +7,7 @@ use nsnet_stack::flow::FlowKey;
 use super::held::{HeldDatagrams, Letter};
 use super::mapping::{Mapping, Peer};
 use super::table::Table;
+use crate::descriptors::Permit;
 use crate::dialer::{Datagrams, DialError, Flow, Service};
 
 /// A peer about which the Dialer is being asked. It is forgotten if this is dropped without an answer.
@@ -23,13 +24,14 @@ impl Undecided {
         Self { table, mapping, key, is_decided: false }
     }
 
-    /// Asks the Dialer about the flow and acts on its answer.
-    pub(super) async fn decide(mut self, flow: Flow) {
+    /// Asks the Dialer about the flow and acts on its answer. `permit` is for the socket of the mapping, unless it has
+    /// one.
+    pub(super) async fn decide(mut self, flow: Flow, permit: Option<Permit>) {
         let mapping = &self.mapping;
         let asking = self.table.context.questions.ask(|dialer| async {
             dialer.authorize(&flow).await?;
             if flow.service != Service::Resolver {
-                mapping.open(dialer).await?;
+                mapping.open(dialer, permit).await?;
             }
             Ok(())
         });

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, OnceCell};
 use super::held::{Backlog, ByteBudget, HeldDatagrams, send_all};
 use super::kind::Kind;
 use crate::context::Context;
+use crate::descriptors::Permit;
 use crate::dialer::{DatagramSocket, Datagrams, DialError, Dialer, Envelope, Source};
 use crate::link::Sent;
 use crate::threads::commons::{Inbox, Origin, Undelivered};
@@ -26,7 +27,7 @@ const ASKING: Duration = Duration::from_secs(1);
 pub(crate) struct Mapping {
     kind: Kind,
     source: SocketAddr,
-    socket: OnceCell<Box<dyn DatagramSocket>>,
+    upstream: OnceCell<Upstream>,
     opened: Notify,
     /// The socket has panicked, and the mapping is to end.
     failed: Notify,
@@ -34,6 +35,12 @@ pub(crate) struct Mapping {
     deadline: Cell<Instant>,
     /// For datagrams that wait in all mappings of the container.
     budget: ByteBudget,
+}
+
+/// The socket of a mapping. The fields are dropped in this order.
+struct Upstream {
+    socket: Box<dyn DatagramSocket>,
+    _permit: Option<Permit>,
 }
 
 /// A destination the source has written to, keyed by its address as the container sees it.
@@ -73,7 +80,7 @@ impl Mapping {
         Self {
             kind,
             source,
-            socket: OnceCell::new(),
+            upstream: OnceCell::new(),
             opened: Notify::new(),
             failed: Notify::new(),
             peers: RefCell::default(),
@@ -146,10 +153,18 @@ impl Mapping {
         before - peers.len()
     }
 
-    /// Opens the upstream socket if this is the first flow that needs it.
-    pub(crate) async fn open(&self, dialer: &dyn Dialer) -> Result<(), DialError> {
-        let source = Source::new(self.source);
-        self.socket.get_or_try_init(|| self.kind.open(dialer, &source)).await?;
+    /// Whether it has its upstream socket.
+    pub(super) fn is_open(&self) -> bool {
+        self.upstream.initialized()
+    }
+
+    /// Opens the upstream socket if this is the first flow that needs it. The socket keeps the permit.
+    pub(crate) async fn open(&self, dialer: &dyn Dialer, permit: Option<Permit>) -> Result<(), DialError> {
+        let open = async || {
+            let socket = self.kind.open(dialer, &Source::new(self.source)).await?;
+            Ok::<_, DialError>(Upstream { socket, _permit: permit })
+        };
+        self.upstream.get_or_try_init(open).await?;
         self.opened.notify_one();
         Ok(())
     }
@@ -162,7 +177,7 @@ impl Mapping {
         envelope: &Envelope,
         datagrams: Datagrams<'_>,
     ) {
-        let Some(socket) = self.socket.get() else { return };
+        let Some(Upstream { socket, .. }) = self.upstream.get() else { return };
         let envelope_outside = envelope.to(target);
         // This runs in the reader of the link, where a panic would end the container's whole network.
         let sent = catch_unwind(AssertUnwindSafe(|| socket.try_send(datagrams, &envelope_outside)));
@@ -241,8 +256,8 @@ impl Mapping {
 
     async fn readable(&self) -> io::Result<()> {
         loop {
-            match self.socket.get() {
-                Some(socket) => return socket.readable().await,
+            match self.upstream.get() {
+                Some(Upstream { socket, .. }) => return socket.readable().await,
                 None => self.opened.notified().await,
             }
         }
@@ -262,7 +277,7 @@ impl Mapping {
 
     /// Delivers as much of a batch as the link takes at the moment.
     fn deliver_now(&self, context: &Context, turn: &mut Turn<'_>) -> (Fill, Option<Backlog<Origin>>) {
-        let Some(socket) = self.socket.get() else { return (Fill::Drained, None) };
+        let Some(Upstream { socket, .. }) = self.upstream.get() else { return (Fill::Drained, None) };
         let mut inbox = context.commons.inbox();
         let batch = self.fill(context, &mut inbox, &**socket);
         turn.moved(inbox.bytes());

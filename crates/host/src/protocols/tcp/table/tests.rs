@@ -27,7 +27,10 @@ impl World {
     }
 
     fn with(limits: Limits) -> Self {
-        let bench = Bench::with(limits);
+        Self::of(Bench::with(limits))
+    }
+
+    fn of(bench: Bench) -> Self {
         let table = Table::new(Rc::clone(&bench.context), Rc::new(bench.name_server()));
         Self { bench, table }
     }
@@ -330,6 +333,23 @@ async fn a_container_that_falls_silent_in_the_middle_is_reset() {
         settle().await;
         assert!(world.table.tuples.borrow().is_empty());
         assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0, "the stream has ended");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_descriptor_is_dropped_and_an_end_makes_room() {
+    locally(async || {
+        let world = World::of(Bench::with_descriptors(2));
+        let clients = [4000, 4001, 4002].map(|port| world.client(port));
+        settle().await;
+        let counted = || world.bench.context.counters.read().tcp;
+        assert_eq!((counted().opened, counted().overflowed), (2, 1));
+        world.bench.dialer.answer(Answer::Refuse(DialError::Refused));
+        settle().await;
+        drop(clients);
+        world.client(4003);
+        assert_eq!((counted().opened, counted().overflowed), (3, 1));
     })
     .await;
 }

@@ -20,7 +20,7 @@ use super::kind::Kind;
 use super::mapping::{Mapping, Verdict};
 use crate::addressing::Destination;
 use crate::context::Context;
-use crate::dialer::Flow;
+use crate::dialer::{Flow, Service};
 use crate::dns::{DnsTransport, NameServer};
 use crate::statistics::FlowCounters;
 
@@ -157,6 +157,12 @@ impl Table {
             }
             Destination::Ignore => return context.counters.discarded(Discard::NotUnicast),
         };
+        let is_open = mapping.as_ref().is_some_and(|mapping| mapping.is_open());
+        let needs_socket = service != Service::Resolver && !is_open;
+        let permit = match needs_socket.then(|| context.descriptors.take()) {
+            Some(None) => return self.flows().overflowed(),
+            permit => permit.flatten(),
+        };
         let Some(mapping) = mapping.or_else(|| self.create(key.container)) else {
             return self.flows().overflowed();
         };
@@ -176,7 +182,7 @@ impl Table {
         };
         let undecided = Undecided::new(Rc::clone(self), mapping, key);
         let place = context.lane.place();
-        context.tasks.spawn(async move { place.begin(undecided.decide(flow)).await });
+        context.tasks.spawn(async move { place.begin(undecided.decide(flow, permit)).await });
     }
 
     fn create(self: &Rc<Self>, source: SocketAddr) -> Option<Rc<Mapping>> {

@@ -19,7 +19,10 @@ impl World {
     }
 
     fn with(limits: Limits) -> Self {
-        let bench = Bench::with(limits);
+        Self::of(Bench::with(limits))
+    }
+
+    fn of(bench: Bench) -> Self {
         let table = Table::new(Kind::Udp, Rc::clone(&bench.context), Rc::new(bench.name_server()));
         Self { bench, table }
     }
@@ -218,6 +221,41 @@ async fn a_socket_that_lies_about_being_readable_costs_little() {
         socket.send(PEER, b"after all");
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert_eq!(world.received().len(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_needs_a_descriptor_until_its_mapping_ends() {
+    locally(async || {
+        let world = World::of(Bench::with_descriptors(1));
+        let overflowed = || world.bench.context.counters.read().udp.overflowed;
+        world.mapped().await;
+        world.send("10.0.2.100:4001", PEER, b"too many");
+        assert_eq!(overflowed(), 1);
+        // Another peer of the same socket, and the resolver, which needs none.
+        world.send(CONTAINER, "10.99.0.3:80", b"x");
+        world.send("10.0.2.100:4001", "10.0.2.3:53", b"x");
+        assert_eq!(overflowed(), 1);
+        tokio::time::sleep(Duration::from_secs(400)).await;
+        assert_eq!(world.mappings(), 0);
+        world.send("10.0.2.100:4001", PEER, b"x");
+        assert_eq!(overflowed(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_flow_keeps_no_descriptor() {
+    locally(async || {
+        let world = World::of(Bench::with_descriptors(1));
+        for port in 4000..4010 {
+            world.send(&format!("10.0.2.100:{port}"), PEER, b"x");
+            world.bench.dialer.answer(Answer::Refuse(DialError::Prohibited));
+            settle().await;
+        }
+        assert_eq!(world.bench.context.counters.read().udp.overflowed, 0);
+        assert_eq!(world.bench.dialer.questions().len(), 10);
     })
     .await;
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use nsnet_proto::NamespaceId;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::addressing::local::LocalRoutes;
 use crate::threads::commons::Commons;
@@ -120,6 +120,16 @@ impl Seat {
         // The thread exists as long as the seat.
         let task: Task = Box::new(|commons| Box::pin(task(commons)));
         let _ = self.0.tasks.as_ref().map(|tasks| tasks.send(task));
+    }
+
+    /// Resolves when the thread has had time for one more task.
+    pub(crate) fn sign_of_life(&self) -> oneshot::Receiver<()> {
+        let (alive, sign) = oneshot::channel();
+        self.run(|_| async {
+            // Nobody need wait for it.
+            let _ = alive.send(());
+        });
+        sign
     }
 }
 

@@ -3,11 +3,13 @@
 //! Only one of the networks runs at a time. Buffers that are filled and emptied between two awaits therefore need not
 //! exist for each. Nothing in here is borrowed across an await.
 
+mod clearing;
 mod inbox;
 mod sockets;
 
 use std::cell::{RefCell, RefMut};
 
+pub(crate) use clearing::{Clearing, PIECE};
 pub(crate) use inbox::{Inbox, Origin, Undelivered};
 pub(crate) use sockets::{RingSocket, Sockets};
 
@@ -25,6 +27,7 @@ pub(crate) struct Commons {
     burst: RefCell<Vec<u8>>,
     sockets: Sockets,
     routes: RefCell<LocalRoutes>,
+    clearing: Clearing,
 }
 
 impl Commons {
@@ -38,6 +41,7 @@ impl Commons {
             burst: RefCell::new(Vec::with_capacity(MAX_PACKET)),
             sockets: Sockets::default(),
             routes: RefCell::new(routes),
+            clearing: Clearing::default(),
         }
     }
 
@@ -70,6 +74,11 @@ impl Commons {
     /// Sockets of ended connections, for new ones to use.
     pub(crate) fn sockets(&self) -> &Sockets {
         &self.sockets
+    }
+
+    /// The turns in which containers that end are cleared up.
+    pub(crate) fn clearing(&self) -> &Clearing {
+        &self.clearing
     }
 
     /// The kernel's routing decisions.

@@ -80,6 +80,7 @@ pub use nsnet_proto::{
 };
 pub use publish::{Listen, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
+pub use threads::Threads;
 
 /// The example of README.md, compiled.
 #[cfg(doctest)]

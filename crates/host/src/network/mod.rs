@@ -24,9 +24,8 @@ use crate::statistics::{Ledger, Statistics};
 /// A network for containers. It terminates their TCP, UDP and ping, and sends them again from this process.
 ///
 /// It runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on an engine thread
-/// that the library starts. Networks share engine threads: the pool has no more threads than the machine has cores.
-/// Only networks built in the same network, mount and user namespaces share a thread, because the thread opens their
-/// sockets in these namespaces.
+/// that the library starts. Networks can [share engine threads](NetworkBuilder::threads). The thread opens the
+/// network's sockets, in the network, mount and user namespaces of the thread that called `build`.
 ///
 /// A network serves containers one after another or several at a time. They do not reach each other unless [the builder
 /// says so](NetworkBuilder::containers_reach_each_other). A container whose TUN device was handed over keeps its

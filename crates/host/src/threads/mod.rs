@@ -10,6 +10,7 @@
 //! A thread opens sockets and reads files for its networks. So only networks built in the same namespaces share one: a
 //! thread is in the namespaces of the thread that started it.
 
+pub(crate) mod closing;
 pub(crate) mod commons;
 
 use std::cell::Cell;

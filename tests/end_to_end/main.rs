@@ -3,7 +3,7 @@
 //!
 //! `NSNET_TEST_LOG=1` adds what the library logs to the output of a test that fails.
 //!
-//! - How containers come and go: `attachment`, `adopt`.
+//! - How containers come and go: `attachment`, `adopt`, `ends`.
 //! - In the order of a connection's life: `open`, `handshake`, `tcp_open`, `transfer`, `tcp_close`; all of it on several queues
 //!   (`queues`, `queue_frames`) or in great number (`scale`).
 //! - What else is carried: `udp`, `fragments`, `echo`, `path` (hops, errors, MTU).
@@ -29,6 +29,7 @@ mod descriptors;
 mod dialers;
 mod dns;
 mod echo;
+mod ends;
 mod fragments;
 mod handshake;
 mod host;

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
 
-use nsnet::host::{Member, Network};
+use nsnet::host::{Member, Network, Threads};
 use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
 
 use crate::world::{PATIENCE, SERVER, World, accept, eventually, in_both_carriages, once, resident_memory};
@@ -18,6 +18,7 @@ in_both_carriages! {
 
 once! {
     networks_share_threads_and_sleep,
+    networks_with_threads_of_their_own_sleep,
 }
 
 /// Each has carried a quarter of a megabyte both ways.
@@ -68,10 +69,22 @@ fn bytes_after_a_silence_are_the_right_ones(world: &World) {
 }
 
 fn networks_share_threads_and_sleep(_: &World) {
-    const NETWORKS: usize = 1000;
     let cores = thread::available_parallelism().unwrap().get();
+    let threads = idle_networks(Threads::Shared, 1000);
+    assert!((1..=cores).contains(&threads), "{threads} threads");
+}
+
+fn networks_with_threads_of_their_own_sleep(_: &World) {
+    const NETWORKS: usize = 200;
+    assert_eq!(idle_networks(Threads::Own, NETWORKS), NETWORKS + 1);
+}
+
+/// Makes this many networks and one before, each with a container, and fails unless they are small and sleep. Returns
+/// the number of their threads.
+#[track_caller]
+fn idle_networks(threads: Threads, count: usize) -> usize {
     let attached = || {
-        let network = Network::builder().build().unwrap();
+        let network = Network::builder().threads(threads).build().unwrap();
         let (mut attachment, fd) = network.attach_fd(Member::new()).unwrap();
         let channel = Channel::from_fd(fd).unwrap();
         channel.receive::<Setup>().unwrap();
@@ -82,12 +95,11 @@ fn networks_share_threads_and_sleep(_: &World) {
     };
     let first = attached();
     let before = resident_memory();
-    let networks: Vec<_> = (0..NETWORKS).map(|_| attached()).collect();
-    let each = resident_memory().saturating_sub(before) / u64::try_from(NETWORKS).unwrap();
+    let networks: Vec<_> = (0..count).map(|_| attached()).collect();
+    let each = resident_memory().saturating_sub(before) / u64::try_from(count).unwrap();
     assert!(each <= 200 << 10, "{each} bytes");
 
     let threads = engine_threads();
-    assert!((1..=cores).contains(&threads.len()), "{threads:?}");
     let switches = || threads.iter().map(|thread| context_switches(thread)).sum::<u64>();
     // What was under way may end.
     thread::sleep(Duration::from_millis(500));
@@ -97,6 +109,7 @@ fn networks_share_threads_and_sleep(_: &World) {
 
     drop((first, networks));
     eventually("the threads end with the last network", || engine_threads().is_empty());
+    threads.len()
 }
 
 /// Fails unless what is written at one end is read at the other.

@@ -16,7 +16,7 @@
 //! | `notation` | reading text forms, and their errors |
 //! | `dialer` | the [`Dialer`] trait, direct connections, the kernel's sockets |
 //! | `addressing` | subnets, leases, open ports of the host, local addresses |
-//! | `threads` | engine threads, and the buffers that the networks of one thread share |
+//! | `threads` | engine threads, the buffers that the networks of one thread share, slow closes |
 //! | `link` | frames in and out of a TUN device or a socketpair |
 //! | `attach` | the handshake with a container side, [`Attachment`] |
 //! | `dns` | the path of a query: names of the network, [`Resolver`], servers |
@@ -82,6 +82,7 @@ pub use nsnet_proto::{
 };
 pub use publish::{Listen, Publish, PublishError, Published};
 pub use statistics::{DiscardStatistics, FlowStatistics, IcmpStatistics, Statistics};
+pub use threads::Threads;
 
 /// The example of README.md, compiled.
 #[cfg(doctest)]

@@ -1,10 +1,12 @@
 //! All `unsafe` of this crate.
 
+use std::borrow::Borrow;
 use std::ffi::c_void;
 use std::io::{self, IoSlice};
+use std::mem::ManuallyDrop;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::NonNull;
@@ -88,10 +90,44 @@ impl Drop for Pages {
 }
 
 /// Registers an fd with the runtime the caller runs in.
-pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch<F: Borrow<OwnedFd> + AsRawFd>(fd: F) -> io::Result<AsyncFd<F>> {
     // SAFETY: `register` wants an open fd that stays the same for the life of the `AsyncFd`. An `OwnedFd` is
-    // open until dropped, and nothing in this crate takes a mutable reference through `get_mut` to swap it.
+    // open until dropped, and so is an `Entrusted`, the only other owner of one here. Nothing in this crate takes a
+    // mutable reference through `get_mut` to swap it.
     unsafe { AsyncFd::register(fd) }.map_err(|error| error.into_parts().1)
+}
+
+/// A file descriptor that is handed on when this is dropped, to be closed elsewhere.
+#[derive(Debug)]
+pub(crate) struct Entrusted {
+    fd: ManuallyDrop<OwnedFd>,
+    close: fn(OwnedFd),
+}
+
+impl Entrusted {
+    pub(crate) fn new(fd: OwnedFd, close: fn(OwnedFd)) -> Self {
+        Self { fd: ManuallyDrop::new(fd), close }
+    }
+}
+
+impl Borrow<OwnedFd> for Entrusted {
+    fn borrow(&self) -> &OwnedFd {
+        &self.fd
+    }
+}
+
+impl AsRawFd for Entrusted {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for Entrusted {
+    fn drop(&mut self) {
+        // SAFETY: the value must not be used again. This is the drop, which runs once and is the last use.
+        let fd = unsafe { ManuallyDrop::take(&mut self.fd) };
+        (self.close)(fd);
+    }
 }
 
 /// Whether a socket's packets may be fragmented, as a kernel option (`IP_MTU_DISCOVER`, ip(7); `IPV6_MTU_DISCOVER`,

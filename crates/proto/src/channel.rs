@@ -72,6 +72,16 @@ impl Channel {
         self.receive_with(MsgFlags::empty())
     }
 
+    /// Like [`try_receive`](Self::try_receive), for callers to whom it matters where descriptors are closed. Those that
+    /// have arrived are added to `fds`, whatever goes wrong. More than [`MAX_FDS`] are an error, and all but one more
+    /// than that are closed by the kernel.
+    ///
+    /// # Errors
+    /// See [`receive`](Self::receive).
+    pub fn try_receive_into<M: Message>(&self, fds: &mut Vec<OwnedFd>) -> Result<M, ChannelError> {
+        self.receive_into(MsgFlags::MSG_DONTWAIT, fds)
+    }
+
     /// Like [`receive`](Self::receive), but never blocks, whatever the mode of the fd.
     ///
     /// # Errors
@@ -87,6 +97,12 @@ impl Channel {
     }
 
     fn receive_with<M: Message>(&self, flags: MsgFlags) -> Result<(M, Vec<OwnedFd>), ChannelError> {
+        let mut fds = Vec::new();
+        let message = self.receive_into(flags, &mut fds)?;
+        Ok((message, fds))
+    }
+
+    fn receive_into<M: Message>(&self, flags: MsgFlags, all: &mut Vec<OwnedFd>) -> Result<M, ChannelError> {
         let mut bytes = [0u8; MAX_MESSAGE];
         let received = match sys::receive(self.fd.as_fd(), &mut bytes, flags) {
             // The peer has ended with something of ours unread (`unix_release_sock` in net/unix/af_unix.c). The kernel
@@ -95,7 +111,9 @@ impl Channel {
             received => received,
         };
         let sys::Received { len, fds, flags } = received.map_err(ChannelError::of_errno)?;
-        if fds.len() > MAX_FDS {
+        let count = fds.len();
+        all.extend(fds);
+        if count > MAX_FDS {
             return Err(ChannelError::TooManyFds);
         }
         if flags.contains(MsgFlags::MSG_CTRUNC) {
@@ -107,7 +125,7 @@ impl Channel {
         if len == 0 {
             return Err(ChannelError::Closed);
         }
-        Ok((codec::decode(&bytes[..len]).map_err(undecodable)?, fds))
+        codec::decode(&bytes[..len]).map_err(undecodable)
     }
 }
 

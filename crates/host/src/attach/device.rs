@@ -12,6 +12,7 @@ use super::SetupError;
 use crate::addressing::leases::Member;
 use crate::link::{Framing, LinkEnd, LinkProperties};
 use crate::sys;
+use crate::threads::closing;
 
 /// A TUN device that another program has made; see [`Network::adopt`](crate::Network::adopt).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub(crate) fn adopt(fd: OwnedFd, mtu: u16, wanted: Offload) -> io::Result<Adopte
         nowait,
     };
     let ready = Ready::new(Carriage::HandedOver, offload, 1);
-    Ok(Adopted { name, port: LinkEnd { fd, properties }, ready })
+    Ok(Adopted { name, port: LinkEnd { fd: closing::device(fd), properties }, ready })
 }
 
 /// Asks for fewer and fewer offloads until the kernel agrees. If it agrees to nothing, it is taken to have granted

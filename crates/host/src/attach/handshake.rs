@@ -1,7 +1,8 @@
 //! The handshake with a container side.
 
+use std::borrow::Borrow;
 use std::future::Future;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use nsnet_proto::{Carriage, Channel, ChannelError, Offload, Ready, Report};
 use nsnet_stack::frame::Device;
@@ -9,7 +10,8 @@ use nsnet_stack::frame::Device;
 use super::SetupError;
 use super::device::inspect_all;
 use crate::link::{Framing, LinkEnd, LinkProperties};
-use crate::sys;
+use crate::sys::{self, Entrusted};
+use crate::threads::closing::{self, Unchecked};
 
 /// The queues and offloads that the host offers to the container side.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +30,7 @@ pub(crate) async fn handshake(
     offer: &Offer,
     given_up: impl Future<Output = SetupError>,
 ) -> Result<(Vec<LinkEnd>, Ready), SetupError> {
-    let (report, fds) = report(&channel, given_up).await?;
+    let (report, mut fds) = report(&channel, given_up).await?;
     let granted = match report {
         Report::Failed(failure) => return Err(SetupError::Container(failure)),
         Report::Ready(granted) => granted,
@@ -41,17 +43,17 @@ pub(crate) async fn handshake(
         Carriage::HandedOver => queues,
         Carriage::Shuttled => 0,
     };
-    if fds.len() != expected {
-        return Err(SetupError::FileDescriptors(fds.len(), expected));
+    if fds.0.len() != expected {
+        return Err(SetupError::FileDescriptors(fds.0.len(), expected));
     }
-    let (fds, framing) = match granted.carriage {
+    let (fds, framing): (Vec<Entrusted>, Framing) = match granted.carriage {
         Carriage::HandedOver => {
-            let framing = inspect_all(&fds)?;
-            (fds, framing)
+            let framing = inspect_all(&fds.0)?;
+            (fds.0.drain(..).map(closing::device).collect(), framing)
         }
         Carriage::Shuttled => {
             let ends = std::iter::once(channel).chain(further).take(queues);
-            (ends.map(Channel::into_fd).collect(), Framing::Header)
+            (ends.map(|end| Entrusted::new(end.into_fd(), drop)).collect(), Framing::Header)
         }
     };
     let offload = match framing {
@@ -59,8 +61,8 @@ pub(crate) async fn handshake(
         Framing::Plain => Offload::NONE,
     };
     let carriage = granted.carriage;
-    let port = |fd: OwnedFd| {
-        let nowait = carriage == Carriage::HandedOver && sys::knows_nowait(&fd);
+    let port = |fd: Entrusted| {
+        let nowait = carriage == Carriage::HandedOver && sys::knows_nowait(fd.borrow());
         let properties =
             LinkProperties { carriage, device: Device { mtu: offer.mtu, offload }, framing, nowait };
         LinkEnd { fd, properties }
@@ -72,7 +74,7 @@ pub(crate) async fn handshake(
 async fn report(
     channel: &Channel,
     given_up: impl Future<Output = SetupError>,
-) -> Result<(Report, Vec<OwnedFd>), SetupError> {
+) -> Result<(Report, Unchecked), SetupError> {
     // The channel stays whole for the link, so the runtime watches a duplicate of its fd.
     let watched = channel.as_fd().try_clone_to_owned().and_then(sys::watch).map_err(SetupError::Host)?;
     tokio::pin!(given_up);
@@ -93,9 +95,10 @@ async fn report(
 }
 
 /// The report, if it has arrived.
-fn try_report(channel: &Channel) -> Result<Option<(Report, Vec<OwnedFd>)>, SetupError> {
-    match channel.try_receive::<Report>() {
-        Ok(received) => Ok(Some(received)),
+fn try_report(channel: &Channel) -> Result<Option<(Report, Unchecked)>, SetupError> {
+    let mut fds = Unchecked::default();
+    match channel.try_receive_into::<Report>(&mut fds.0) {
+        Ok(report) => Ok(Some((report, fds))),
         Err(error) if error.would_block() => Ok(None),
         Err(ChannelError::Closed) => Err(SetupError::ClosedEarly),
         Err(error) => Err(SetupError::Handshake(error)),

@@ -34,8 +34,8 @@ use crate::statistics::{Counters, Statistics};
 use crate::task::block_on;
 use crate::threads;
 
-/// How long a blocking call waits beyond the grace. The end takes one scheduling round unless a Dialer blocks the
-/// thread.
+/// How long a blocking call waits beyond the grace. The end takes milliseconds unless a Dialer blocks the thread, or
+/// thousands of connections end.
 pub(crate) const JOIN: Duration = Duration::from_secs(5);
 
 /// A container of a [`Network`]: running, about to be started, or [adopted](crate::Network::adopt).

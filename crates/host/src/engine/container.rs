@@ -10,12 +10,14 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use nsnet_proto::Ready;
+use nsnet_proto::{Carriage, Ready};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::addressing::Addressing;
-use crate::attach::{self, Attached, End, Ending, Finished, LinkOrigin, NewContainer, Offer, SetupError};
+use crate::attach::{
+    self, Attached, End, Ending, Finished, JOIN, LinkOrigin, NewContainer, Offer, SetupError,
+};
 use crate::context::{Context, Limits, Parts, Questions};
 use crate::descriptors::NetworkShare;
 use crate::dns;
@@ -28,8 +30,8 @@ use crate::protocols::Protocols;
 use crate::statistics::Counters;
 use crate::task::clock::Clock;
 use crate::task::lifetime;
-use crate::threads::Seat;
 use crate::threads::commons::Commons;
+use crate::threads::{Seat, closing};
 
 /// The parts that are the same for every container of a network.
 pub(crate) struct NetworkTerms {
@@ -83,6 +85,7 @@ pub(crate) async fn host(
         opened = opening => opened,
         () = ending.at_once(&attached) => Err(ending.refusal()),
     };
+    let has_device = matches!(&opened, Ok((_, ready)) if ready.carriage == Carriage::HandedOver);
     let served = match opened {
         Ok((gateways, ready)) => {
             let Ready { carriage, offload, queues, .. } = ready;
@@ -97,6 +100,10 @@ pub(crate) async fn host(
         }
         Err(error) => Err(error),
     };
+    if has_device {
+        // Whoever learns of the end may look for the device. It is deleted on another thread, which serves all.
+        let _ = tokio::time::timeout(JOIN, closing::devices_are_closed()).await;
+    }
     // Released first: code that learns of the end may attach the next container of this name.
     drop(lease);
     let (end, finished) = match served {

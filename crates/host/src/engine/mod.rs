@@ -5,6 +5,7 @@
 
 mod container;
 
+use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,9 @@ use crate::task::lifetime;
 use crate::threads::commons::Commons;
 use crate::threads::{self, Seat, Seats};
 use container::NetworkTerms;
+
+/// How often a drop waits for another [`JOIN`] while the network's threads are at work. There may be much to clear up.
+const CLEARING_ROUNDS: usize = 11;
 
 /// Everything the engine needs to know.
 pub(crate) struct Config {
@@ -102,16 +106,25 @@ impl Engine {
 
     /// Waits for the end of the network, which must have been ordered.
     fn join(&mut self, patience: Duration) -> Finished {
-        let Some(over) = self.over.take() else { return Finished::Abandoned };
+        let Some(mut over) = self.over.take() else { return Finished::Abandoned };
         // A Dialer may hold the last handle to its own network. The engine cannot wait for itself.
         if threads::is_engine_thread() {
             return Finished::Abandoned;
         }
-        let Some(finished) = block_on(over, patience) else {
-            tracing::error!("a network does not end: a Dialer blocks its thread");
-            return Finished::Abandoned;
-        };
-        finished.unwrap_or(Finished::Abandoned)
+        for patience in iter::once(patience).chain([JOIN; CLEARING_ROUNDS]) {
+            let mut signs: Vec<_> = self.further.iter().chain([&self.seat]).map(Seat::sign_of_life).collect();
+            if let Some(finished) = block_on(&mut over, patience) {
+                return finished.unwrap_or(Finished::Abandoned);
+            }
+            if signs.iter_mut().any(|sign| sign.try_recv().is_err()) {
+                tracing::error!(
+                    "a network does not end, and its thread does not answer: does a Dialer block it?"
+                );
+                return Finished::Abandoned;
+            }
+        }
+        tracing::error!("a network is still clearing up after its containers, and goes on in the background");
+        Finished::Abandoned
     }
 }
 

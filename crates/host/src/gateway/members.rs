@@ -42,13 +42,12 @@ impl Members {
         Presence { members: Rc::clone(self), id }
     }
 
-    /// The container of this name. Without a name, the one that has been up for longest. A container whose end of the
-    /// link is gone does not count, even if its last bytes are still being delivered.
+    /// The container of this name. Without a name, the one that has been up for longest. A container that is on its way
+    /// out does not count, even if its last bytes are still being delivered.
     pub(crate) fn find(&self, name: Option<&str>) -> Option<Rc<Protocols>> {
         let present = self.present.borrow();
         let has = |one: &Present, name| one.name.as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name));
-        let is_meant =
-            |one: &&Present| !one.protocols.is_orphaned() && name.is_none_or(|name| has(one, name));
+        let is_meant = |one: &&Present| !one.protocols.is_leaving() && name.is_none_or(|name| has(one, name));
         present.iter().find(is_meant).map(|one| Rc::clone(&one.protocols))
     }
 

@@ -86,9 +86,8 @@ impl Gateway {
             finished = self.serve(end, finish, lost) => finished,
             () = self.listen() => self.cut(),
         };
-        self.protocols.tcp.reset().await;
+        self.protocols.end().await;
         drop(closing);
-        self.context().tasks.end().await;
         finished
     }
 
@@ -115,10 +114,13 @@ impl Gateway {
                 if let Some(siblings) = &self.siblings {
                     siblings.announce_gone();
                 }
-                self.protocols.orphan();
+                let delivered = async {
+                    self.protocols.orphan().await;
+                    self.delivered().await;
+                };
                 tokio::select! {
                     () = end => self.cut(),
-                    () = self.delivered() => Finished::Delivered,
+                    () = delivered => Finished::Delivered,
                 }
             }
         }

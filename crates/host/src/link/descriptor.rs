@@ -1,5 +1,6 @@
 //! Frames through a file descriptor: a TUN device, or one end of a socketpair.
 
+use std::borrow::Borrow;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -11,11 +12,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
-use crate::sys;
+use crate::sys::{self, Entrusted};
 
 /// A file descriptor that the runtime watches.
 pub(super) struct Descriptor {
-    fd: AsyncFd<OwnedFd>,
+    fd: AsyncFd<Entrusted>,
     access: Access,
     /// Notified when a write has found the device gone.
     gone: Notify,
@@ -34,7 +35,7 @@ enum Access {
 
 impl Descriptor {
     /// Takes over a non-blocking file descriptor. `nowait` says whether the device supports `RWF_NOWAIT`.
-    pub(super) fn new(fd: OwnedFd, carriage: Carriage, nowait: bool) -> io::Result<Self> {
+    pub(super) fn new(fd: Entrusted, carriage: Carriage, nowait: bool) -> io::Result<Self> {
         let access = match carriage {
             Carriage::HandedOver if nowait => Access::DeviceNowait,
             Carriage::HandedOver => Access::Device,
@@ -57,7 +58,8 @@ impl Descriptor {
 
     /// Reads one frame. `Ok(None)` means that the far end is gone.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let mut read = |fd: &OwnedFd| {
+        let mut read = |fd: &Entrusted| {
+            let fd: &OwnedFd = fd.borrow();
             let received = match self.access {
                 Access::DeviceNowait => sys::read_nowait(fd, buffer),
                 Access::Device => nix::unistd::read(fd, buffer),
@@ -85,6 +87,7 @@ impl Descriptor {
 
     pub(super) fn try_write(&self, frame: &[u8]) -> io::Result<()> {
         let written = self.fd.try_io(Interest::WRITABLE, |fd| {
+            let fd: &OwnedFd = fd.borrow();
             match self.access {
                 Access::DeviceNowait => sys::write_nowait(fd, frame)?,
                 Access::Device => nix::unistd::write(fd, frame)?,
@@ -98,6 +101,7 @@ impl Descriptor {
     /// Writes one frame that consists of several parts.
     pub(super) fn try_write_parts(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let written = self.fd.try_io(Interest::WRITABLE, |fd| {
+            let fd: &OwnedFd = fd.borrow();
             match self.access {
                 Access::DeviceNowait => sys::write_parts_nowait(fd, parts)?,
                 Access::Device => uio::writev(fd.as_fd(), parts)?,

@@ -14,7 +14,6 @@ use std::cell::Cell;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,6 +25,7 @@ use nsnet_stack::udp::{self, Datagrams};
 use descriptor::Descriptor;
 
 use crate::statistics::Counters;
+use crate::sys::Entrusted;
 use crate::threads::commons::Commons;
 use nsnet_stack::fragments::{self, Fragments};
 
@@ -52,7 +52,7 @@ pub(crate) enum Framing {
 #[derive(Debug)]
 pub(crate) struct LinkEnd {
     /// A non-blocking TUN device or socketpair end.
-    pub(crate) fd: OwnedFd,
+    pub(crate) fd: Entrusted,
     pub(crate) properties: LinkProperties,
 }
 

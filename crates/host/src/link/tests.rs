@@ -1,4 +1,4 @@
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
@@ -27,7 +27,7 @@ fn link(offload: Offload, buffer: usize) -> (Link, OwnedFd) {
         nowait: false,
     };
     let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
-    (Link::new(LinkEnd { fd: near, properties }, Arc::default(), commons).unwrap(), far)
+    (Link::new(LinkEnd { fd: Entrusted::new(near, drop), properties }, Arc::default(), commons).unwrap(), far)
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use crate::engine::{Config, Engine};
 use crate::gateway::members::Isolation;
 use crate::publish::Publish;
 use crate::statistics::Ledger;
-use crate::threads::{Seats, own_namespace};
+use crate::threads::{Seats, Threads, own_namespace};
 
 /// Builds a [`Network`]. Everything has a default.
 pub struct NetworkBuilder {
@@ -35,6 +35,7 @@ pub struct NetworkBuilder {
     isolation: Isolation,
     offload: Offload,
     queues: u16,
+    threads: Threads,
     upstreams: Upstreams,
     names: Names,
     resolver: Option<Arc<dyn Resolver>>,
@@ -55,6 +56,7 @@ impl fmt::Debug for NetworkBuilder {
             .field("isolation", &self.isolation)
             .field("offload", &self.offload)
             .field("queues", &self.queues)
+            .field("threads", &self.threads)
             .field("upstreams", &self.upstreams)
             .field("names", &self.names)
             .field("has_resolver", &self.resolver.is_some())
@@ -77,6 +79,7 @@ impl Default for NetworkBuilder {
             isolation: Isolation::Isolated,
             offload: Offload::ALL,
             queues: 1,
+            threads: Threads::default(),
             upstreams: Upstreams::System,
             names: Names::default(),
             resolver: None,
@@ -295,6 +298,34 @@ impl NetworkBuilder {
         self
     }
 
+    /// Whether the network has engine threads of its own. Default: [`Threads::Own`], one thread for each
+    /// [queue](Self::queues).
+    ///
+    /// | | [`Threads::Own`] | [`Threads::Shared`] |
+    /// |---|---|---|
+    /// | the cores | the kernel shares them fairly between networks | networks of one thread take turns |
+    /// | a Dialer that blocks its thread | stalls its own network | stalls others too |
+    /// | threads | one per network, asleep while it is idle | at most one per core |
+    /// | file descriptors of an idle network | 4 per thread | none |
+    /// | memory of an idle network | about 80 KiB, and the kernel's own for a thread | about 10 KiB |
+    ///
+    /// Share threads between thousands of networks that trust each other.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::{BuildError, Network, Threads};
+    ///
+    /// /// A network for each of very many tests.
+    /// fn small() -> Result<Network, BuildError> {
+    ///     Network::builder().threads(Threads::Shared).build()
+    /// }
+    /// ```
+    #[must_use]
+    pub fn threads(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
+    }
+
     /// Forwards DNS queries to these servers, in this order. Default: the servers in `/etc/resolv.conf`, which is read
     /// again when it changes.
     #[must_use]
@@ -344,7 +375,8 @@ impl NetworkBuilder {
             return Err(BuildError::NoQueue);
         }
         let limits = limits::checked(self.limits)?;
-        let seats = Seats::take(self.queues.min(MAX_QUEUES).into()).map_err(BuildError::Thread)?;
+        let seats =
+            Seats::take(self.threads, self.queues.min(MAX_QUEUES).into()).map_err(BuildError::Thread)?;
         let queues = u16::try_from(1 + seats.further.len()).unwrap_or(MAX_QUEUES);
         let mut setup = Setup::new(self.device, mtu, own_namespace("net").map_err(BuildError::Namespace)?);
         setup.dns = addressing.subnets().map(|subnet| subnet.dns).collect();

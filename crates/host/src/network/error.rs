@@ -139,7 +139,8 @@ pub enum BuildError {
     Publish(#[from] PublishError),
     /// The engine's thread or its runtime could not be started.
     #[error(
-        "start the network's thread (if threads or file descriptors ran out, raise RLIMIT_NPROC or RLIMIT_NOFILE)"
+        "start the network's thread (if threads or file descriptors ran out, raise RLIMIT_NPROC or RLIMIT_NOFILE, \
+         or let networks share threads)"
     )]
     Thread(#[source] io::Error),
 }

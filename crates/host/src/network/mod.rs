@@ -24,9 +24,8 @@ use crate::statistics::{Ledger, Statistics};
 /// A network for containers. It terminates their TCP, UDP and ping, and sends them again from this process.
 ///
 /// It runs from [`build`](NetworkBuilder::build) until it is dropped or [finished](Self::finish), on an engine thread
-/// that the library starts. Networks share engine threads: the pool has no more threads than the machine has cores.
-/// Only networks built in the same network, mount and user namespaces share a thread, because the thread opens their
-/// sockets in these namespaces.
+/// that the library starts. Networks can [share engine threads](NetworkBuilder::threads). The thread opens the
+/// network's sockets, in the network, mount and user namespaces of the thread that called `build`.
 ///
 /// A network serves containers one after another or several at a time. They do not reach each other unless [the builder
 /// says so](NetworkBuilder::containers_reach_each_other). A container whose TUN device was handed over keeps its
@@ -37,10 +36,19 @@ use crate::statistics::{Ledger, Statistics};
 /// Dropping a network resets all connections, in both directions where bytes are still owed, and removes the
 /// containers' interface.
 ///
-/// **It blocks the calling thread** until that is done. This usually takes less than a millisecond, or half a second
-/// for a container that does not read. It takes 5 s at the most if a Dialer blocks the engine's thread, which is then
-/// left behind. Where blocking is wrong, as in an async task, end the network with [`finish_async`](Self::finish_async)
-/// instead. A Dialer may drop its own network: on an engine thread nothing blocks.
+/// **It blocks the calling thread** until that is done:
+///
+/// | what ends | usual time |
+/// |---|---|
+/// | a few connections | a millisecond |
+/// | a TUN device that was handed over | 50 ms, which the kernel takes to delete it |
+/// | ten thousand connections | a second, in pieces between the work of other networks |
+/// | a container that does not read | half a second |
+///
+/// If a Dialer blocks the engine's thread, the drop waits 5 s and leaves the thread behind. As long as the thread is at
+/// work, the drop waits up to a minute. The network then goes on ending in the background. Where blocking is wrong, as
+/// in an async task, end the network with [`finish_async`](Self::finish_async) instead. A Dialer may drop its own
+/// network: on an engine thread nothing blocks.
 ///
 /// # Examples
 /// ```no_run
@@ -114,8 +122,7 @@ impl Network {
     /// live on in the container's kernel for a while. A connection that some process still holds open takes all of
     /// `grace`. The call does not wait for a container that is not ready yet.
     ///
-    /// It blocks the calling thread for `grace` at the most, and for 5 s more only if a Dialer blocks the engine's
-    /// thread. Called by a Dialer on an engine thread, it returns [`Finished::Abandoned`] at once, and the network ends
+    /// It blocks the calling thread for `grace` at the most, and then for as long as a [drop](Self#dropping). Called by a Dialer on an engine thread, it returns [`Finished::Abandoned`] at once, and the network ends
     /// in the background. In async code, use [`finish_async`](Self::finish_async).
     pub fn finish(self, grace: Duration) -> Finished {
         self.engine.finish(grace)

@@ -19,8 +19,8 @@ pub(crate) struct Protocols {
     pub(crate) echo: Rc<udp::Table>,
     /// The clients of published UDP ports.
     pub(crate) clients: Rc<Clients>,
-    /// Whether the container's end of the link is gone.
-    is_orphaned: Cell<bool>,
+    /// Whether the container's end of the link is gone, or its network ends.
+    is_leaving: Cell<bool>,
 }
 
 impl Protocols {
@@ -33,7 +33,7 @@ impl Protocols {
             echo: datagrams(udp::Kind::Echo),
             clients: Clients::new(Rc::clone(&context)),
             context,
-            is_orphaned: Cell::new(false),
+            is_leaving: Cell::new(false),
         })
     }
 
@@ -49,17 +49,27 @@ impl Protocols {
     }
 
     /// Breaks off everything that the container has not finished, because its end of the link is gone.
-    pub(crate) fn orphan(&self) {
-        self.is_orphaned.set(true);
-        self.tcp.orphan();
+    pub(crate) async fn orphan(&self) {
+        self.is_leaving.set(true);
+        self.tcp.orphan().await;
     }
 
-    /// Whether the container's end of the link is gone. Only data it had finished sending is still being delivered.
-    pub(crate) fn is_orphaned(&self) -> bool {
-        self.is_orphaned.get()
+    /// Whether the container is on its way out. At most data that it had finished sending is still being delivered.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.get()
     }
 
-    /// Ends everything, and resets connections on both sides.
+    /// Ends everything in pieces, and resets connections on both sides.
+    pub(crate) async fn end(&self) {
+        self.is_leaving.set(true);
+        self.tcp.end().await;
+        let clearing = self.context.commons.clearing();
+        while clearing.piece(|| self.clients.forget_some()).await {}
+        // Each task takes its own entry out of its table.
+        self.context.tasks.end(clearing).await;
+    }
+
+    /// Ends everything at once, for want of time.
     pub(crate) fn close(&self) {
         self.tcp.close();
         self.udp.close();

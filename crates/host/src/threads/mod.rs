@@ -1,13 +1,16 @@
 //! Engine threads, on which networks run.
 //!
 //! The library starts its own threads, so the embedder needs no runtime and cannot stall a network by blocking its own.
-//! Networks share them, so a process with a thousand networks has no more of them than cores. A network takes a
-//! [`Seat`] on the thread that has the fewest, or several on different threads. A new thread starts only while there
-//! are fewer threads than cores. It ends with its last seat.
+//! A network takes a [`Seat`] on a thread, or several on different threads. A thread ends with its last seat.
+//!
+//! By default a thread serves one network, so that the kernel shares the cores fairly between networks. Networks that
+//! are built with [`Threads::Shared`] share a pool, which never has more threads than the machine has cores. A new
+//! thread starts only while there are fewer. After that, a network joins the thread with the fewest seats.
 //!
 //! A thread opens sockets and reads files for its networks. So only networks built in the same namespaces share one: a
 //! thread is in the namespaces of the thread that started it.
 
+pub(crate) mod closing;
 pub(crate) mod commons;
 pub(crate) mod turns;
 
@@ -15,6 +18,7 @@ use std::cell::Cell;
 use std::fs;
 use std::future::Future;
 use std::io;
+use std::iter;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
@@ -27,10 +31,22 @@ use std::time::Duration;
 
 use nsnet_proto::NamespaceId;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::addressing::local::LocalRoutes;
 use crate::threads::commons::Commons;
+
+/// Which networks an engine thread serves; see [`NetworkBuilder::threads`](crate::NetworkBuilder::threads).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Threads {
+    /// Only this one. The kernel shares the cores fairly between networks.
+    #[default]
+    Own,
+    /// All networks of the process that are built so, in the same namespaces. Together they have no more threads than
+    /// the machine has cores.
+    Shared,
+}
 
 /// A network's place on an engine thread. The thread lives as long as any seat.
 #[derive(Clone)]
@@ -60,7 +76,7 @@ struct Home {
     users: NamespaceId,
 }
 
-/// All threads of this process that may be running.
+/// All shared threads of this process that may be running.
 static THREADS: Mutex<Vec<(Home, Weak<EngineThread>)>> = Mutex::new(Vec::new());
 
 /// The seats of one network, on different threads.
@@ -70,48 +86,68 @@ pub(crate) struct Seats {
 }
 
 impl Seats {
-    /// Takes as many seats as wanted, or as there are cores if these are fewer, but at least one. New threads come
-    /// first, then those with the fewest networks.
+    /// Takes as many seats as wanted, or as there are cores if these are fewer, but at least one.
     ///
     /// # Errors
     /// If the namespaces of the calling thread cannot be read, or if a new thread lacks resources, usually with
     /// `EMFILE`.
-    pub(crate) fn take(wanted: usize) -> io::Result<Self> {
+    pub(crate) fn take(threads: Threads, wanted: usize) -> io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let wanted = wanted.clamp(1, cores);
+        match threads {
+            Threads::Own => Self::start(wanted),
+            Threads::Shared => Self::share(wanted, cores),
+        }
+    }
+
+    /// Seats on new threads, of which there may be fewer than wanted.
+    fn start(wanted: usize) -> io::Result<Self> {
+        let first = Seat::start()?;
+        let further = iter::repeat_with(Seat::start).map_while(Result::ok).take(wanted - 1).collect();
+        Ok(Self { first, further })
+    }
+
+    /// Seats in the pool of this process and these namespaces. New threads come first, then those with the fewest
+    /// networks.
+    fn share(wanted: usize, cores: usize) -> io::Result<Self> {
         let home = Home {
             process: process::id(),
             network: own_namespace("net")?,
             mounts: own_namespace("mnt")?,
             users: own_namespace("user")?,
         };
-        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut threads = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
         threads.retain(|(_, thread)| thread.strong_count() > 0);
-        let mut own: Vec<_> = threads
+        let mut pool: Vec<_> = threads
             .iter()
             .filter(|(other, _)| *other == home)
             .filter_map(|(_, thread)| thread.upgrade())
             .collect();
-        own.sort_by_key(Arc::strong_count);
-        let wanted = wanted.clamp(1, cores);
+        pool.sort_by_key(Arc::strong_count);
         let mut seats = Vec::with_capacity(wanted);
-        for _ in 0..wanted.min(cores.saturating_sub(own.len())) {
-            let thread = match EngineThread::start() {
-                Ok(thread) => Arc::new(thread),
+        for _ in 0..wanted.min(cores.saturating_sub(pool.len())) {
+            let seat = match Seat::start() {
+                Ok(seat) => seat,
                 // For example, file descriptors have run out. A running thread can take one more network.
-                Err(_) if !own.is_empty() || !seats.is_empty() => break,
+                Err(_) if !pool.is_empty() || !seats.is_empty() => break,
                 Err(error) => return Err(error),
             };
-            threads.push((home, Arc::downgrade(&thread)));
-            seats.push(Seat(thread));
+            threads.push((home, Arc::downgrade(&seat.0)));
+            seats.push(seat);
         }
         let missing = wanted - seats.len();
-        seats.extend(own.into_iter().map(Seat).take(missing));
+        seats.extend(pool.into_iter().map(Seat).take(missing));
         let first = seats.remove(0);
         Ok(Self { first, further: seats })
     }
 }
 
 impl Seat {
+    /// A seat on a new thread.
+    fn start() -> io::Result<Self> {
+        EngineThread::start().map(|thread| Self(Arc::new(thread)))
+    }
+
     /// Runs a task on the thread. It ends with the thread at the latest. So it must keep a seat, or a holder of a seat
     /// must wait for it.
     pub(crate) fn run<F>(&self, task: impl FnOnce(Rc<Commons>) -> F + Send + 'static)
@@ -121,6 +157,16 @@ impl Seat {
         // The thread exists as long as the seat.
         let task: Task = Box::new(|commons| Box::pin(task(commons)));
         let _ = self.0.tasks.as_ref().map(|tasks| tasks.send(task));
+    }
+
+    /// Resolves when the thread has had time for one more task.
+    pub(crate) fn sign_of_life(&self) -> oneshot::Receiver<()> {
+        let (alive, sign) = oneshot::channel();
+        self.run(|_| async {
+            // Nobody need wait for it.
+            let _ = alive.send(());
+        });
+        sign
     }
 }
 
@@ -206,23 +252,36 @@ mod tests {
         seat.0.handle.as_ref().unwrap().thread().id()
     }
 
+    fn ids(seats: &[Seats]) -> HashSet<ThreadId> {
+        seats.iter().flat_map(|Seats { first, further }| further.iter().chain([first])).map(id).collect()
+    }
+
     #[test]
-    fn there_are_no_more_threads_than_cores() {
+    fn a_network_has_threads_of_its_own_unless_told_otherwise() {
         let cores = thread::available_parallelism().unwrap().get();
-        let seats: Vec<Seats> = (0..4 * cores).map(|_| Seats::take(1).unwrap()).collect();
-        let threads: HashSet<ThreadId> = seats.iter().map(|seats| id(&seats.first)).collect();
-        assert!(threads.len() <= cores, "{threads:?}");
+        let count = 4 * cores;
+        let own: Vec<Seats> = (0..count).map(|_| Seats::take(Threads::default(), 1).unwrap()).collect();
+        let shared: Vec<Seats> = (0..count).map(|_| Seats::take(Threads::Shared, 1).unwrap()).collect();
+        let (own, shared) = (ids(&own), ids(&shared));
+        assert_eq!(own.len(), count);
+        assert!(shared.len() <= cores, "{shared:?}");
+        assert!(own.is_disjoint(&shared));
     }
 
     #[test]
     fn several_seats_are_on_different_threads() {
         let cores = thread::available_parallelism().unwrap().get();
-        for wanted in [0, 1, 2, cores, cores + 1, usize::MAX] {
-            let taken = [(); 2].map(|()| Seats::take(wanted).unwrap());
-            for Seats { first, further } in &taken {
-                let threads: HashSet<ThreadId> = further.iter().chain([first]).map(id).collect();
-                assert_eq!(threads.len(), 1 + further.len());
-                assert_eq!(threads.len(), wanted.clamp(1, cores));
+        for threads in [Threads::Own, Threads::Shared] {
+            for wanted in [0, 1, 2, cores, cores + 1, usize::MAX] {
+                let taken = [(); 2].map(|()| Seats::take(threads, wanted).unwrap());
+                for seats in taken.each_ref() {
+                    let ids = ids(std::slice::from_ref(seats));
+                    assert_eq!(ids.len(), 1 + seats.further.len());
+                    assert_eq!(ids.len(), wanted.clamp(1, cores));
+                }
+                if threads == Threads::Own {
+                    assert_eq!(ids(&taken).len(), 2 * wanted.clamp(1, cores));
+                }
             }
         }
     }
@@ -230,7 +289,7 @@ mod tests {
     #[test]
     fn a_task_runs_on_the_thread_of_its_seat() {
         let (done, result) = std::sync::mpsc::channel();
-        let seat = Seats::take(1).unwrap().first;
+        let seat = Seats::take(Threads::Own, 1).unwrap().first;
         assert!(!is_engine_thread());
         seat.run(move |_| async move { done.send((thread::current().id(), is_engine_thread())).unwrap() });
         assert_eq!(result.recv().unwrap(), (id(&seat), true));

@@ -44,6 +44,9 @@ const PASSED_OVER: usize = 8;
 /// The shortest time between two looks at all clients.
 const PERIOD: Duration = Duration::from_millis(100);
 
+/// The most clients forgotten before other tasks get their turn.
+const AT_ONCE: usize = 256;
+
 /// The first of the ports for clients that have none.
 const FIRST_PORT: u16 = 32_768;
 
@@ -208,6 +211,15 @@ impl Clients {
         if let Permission::Allowed(Some(kept)) = client.permission.replace(Permission::Allowed(None)) {
             client.send(&self.context.link, &kept);
         }
+    }
+
+    /// Forgets a few clients, because the container ends. Returns whether there were any.
+    pub(crate) fn forget_some(&self) -> bool {
+        let forgotten: Vec<_> = self.by_key.borrow_mut().extract_if(|_, _| true).take(AT_ONCE).collect();
+        for (_, client) in &forgotten {
+            remove(&mut self.by_client.borrow_mut(), &(client.port.as_ptr(), client.address), client);
+        }
+        !forgotten.is_empty()
     }
 
     /// Forgets all clients.

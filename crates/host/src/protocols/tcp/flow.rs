@@ -159,8 +159,12 @@ impl TcpFlow {
         }
     }
 
-    /// Resets the connection towards the container at once. With a full link the RST is held like any frame.
+    /// Resets the connection towards the container at once, unless the container is gone. With a full link the RST is
+    /// held like any frame.
     pub(crate) fn reset(&self, clock: &Clock, link: &Link) {
+        if self.is_orphaned.get() {
+            return;
+        }
         // A panic while a segment was taken in leaves the stack unborrowed. But this runs in clean-up, so it takes no
         // risk.
         let Ok(mut stack) = self.stack.try_borrow_mut() else { return };
@@ -174,7 +178,9 @@ impl TcpFlow {
     pub(crate) fn orphan(&self) -> bool {
         let complete = self.stack.borrow().has_received_end();
         self.is_orphaned.set(complete);
-        self.wake();
+        if complete {
+            self.wake();
+        }
         complete
     }
 

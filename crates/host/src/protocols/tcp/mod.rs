@@ -28,6 +28,7 @@
 
 mod active_open;
 mod dial;
+mod end;
 mod flow;
 mod relay;
 mod table;

@@ -3,12 +3,14 @@
 //! Only one of the networks runs at a time. Buffers that are filled and emptied between two awaits therefore need not
 //! exist for each. Nothing in here is borrowed across an await.
 
+mod clearing;
 mod inbox;
 mod sockets;
 
 use std::cell::{RefCell, RefMut};
 use std::rc::Rc;
 
+pub(crate) use clearing::{Clearing, PIECE};
 pub(crate) use inbox::{Inbox, Origin, Undelivered};
 pub(crate) use sockets::{RingSocket, Sockets};
 
@@ -28,6 +30,7 @@ pub(crate) struct Commons {
     sockets: Sockets,
     routes: RefCell<LocalRoutes>,
     turns: Rc<Turns>,
+    clearing: Clearing,
 }
 
 impl Commons {
@@ -42,6 +45,7 @@ impl Commons {
             sockets: Sockets::default(),
             routes: RefCell::new(routes),
             turns: Turns::new(),
+            clearing: Clearing::default(),
         }
     }
 
@@ -79,6 +83,11 @@ impl Commons {
     /// The order in which tasks work.
     pub(crate) fn turns(&self) -> &Rc<Turns> {
         &self.turns
+    }
+
+    /// The turns in which containers that end are cleared up.
+    pub(crate) fn clearing(&self) -> &Clearing {
+        &self.clearing
     }
 
     /// The kernel's routing decisions.

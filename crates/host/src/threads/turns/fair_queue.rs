@@ -82,6 +82,10 @@ impl<T> FairQueue<T> {
         self.waiting.peek().is_none_or(|Reverse(first)| end < first.end)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

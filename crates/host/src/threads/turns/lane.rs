@@ -107,7 +107,7 @@ impl Lane {
         if origin == Origin::Given {
             self.turns.is_given.set(false);
             self.turns.change.notify_one();
-            if state.reader.is_some() || state.tasks.len() > 0 {
+            if state.reader.is_some() || !state.tasks.is_empty() {
                 self.line_up(&mut state);
             }
         }
@@ -124,10 +124,9 @@ impl Lane {
 impl State {
     /// Takes out the next that waits, and whether it is the reader.
     fn next(&mut self) -> Option<(Rc<Slot>, bool)> {
-        if !self.reader_was_last || self.tasks.len() == 0 {
-            if let Some(reader) = self.reader.take() {
-                return Some((reader, true));
-            }
+        let is_readers = !self.reader_was_last || self.tasks.is_empty();
+        if let Some(reader) = self.reader.take_if(|_| is_readers) {
+            return Some((reader, true));
         }
         let (slot, start) = self.tasks.pop()?;
         slot.start.set(start);

@@ -5,7 +5,6 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::time::Duration;
 
 use nsnet_stack::flow::FlowKey;
 use nsnet_stack::tcp::{self, Budget, Control, Resting, Segment};
@@ -16,9 +15,6 @@ use super::flow::TcpFlow;
 use super::warm::Warm;
 use crate::context::Context;
 use crate::dns::NameServer;
-
-/// How long the end of a network waits for a container that does not read its resets.
-const RESET_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The connections of one container, or of one queue of it.
 pub(crate) struct Table {
@@ -130,35 +126,6 @@ impl Table {
         self.context.send(&answer);
     }
 
-    /// Ends all flows. Streams that lack bytes are aborted.
-    pub(crate) fn close(&self) {
-        let tuples = std::mem::take(&mut *self.tuples.borrow_mut());
-        for tuple in tuples.into_values() {
-            if let State::Open(flow) = tuple.state {
-                self.reset_flow(&flow);
-            }
-            if let Some(task) = tuple.task {
-                task.abort();
-            }
-        }
-    }
-
-    /// Leaves the flows alone that the container has ended, and breaks the others off, because its end of the link is
-    /// gone.
-    pub(crate) fn orphan(&self) {
-        let broken: Vec<FlowKey> = {
-            let tuples = self.tuples.borrow();
-            let is_broken = |tuple: &TupleUse| match &tuple.state {
-                State::Open(flow) => !flow.orphan(),
-                State::Dialing { .. } => true,
-            };
-            tuples.iter().filter(|(_, tuple)| is_broken(tuple)).map(|(key, _)| *key).collect()
-        };
-        for key in broken {
-            self.cancel(&key);
-        }
-    }
-
     /// Whether every stream has all that the container has sent it.
     pub(crate) fn is_delivered(&self) -> bool {
         self.replaced.borrow().is_empty() && !self.tuples.borrow().values().any(TupleUse::is_owed)
@@ -168,29 +135,6 @@ impl Table {
     pub(crate) fn undelivered(&self) -> usize {
         let owed = self.tuples.borrow().values().filter(|tuple| tuple.is_owed()).count();
         self.replaced.borrow().len() + owed
-    }
-
-    /// Resets every open connection towards the container. Waits a little for a link that is full.
-    pub(crate) async fn reset(&self) {
-        let open = |tuple: &TupleUse| match &tuple.state {
-            State::Open(flow) => Some(Rc::clone(flow)),
-            State::Dialing { .. } => None,
-        };
-        let flows: Vec<Rc<TcpFlow>> = self.tuples.borrow().values().filter_map(open).collect();
-        for flow in &flows {
-            self.reset_flow(flow);
-        }
-        let link = &self.context.link;
-        let retries = async {
-            for flow in &flows {
-                while flow.is_blocked() && link.writable().await.is_ok() {
-                    flow.retry(link);
-                }
-            }
-        };
-        if tokio::time::timeout(RESET_PATIENCE, retries).await.is_err() {
-            tracing::debug!("the container does not read: some of its connections were not reset");
-        }
     }
 
     pub(super) fn warm(&self) -> &Warm {
@@ -272,7 +216,7 @@ impl Table {
         }
     }
 
-    fn reset_flow(&self, flow: &TcpFlow) {
+    pub(super) fn reset_flow(&self, flow: &TcpFlow) {
         flow.reset(&self.context.clock, &self.context.link);
     }
 

@@ -14,6 +14,7 @@ use crate::world::{PATIENCE, SERVER, World, accept, eventually, in_both_carriage
 in_both_carriages! {
     silent_connections_give_their_memory_back [120],
     bytes_after_a_silence_are_the_right_ones [120],
+    an_idle_network_keeps_nothing_of_its_connections [120],
 }
 
 once! {
@@ -66,6 +67,34 @@ fn bytes_after_a_silence_are_the_right_ones(world: &World) {
     let used = resident_memory();
     eventually("the rings are given back", || resident_memory() + (512 << 10) <= used);
     both_ways(1);
+}
+
+/// Each has carried as much as a ring may keep.
+fn an_idle_network_keeps_nothing_of_its_connections(world: &World) {
+    /// As many as wait for reuse.
+    const CONNECTIONS: usize = 64;
+    const LENGTH: usize = 60 << 10;
+    let container = world.container();
+    let listener = world.listen(SERVER[0]);
+    let server = listener.local_addr().unwrap();
+    let bytes = vec![7; LENGTH];
+    let serve = |count| {
+        let connections: Vec<_> =
+            (0..count).map(|_| (container.connect(server).unwrap(), accept(&listener))).collect();
+        for (client, served) in &connections {
+            carry(client, served, &bytes);
+            carry(served, client, &bytes);
+        }
+    };
+    // What is made once, made before it is measured.
+    serve(1);
+    let before = resident_memory();
+    serve(CONNECTIONS);
+    eventually("the connections end", || container.statistics().tcp.active == 0);
+    eventually("the memory of the rings is given back", || {
+        let each = resident_memory().saturating_sub(before) / u64::try_from(CONNECTIONS).unwrap();
+        each <= 16 << 10
+    });
 }
 
 fn networks_share_threads_and_sleep(_: &World) {

@@ -63,8 +63,8 @@ impl Pages {
     /// The memory, for one borrower that the caller keeps beside the pages and drops before them.
     pub(crate) fn lend(&mut self) -> &'static mut [u8] {
         // SAFETY: the mapping is readable, writable, `length` bytes long and all initialised (zeroes). It stays for as
-        // long as the slice is used and nobody else refers to it, by the contract above: `RingSocket` is the one
-        // caller, drops its socket first, and lends once.
+        // long as the slice is used and nobody else refers to it, by the contract above: the callers are
+        // `RingSocket` and `Buffer`, which drop their borrower first and lend once.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length.get()) }
     }
 }

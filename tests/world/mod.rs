@@ -20,6 +20,7 @@ mod container;
 pub(crate) mod hops;
 mod namespace;
 mod noise;
+pub(crate) mod packets;
 mod rerun;
 pub(crate) mod server;
 mod sys;

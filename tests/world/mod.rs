@@ -270,6 +270,11 @@ pub(crate) fn option(socket: &impl AsFd, level: i32, name: i32) -> i32 {
     sys::option(socket.as_fd(), level, name).unwrap()
 }
 
+/// Whether the kernel knows an option of a socket.
+pub(crate) fn knows_option(socket: &impl AsFd, level: i32, name: i32) -> bool {
+    sys::option(socket.as_fd(), level, name).is_ok()
+}
+
 /// A queue of the TUN or TAP device of this name in the network namespace of the caller, made if there is none; the flags
 /// are those of `TUNSETIFF`.
 #[track_caller]

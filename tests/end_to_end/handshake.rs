@@ -2,12 +2,14 @@
 //! was, and soon.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nsnet::container::TunDevice;
 use nsnet::host::{Attachment, Member, Network};
 use nsnet_proto::{Carriage, Channel, Failure, Offload, Ready, Report, Setup};
@@ -38,6 +40,7 @@ once! {
     queues_without_their_devices_are_refused,
     failed_attachments_leak_no_fd,
     frames_of_garbage_harm_nobody,
+    frames_with_descriptors_are_refused,
 }
 
 /// Longer than any of this takes, shorter than the timeout that it must not wait for.
@@ -289,4 +292,32 @@ fn assert_echoes(world: &World, container: &Container) {
 
 fn open_fds() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The kernel closes descriptors that nobody receives, which may take long, on the thread that reads the frame.
+fn frames_with_descriptors_are_refused(_: &World) {
+    let network = Network::builder().queues(2).build().unwrap();
+    let (mut attachment, fd) = network.attach_fd(Member::new()).unwrap();
+    let channel = Channel::from_fd(fd).unwrap();
+    let (setup, further) = channel.receive::<Setup>().unwrap();
+    let send = |queue: &OwnedFd, descriptors: &[RawFd]| {
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+        sendmsg::<()>(queue.as_raw_fd(), &[IoSlice::new(&[0; 64])], control, MsgFlags::empty(), None)
+    };
+    let null = File::open("/dev/null").unwrap();
+    /// Known since Linux 6.16. An older kernel takes the descriptors along.
+    const SO_PASSRIGHTS: i32 = 83;
+    let is_known = world::knows_option(&channel, nix::libc::SOL_SOCKET, SO_PASSRIGHTS);
+    let expected = if is_known { Err(Errno::EPERM) } else { Ok(64) };
+    for queue in &further {
+        assert_eq!(send(queue, &[null.as_raw_fd()]), expected, "before it is ready");
+    }
+    let ready = Ready::new(Carriage::Shuttled, Offload::NONE, setup.queues);
+    channel.send(&Report::Ready(ready), &[]).unwrap();
+    attachment.wait_ready(PATIENCE).unwrap();
+    for queue in further.into_iter().chain([channel.into_fd()]) {
+        assert_eq!(send(&queue, &[null.as_raw_fd()]), expected);
+        assert_eq!(send(&queue, &[]), Ok(64));
+    }
 }

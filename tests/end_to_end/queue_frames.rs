@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::mem;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use nix::errno::Errno;
 use nsnet::host::{Attachment, Member, Network};
-use nsnet_proto::vnet::{Checksum, HEADER_LEN, Header};
+use nsnet_proto::vnet::HEADER_LEN;
 use nsnet_proto::{Carriage, Channel, Offload, Ready, Report, Setup};
 
-use crate::world::{OTHER_SERVER, PATIENCE, SERVER, World, accept, assert_errno, eventually, once};
+use crate::world::packets::{TCP, UDP};
+use crate::world::{OTHER_SERVER, PATIENCE, SERVER, World, accept, assert_errno, eventually, once, packets};
 
 once! {
     segment_finds_its_flow_from_any_queue,
@@ -18,9 +19,6 @@ once! {
     datagrams_of_any_queue_leave_from_one_port,
     one_queue_that_closes_ends_the_others,
 }
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
@@ -76,7 +74,7 @@ fn datagrams_of_any_queue_leave_from_one_port(world: &World) {
     let mut container = FrameContainer::new();
     let seen = [0, 1].map(|queue| {
         let to = peers[queue].local_addr().unwrap();
-        container.send(queue, UDP, to, &datagram(to, b"question"));
+        container.send(queue, UDP, to, &packets::datagram(SOURCE.1, to, b"question"));
         let (_, from) = peers[queue].recv_from(&mut [0; 16]).unwrap();
         peers[queue].send_to(b"answer", from).unwrap();
         // Where every answer is written, so that the kernel learns of it.
@@ -131,11 +129,7 @@ impl FrameContainer {
 
     /// Sends a packet of the container; its transport's checksum need not be right.
     fn send(&mut self, queue: usize, protocol: u8, to: SocketAddr, payload: &[u8]) {
-        let header = Header { checksum: Checksum::Verified, segmentation: None };
-        let mut frame = header.to_bytes().to_vec();
-        let IpAddr::V4(to) = to.ip() else { panic!("{to} is not IPv4") };
-        frame.extend(ip_header(protocol, to, payload.len()));
-        frame.extend(payload);
+        let frame = packets::frame(protocol, SOURCE.0, to, payload);
         assert_eq!(self.queues[queue].write(&frame).unwrap(), frame.len());
     }
 
@@ -173,21 +167,6 @@ impl Packet {
     }
 }
 
-/// RFC 791, 3.1.
-fn ip_header(protocol: u8, to: Ipv4Addr, payload: usize) -> [u8; 20] {
-    let mut header = [0; 20];
-    header[0] = 0x45;
-    header[2..4].copy_from_slice(&u16::try_from(20 + payload).unwrap().to_be_bytes());
-    (header[8], header[9]) = (64, protocol);
-    header[12..16].copy_from_slice(&SOURCE.0.octets());
-    header[16..].copy_from_slice(&to.octets());
-    let words = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])));
-    let sum = words.sum::<u32>();
-    let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-    header[10..12].copy_from_slice(&(!folded).to_be_bytes());
-    header
-}
-
 /// RFC 9293, 3.1, without options.
 fn segment(to: SocketAddr, sequence: u32, acknowledgment: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
     let mut segment = [SOURCE.1.to_be_bytes(), to.port().to_be_bytes()].concat();
@@ -196,12 +175,4 @@ fn segment(to: SocketAddr, sequence: u32, acknowledgment: u32, flags: u8, payloa
     segment.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
     segment.extend(payload);
     segment
-}
-
-/// RFC 768.
-fn datagram(to: SocketAddr, payload: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(8 + payload.len()).unwrap();
-    let mut datagram = [SOURCE.1, to.port(), length, 0].map(u16::to_be_bytes).concat();
-    datagram.extend(payload);
-    datagram
 }

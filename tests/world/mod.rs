@@ -20,6 +20,7 @@ mod container;
 pub(crate) mod hops;
 mod namespace;
 mod noise;
+pub(crate) mod packets;
 mod rerun;
 pub(crate) mod server;
 mod sys;
@@ -267,6 +268,11 @@ pub(crate) fn set_option(socket: &impl AsFd, level: i32, name: i32, value: i32) 
 #[track_caller]
 pub(crate) fn option(socket: &impl AsFd, level: i32, name: i32) -> i32 {
     sys::option(socket.as_fd(), level, name).unwrap()
+}
+
+/// Whether the kernel knows an option of a socket.
+pub(crate) fn knows_option(socket: &impl AsFd, level: i32, name: i32) -> bool {
+    sys::option(socket.as_fd(), level, name).is_ok()
 }
 
 /// A queue of the TUN or TAP device of this name in the network namespace of the caller, made if there is none; the flags

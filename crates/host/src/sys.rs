@@ -63,8 +63,8 @@ impl Pages {
     /// The memory, for one borrower that the caller keeps beside the pages and drops before them.
     pub(crate) fn lend(&mut self) -> &'static mut [u8] {
         // SAFETY: the mapping is readable, writable, `length` bytes long and all initialised (zeroes). It stays for as
-        // long as the slice is used and nobody else refers to it, by the contract above: `RingSocket` is the one
-        // caller, drops its socket first, and lends once.
+        // long as the slice is used and nobody else refers to it, by the contract above: the callers are
+        // `RingSocket` and `Buffer`, which drop their borrower first and lend once.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.length.get()) }
     }
 }
@@ -138,15 +138,33 @@ pub(crate) enum MtuDiscovery {
     V6(libc::c_int),
 }
 
-/// Sets options that nix does not know.
 pub(crate) fn set_mtu_discovery(socket: BorrowedFd<'_>, discovery: MtuDiscovery) -> nix::Result<()> {
     let (level, name, value) = match discovery {
         MtuDiscovery::V4(value) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value),
         MtuDiscovery::V6(value) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value),
     };
+    set_option(socket, level, name, value)
+}
+
+/// Makes the kernel refuse messages to this socket of a socketpair that carry descriptors: their sender gets `EPERM`
+/// (`SO_PASSRIGHTS`). Has no effect before Linux 6.16, and none on messages that were sent before.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
+    /// As in asm-generic/socket.h; libc does not have it.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    // An older kernel does not know the option.
+    let _ = set_option(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, 0);
+}
+
+/// Sets an option that is an int, and that nix does not know.
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> nix::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
-    // SAFETY: setsockopt reads `length` bytes behind the pointer. These are the bytes of `value`, an int, which is the
-    // type of both options. It lives until the call returns.
+    // SAFETY: setsockopt reads `length` bytes behind the pointer. These are the bytes of `value`, which lives until the
+    // call returns.
     let result =
         unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     Errno::result(result).map(drop)

@@ -53,7 +53,11 @@ pub(crate) async fn handshake(
         }
         Carriage::Shuttled => {
             let ends = std::iter::once(channel).chain(further).take(queues);
-            (ends.map(|end| Entrusted::new(end.into_fd(), drop)).collect(), Framing::Header)
+            let take_over = |end: Channel| {
+                sys::refuse_descriptors(end.as_fd());
+                Entrusted::new(end.into_fd(), drop)
+            };
+            (ends.map(take_over).collect(), Framing::Header)
         }
     };
     let offload = match framing {

@@ -92,11 +92,15 @@ pub(crate) async fn host(
             tracing::info!(?carriage, ?offload, queues, "container attached");
             attached.set_up(Ok(ready));
             let presence = terms.members.enter(member, &gateways.first.protocols);
-            let _stay = terms.neighbours.as_ref().map(|neighbours| {
+            let stay = terms.neighbours.as_ref().map(|neighbours| {
                 gateways.first.meet(Rc::clone(neighbours));
                 neighbours.admit(&gateways.first.protocols)
             });
-            Ok(gateways.run(&ending, &attached, presence).await)
+            let served = gateways.run(&ending, &attached, presence).await;
+            if let Some(stay) = stay {
+                stay.end().await;
+            }
+            Ok(served)
         }
         Err(error) => Err(error),
     };

@@ -26,7 +26,7 @@ fn link(offload: Offload, buffer: usize) -> (Link, OwnedFd) {
         framing: Framing::Header,
         nowait: false,
     };
-    let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()));
+    let commons = Rc::new(Commons::new(LocalRoutes::new().unwrap()).unwrap());
     (Link::new(LinkEnd { fd: Entrusted::new(near, drop), properties }, Arc::default(), commons).unwrap(), far)
 }
 

@@ -221,7 +221,7 @@ fn flow() -> TcpFlow {
         max_segment_size: Some(1460),
     };
     let rings = Rings::new(pages, TcpSeqNumber(1), Rc::new(Budget::new(1 << 20)));
-    let commons = Commons::new(LocalRoutes::new().expect("a netlink socket"));
+    let commons = Commons::new(LocalRoutes::new().expect("a netlink socket")).expect("address space");
     TcpFlow::new(key, &syn, stack, rings, Rc::new(commons), Clock::start().now())
 }
 

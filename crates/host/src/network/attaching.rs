@@ -70,6 +70,8 @@ impl Network {
         // container side chose the sockets, this process would write to anything it chose.
         let further = (1..self.setup.queues).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
         let (further, theirs): (Vec<_>, Vec<_>) = further.into_iter().unzip();
+        // They carry frames and nothing else.
+        further.iter().map(AsFd::as_fd).for_each(sys::refuse_descriptors);
         let fds: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
         let setup = self.setup_of(&lease);
         channel.send(&setup, &fds).map_err(AttachError::Setup)?;

@@ -180,10 +180,11 @@ impl EngineThread {
             let _alive: std::sync::mpsc::Sender<()> = alive;
             IS_ENGINE_THREAD.set(true);
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            match runtime {
-                Ok(runtime) => {
+            let prepared = runtime.and_then(|runtime| Ok((runtime, Commons::new(routes)?)));
+            match prepared {
+                Ok((runtime, commons)) => {
                     let _ = started.send(Ok(()));
-                    serve(runtime, Commons::new(routes), incoming);
+                    serve(runtime, commons, incoming);
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -224,6 +225,7 @@ pub(crate) fn is_engine_thread() -> bool {
 fn serve(runtime: LocalRuntime, commons: Commons, mut tasks: mpsc::UnboundedReceiver<Task>) {
     let commons = Rc::new(commons);
     runtime.block_on(async {
+        tokio::task::spawn_local(Rc::clone(&commons).give_memory_back());
         while let Some(task) = tasks.recv().await {
             tokio::task::spawn_local(task(Rc::clone(&commons)));
         }

@@ -4,6 +4,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use super::buffer::Buffer;
 use crate::addressing::Addressing;
 use crate::dialer::{DatagramSocket, Datagrams, IcmpError, Received};
 use nsnet_stack::udp::Run;
@@ -13,7 +14,7 @@ const LARGEST: usize = 1 << 16;
 
 /// Datagrams in one buffer, in runs that can travel together.
 pub(crate) struct Inbox {
-    buffer: Box<[u8]>,
+    buffer: Buffer,
     runs: Vec<(Origin, Run)>,
     filled: usize,
     /// Receive calls since the inbox was last cleared.
@@ -49,10 +50,18 @@ pub(crate) struct Undelivered<'a> {
 }
 
 impl Inbox {
-    pub(crate) fn new() -> Self {
+    /// # Errors
+    /// See [`Buffer::new`].
+    pub(crate) fn new() -> nix::Result<Self> {
         // Room for one of the largest behind nearly as many bytes of others.
-        let buffer = vec![0; 2 * LARGEST].into_boxed_slice();
-        Self { buffer, runs: Vec::new(), filled: 0, receipts: 0 }
+        let buffer = Buffer::new(2 * LARGEST)?;
+        Ok(Self { buffer, runs: Vec::new(), filled: 0, receipts: 0 })
+    }
+
+    /// Clears the inbox and gives its memory back.
+    pub(super) fn discard(&mut self) {
+        self.clear();
+        self.buffer.discard();
     }
 
     pub(crate) fn clear(&mut self) {
@@ -151,7 +160,7 @@ mod tests {
     fn what_came_together_goes_on_together() {
         let script = [(1, "abc"), (1, "def"), (2, "ghi"), (2, ""), (2, "jkl"), (2, "m"), (2, "nop")];
         let script = script.map(|(port, text)| (port, None, text.as_bytes().to_vec())).into();
-        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
+        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new().unwrap());
         while inbox.receive(&socket).is_ok() {}
         let runs: Vec<(u16, Vec<&[u8]>)> = inbox
             .runs()
@@ -170,7 +179,7 @@ mod tests {
     #[test]
     fn what_has_come_another_way_goes_on_by_itself() {
         let script = [Some(60), Some(60), Some(61), None].map(|hop_limit| (1, hop_limit, vec![7; 3])).into();
-        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
+        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new().unwrap());
         while inbox.receive(&socket).is_ok() {}
         let runs: Vec<_> = inbox.runs().map(|(origin, run)| (origin.hop_limit, run.count())).collect();
         assert_eq!(runs, [(Some(60), 2), (Some(61), 1), (None, 1)]);
@@ -179,7 +188,7 @@ mod tests {
     #[test]
     fn it_is_full_before_the_largest_would_not_fit() {
         let script = (0..9).map(|_| (1, None, vec![0; 65_507])).collect();
-        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new());
+        let (socket, mut inbox) = (Script(Mutex::new(script)), Inbox::new().unwrap());
         while !inbox.is_full() {
             inbox.receive(&socket).unwrap();
         }

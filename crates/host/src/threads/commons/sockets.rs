@@ -41,6 +41,13 @@ impl Sockets {
         self.pool.borrow_mut().pop().map_or_else(RingSocket::new, Ok)
     }
 
+    /// Takes out some of the sockets that wait for reuse.
+    pub(super) fn take_some(&self, count: usize) -> Vec<RingSocket> {
+        let mut pool = self.pool.borrow_mut();
+        let rest = pool.len().saturating_sub(count);
+        pool.split_off(rest)
+    }
+
     /// Takes a socket back in any state.
     pub(crate) fn give_back(&self, socket: RingSocket) {
         let mut pool = self.pool.borrow_mut();

@@ -16,12 +16,12 @@
 //! The number of flows that a container may have opened is limited. When it opens one more, a sixteenth of them is
 //! forgotten: those that have been silent for longest. Established TCP connections are never forgotten that way. If
 //! nothing else is left, the new flow is refused, and for a second no search is made again: a search goes through all
-//! flows, and the container decides how often.
+//! flows of the address, and the container decides how often.
 
 mod progress;
 mod tuple;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -94,6 +94,8 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Flows<G> {
     flows: HashMap<Tuple, Flow<G>>,
+    /// The flows by the address of either end, and by their number.
+    by_address: BTreeMap<(IpAddr, u64), Tuple>,
     /// By the address that opened the flows.
     usage: HashMap<IpAddr, Usage>,
     /// Most flows that one address may have opened.
@@ -139,8 +141,8 @@ impl<G> Flows<G> {
     /// silence.
     #[must_use]
     pub fn new(most: usize, udp_idle: Duration) -> Self {
-        let (flows, usage) = (HashMap::new(), HashMap::new());
-        Self { flows, usage, most, udp_idle, begun: 0, tidy_at: FEW }
+        let (flows, by_address, usage) = (HashMap::new(), BTreeMap::new(), HashMap::new());
+        Self { flows, by_address, usage, most, udp_idle, begun: 0, tidy_at: FEW }
     }
 
     /// Decides on a packet that the end `from` of a flow has sent.
@@ -205,6 +207,7 @@ impl<G> Flows<G> {
         }
         let id = self.begun;
         self.begun += 1;
+        self.by_address.extend(tuple.addresses().map(|address| ((address, id), tuple)));
         let state = State::Asking(Vec::new());
         self.flows.insert(tuple, Flow { id, opener, opened_by, used: now, state, guard: Some(guard()) });
         self.usage.entry(opened_by).or_default().flows += 1;
@@ -255,18 +258,31 @@ impl<G> Flows<G> {
         }
     }
 
-    /// Forgets all flows of an address, so that its next owner inherits none.
-    pub fn forget(&mut self, address: IpAddr) {
-        self.remove_if(|tuple, _| tuple.involves(address));
+    /// Forgets some flows of an address, `most` of them, so that its next owner inherits none. Returns whether there
+    /// were any.
+    pub fn forget_some(&mut self, address: IpAddr, most: usize) -> bool {
+        let some: Vec<Tuple> = self.of(address).take(most).collect();
+        for tuple in &some {
+            self.remove(tuple);
+        }
+        !some.is_empty()
+    }
+
+    /// The flows of which one end has this address.
+    fn of(&self, address: IpAddr) -> impl Iterator<Item = Tuple> {
+        self.by_address.range((address, 0)..=(address, u64::MAX)).map(|(_, tuple)| *tuple)
     }
 
     /// Forgets the flows that were silent for too long.
     fn tidy(&mut self, now: Instant) {
-        let udp_idle = self.udp_idle;
-        self.remove_if(|tuple, flow| match flow.state {
+        let is_over = |(tuple, flow): &(&Tuple, &Flow<G>)| match flow.state {
             State::Asking(_) => false,
-            State::Allowed(progress) => flow.used + progress.lifetime(tuple.protocol, udp_idle) <= now,
-        });
+            State::Allowed(progress) => flow.used + progress.lifetime(tuple.protocol, self.udp_idle) <= now,
+        };
+        let over: Vec<Tuple> = self.flows.iter().filter(is_over).map(|(tuple, _)| *tuple).collect();
+        for tuple in over {
+            self.remove(&tuple);
+        }
         self.tidy_at = FEW.max(2 * self.flows.len());
     }
 
@@ -276,14 +292,18 @@ impl<G> Flows<G> {
         if searched.is_some_and(|last| now.saturating_duration_since(last) < SEARCH_INTERVAL) {
             return false;
         }
-        let may_go = |(tuple, flow): &(&Tuple, &Flow<G>)| match flow.state {
+        let may_go = |tuple: &Tuple, flow: &Flow<G>| match flow.state {
             State::Asking(_) => false,
             State::Allowed(progress) => {
                 flow.opened_by == opened_by && (tuple.protocol != Protocol::Tcp || !progress.is_established())
             }
         };
-        let mut idle: Vec<(Instant, Tuple)> =
-            self.flows.iter().filter(may_go).map(|(tuple, flow)| (flow.used, *tuple)).collect();
+        let mut idle: Vec<(Instant, Tuple)> = self
+            .of(opened_by)
+            .filter_map(|tuple| self.flows.get(&tuple).map(|flow| (tuple, flow)))
+            .filter(|(tuple, flow)| may_go(tuple, flow))
+            .map(|(tuple, flow)| (flow.used, tuple))
+            .collect();
         idle.sort_unstable_by_key(|(used, _)| *used);
         idle.truncate((self.most / 16).max(1));
         for (_, tuple) in &idle {
@@ -295,16 +315,11 @@ impl<G> Flows<G> {
         !idle.is_empty()
     }
 
-    fn remove_if(&mut self, is_over: impl Fn(&Tuple, &Flow<G>) -> bool) {
-        let over: Vec<Tuple> =
-            self.flows.iter().filter(|(tuple, flow)| is_over(tuple, flow)).map(|(tuple, _)| *tuple).collect();
-        for tuple in over {
-            self.remove(&tuple);
-        }
-    }
-
     fn remove(&mut self, tuple: &Tuple) -> Option<State> {
         let flow = self.flows.remove(tuple)?;
+        for address in tuple.addresses() {
+            self.by_address.remove(&(address, flow.id));
+        }
         if let Some(usage) = self.usage.get_mut(&flow.opened_by) {
             usage.flows -= 1;
             if let State::Asking(held) = &flow.state {

@@ -204,13 +204,15 @@ fn an_address_takes_its_flows_along() {
     bench.allowed(there(Protocol::Tcp));
     let id = bench.asked(there(Protocol::Udp));
     bench.allowed(flow(Protocol::Tcp, "10.0.2.100:4000", "10.0.2.102:80"));
-    bench.flows.forget("10.0.2.101".parse().unwrap());
-    assert_eq!(bench.active(), 1);
+    let address = "10.0.2.101".parse().unwrap();
+    let pieces = [(); 3].map(|()| bench.flows.forget_some(address, 1).then(|| bench.active()));
+    assert_eq!(pieces, [Some(2), Some(1), None]);
     assert_eq!(bench.judge(there(Protocol::Tcp), Signal::Other), Verdict::Unknown);
     // A decision that comes later allows nothing to who has the address by then.
     bench.flows.allow(bench.now, &there(Protocol::Udp).0, id);
     assert!(!bench.is_allowed(&there(Protocol::Udp).0));
     assert_eq!(bench.flows.flows.len(), 1);
+    assert_eq!(bench.flows.by_address.len(), 2);
 }
 
 #[test]
@@ -299,6 +301,7 @@ fn the_table_is_tidied_as_it_grows() {
         assert!(bench.flows.flows.len() <= 2 * FEW);
     }
     assert_eq!(bench.active(), bench.flows.flows.len());
+    assert_eq!(bench.flows.by_address.len(), 2 * bench.flows.flows.len());
 }
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do as the origin")]

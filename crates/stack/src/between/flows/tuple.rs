@@ -42,8 +42,8 @@ impl Tuple {
         }
     }
 
-    /// Whether one of its ends has this address.
-    pub(super) fn involves(&self, address: IpAddr) -> bool {
-        self.ends.source.ip() == address || self.ends.destination.ip() == address
+    /// The addresses of its ends.
+    pub(super) fn addresses(&self) -> [IpAddr; 2] {
+        [self.ends.source.ip(), self.ends.destination.ip()]
     }
 }

@@ -87,9 +87,12 @@ impl Table {
         let (key, envelope) = (packet.flow(), packet.envelope());
         if let Some(waiting) = self.waiting.borrow_mut().as_mut()
             && waiting.is_of(key.container, &envelope)
-            && waiting.run.extend(datagrams)
         {
-            return context.commons.burst().extend_from_slice(datagrams.bytes());
+            let start = waiting.run.length();
+            if waiting.run.extend(datagrams) {
+                let rest = &mut context.commons.burst()[start..];
+                return rest[..datagrams.bytes().len()].copy_from_slice(datagrams.bytes());
+            }
         }
         self.flush();
         let known = self.mappings.borrow().get(&key.container).map(|served| Rc::clone(&served.mapping));
@@ -109,10 +112,9 @@ impl Table {
                 mapping.send(context, target, &envelope, datagrams);
             }
             Verdict::Send(target) => {
-                let mut burst = context.commons.burst();
-                burst.clear();
-                burst.extend_from_slice(datagrams.bytes());
-                let waiting = Waiting { mapping, envelope, target, run: Run::new(datagrams) };
+                let run = Run::new(datagrams);
+                context.commons.burst()[..run.length()].copy_from_slice(datagrams.bytes());
+                let waiting = Waiting { mapping, envelope, target, run };
                 self.waiting.borrow_mut().replace(waiting);
             }
             Verdict::Resolve => {
@@ -127,7 +129,7 @@ impl Table {
             return;
         };
         let context = &self.context;
-        mapping.send(context, target, &envelope, run.datagrams(&context.commons.burst()));
+        mapping.send(context, target, &envelope, run.datagrams(&context.commons.burst()[..run.length()]));
     }
 
     /// Whether no datagram waits for a decision.

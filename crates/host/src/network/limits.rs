@@ -16,7 +16,7 @@ impl Default for Limits {
             udp_idle_timeout: Duration::from_secs(180),
             dial_timeout: Duration::from_secs(60),
             dns_queries: 4_096,
-            dns_connections: 32,
+            dns_connections: 20,
             published_udp_clients: 4_096,
             flows_between_containers: 16_384,
         }
@@ -176,7 +176,7 @@ impl NetworkBuilder {
     }
 
     /// The most TCP connections of one container to the DNS address at a time. Each may hold a message of 64 KiB in
-    /// each direction. Default: 32.
+    /// each direction. Default: 20, as for dnsmasq.
     ///
     /// At the limit, further connections are refused. They count against [`max_tcp_flows`](Self::max_tcp_flows) as
     /// well.

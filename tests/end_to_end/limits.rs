@@ -3,19 +3,22 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nsnet::host::{Member, Network};
 
 use crate::world::{
-    Container, DNS, SERVER, World, assert_errno, eventually, in_both_carriages, receive, server,
+    Container, DNS, SERVER, World, accept, assert_errno, eventually, in_both_carriages, receive,
+    resident_memory, server,
 };
 
 in_both_carriages! {
     datagrams_to_one_destination_too_many_are_dropped,
     a_dns_connection_too_many_is_refused,
     a_connection_between_containers_too_many_is_not_answered,
+    stalled_connections_stay_within_the_memory_and_then_complete [120],
 }
 
 fn datagrams_to_one_destination_too_many_are_dropped(world: &World) {
@@ -57,4 +60,40 @@ fn a_connection_between_containers_too_many_is_not_answered(world: &World) {
     assert_eq!(second.unwrap_err().kind(), ErrorKind::TimedOut);
     assert!(client.statistics().between_containers.overflowed >= 1);
     echo(&first);
+}
+
+/// Each connection carries a megabyte both ways, and at first nobody reads.
+fn stalled_connections_stay_within_the_memory_and_then_complete(world: &World) {
+    const CONNECTIONS: usize = 60;
+    const MEMORY: usize = 4 << 20;
+    /// For what is not a ring, such as the stacks of the test's threads.
+    const BESIDES: u64 = 12 << 20;
+    let container = world.container_of(Network::builder().max_tcp_flows(64).ring_memory(MEMORY));
+    let listener = world.listen(SERVER[0]);
+    let server = listener.local_addr().unwrap();
+    let bytes: Vec<u8> = (0..1_u32 << 20).map(|byte| byte.to_le_bytes()[1]).collect();
+    let read = |mut stream: &TcpStream| {
+        let mut received = vec![0; 64 << 10];
+        for expected in bytes.chunks(received.len()) {
+            stream.read_exact(&mut received).unwrap();
+            assert!(received == expected);
+        }
+    };
+    let before = resident_memory();
+    let connections: Vec<_> =
+        (0..CONNECTIONS).map(|_| (container.connect(server).unwrap(), accept(&listener))).collect();
+    let ends: Vec<&TcpStream> = connections.iter().flat_map(|(client, served)| [client, served]).collect();
+    thread::scope(|scope| {
+        for end in &ends {
+            scope.spawn(|| (&**end).write_all(&bytes).unwrap());
+        }
+        for _ in 0..20 {
+            thread::sleep(Duration::from_millis(50));
+            let more = resident_memory().saturating_sub(before);
+            assert!(more <= u64::try_from(MEMORY).unwrap() + BESIDES, "{more} bytes");
+        }
+        for end in &ends {
+            scope.spawn(|| read(end));
+        }
+    });
 }

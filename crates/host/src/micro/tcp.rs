@@ -219,8 +219,9 @@ fn flow() -> TcpFlow {
         length: 1,
         payload: 0,
         max_segment_size: Some(1460),
+        scales_windows: true,
     };
-    let rings = Rings::new(pages, TcpSeqNumber(1), Rc::new(Budget::new(1 << 20)));
+    let rings = Rings::new(pages, TcpSeqNumber(1), Rc::new(Budget::new(8 << 20, 1)));
     let commons = Commons::new(LocalRoutes::new().expect("a netlink socket")).expect("address space");
     TcpFlow::new(key, &syn, stack, rings, Rc::new(commons), Clock::start().now())
 }

@@ -9,14 +9,14 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             tcp_flows: 16_384,
-            ring_memory: 256 << 20,
+            ring_memory: 160 << 20,
             udp_mappings: 4_096,
             echo_mappings: 512,
             udp_peers: 16_384,
             udp_idle_timeout: Duration::from_secs(180),
             dial_timeout: Duration::from_secs(60),
             dns_queries: 4_096,
-            dns_connections: 256,
+            dns_connections: 20,
             published_udp_clients: 4_096,
             flows_between_containers: 16_384,
         }
@@ -53,8 +53,12 @@ impl NetworkBuilder {
     /// [`queues`](Self::queues), each has an even share, rounded up. Connections of published ports are all on the
     /// first queue.
     ///
-    /// Each connection needs a file descriptor of this process and 2 MiB of its address space (not of memory). There may
-    /// be too few descriptors for this limit, see [`reserve_descriptors`](Self::reserve_descriptors).
+    /// Each connection needs a file descriptor of this process and 1.25 MiB of its address space (not of memory). There
+    /// may be too few descriptors for this limit, see [`reserve_descriptors`](Self::reserve_descriptors).
+    ///
+    /// An idle connection takes about 3.5 KiB of memory, which is 56 MiB for 16 384. For each connection of the limit, 8
+    /// KiB of [`ring_memory`](Self::ring_memory) are set aside: with fewer connections, those that there are may be
+    /// faster.
     #[must_use]
     pub fn max_tcp_flows(mut self, flows: usize) -> Self {
         self.limits.tcp_flows = flows;
@@ -91,11 +95,30 @@ impl NetworkBuilder {
         self
     }
 
-    /// The most memory, in bytes, for data that waits in the TCP connections of one container. Default: 256 MiB.
+    /// The most memory, in bytes, for data that waits in the TCP connections of one container. Default: 160 MiB.
     ///
-    /// Each connection may use 64 KiB in each direction besides. With 0, it may use only these. At the limit,
-    /// connections slow down: nothing more is read from upstream, and segments of the container are lost until there is
-    /// room. With several [`queues`](Self::queues), each has an even share.
+    /// This is all of it. Of each direction of each connection, up to [`max_tcp_flows`](Self::max_tcp_flows), 4 KiB are
+    /// set aside, which is 128 MiB by default. Connections share the rest: one may use up to 256 KiB for what the
+    /// container sends and 1 MiB for what it receives, and the more are busy, the less each of them. If the limit is
+    /// below what is to be set aside, that is the limit. So with 0, each connection has 4 KiB in each direction.
+    ///
+    /// Near the limit, connections slow down: less is read from upstream, and the container is told to send less.
+    /// Segments that it sends nevertheless may be lost, and are sent again. With several [`queues`](Self::queues), each
+    /// has an even share.
+    ///
+    /// With the default limits, all that one container may make the engine hold is 256 MiB: this, the idle connections,
+    /// and everything that the other limits count. The kernel's socket buffers and what a Dialer holds come on top.
+    ///
+    /// # Examples
+    /// ```
+    /// use nsnet_host::Network;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// // 8 MiB are set aside for 1024 connections, and 8 MiB are shared.
+    /// let network = Network::builder().max_tcp_flows(1024).ring_memory(16 << 20).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn ring_memory(mut self, bytes: usize) -> Self {
         self.limits.ring_memory = bytes;
@@ -153,7 +176,7 @@ impl NetworkBuilder {
     }
 
     /// The most TCP connections of one container to the DNS address at a time. Each may hold a message of 64 KiB in
-    /// each direction. Default: 256.
+    /// each direction. Default: 20, as for dnsmasq.
     ///
     /// At the limit, further connections are refused. They count against [`max_tcp_flows`](Self::max_tcp_flows) as
     /// well.

@@ -113,7 +113,8 @@ async fn accept_next(listener: &Listener, target: &Target, scene: &Scene) -> io:
     let permit = protocols.context.descriptors.take();
     let permit =
         permit.ok_or_else(|| io::Error::other("the container has its share of the file descriptors"))?;
-    admit(listener.try_accept()?, permit, protocols, target.port);
+    let client = listener.try_accept()?;
+    admit(permit, client, protocols, target.port);
     Ok(())
 }
 
@@ -167,7 +168,7 @@ impl Drop for Accepted {
 }
 
 /// Admits a client, if there is room for it.
-fn admit(client: Accepted, permit: Permit, protocols: Rc<Protocols>, port: u16) {
+fn admit(permit: Permit, client: Accepted, protocols: Rc<Protocols>, port: u16) {
     let counters = &protocols.context.counters;
     let Some(reservation) = Reservation::take(&protocols.tcp) else { return counters.published.overflowed() };
     let task = Rc::new(OnceCell::new());

@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 
 use crate::sys::Entrusted;
 
-static DEVICES: Closer = Closer::new(1);
+static DEVICES: Closer = Closer::new(1, IfAlone::Close);
 
-static UNCHECKED: Closer = Closer::new(8);
+static UNCHECKED: Closer = Closer::new(8, IfAlone::Keep);
 
 /// A TUN device. It is closed on a thread of its own when it is dropped.
 pub(crate) fn device(fd: OwnedFd) -> Entrusted {
@@ -48,7 +48,17 @@ impl Drop for Unchecked {
 /// Threads that close descriptors, in the order in which they come.
 struct Closer {
     most_threads: usize,
+    if_alone: IfAlone,
     state: Mutex<State>,
+}
+
+/// What becomes of descriptors while no thread can be started.
+#[derive(Debug, Clone, Copy)]
+enum IfAlone {
+    /// The caller closes them. A pause is better than a device that stays.
+    Close,
+    /// They stay open until a thread starts for a later one. Their close might never return.
+    Keep,
 }
 
 struct State {
@@ -65,9 +75,9 @@ enum Job {
 }
 
 impl Closer {
-    const fn new(most_threads: usize) -> Self {
+    const fn new(most_threads: usize, if_alone: IfAlone) -> Self {
         let state = State { process: 0, jobs: VecDeque::new(), threads: 0 };
-        Self { most_threads, state: Mutex::new(state) }
+        Self { most_threads, if_alone, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -90,9 +100,11 @@ impl Closer {
             state.threads += 1;
             thread::Builder::new().name("nsnet-close".into()).spawn(|| self.work()).is_err()
         };
-        if is_alone {
-            // The process may have no more threads. A thread that waits is better than a descriptor that stays open.
-            self.work();
+        // The process may have no more threads.
+        match self.if_alone {
+            IfAlone::Close if is_alone => self.work(),
+            IfAlone::Keep if is_alone => self.lock().threads -= 1,
+            IfAlone::Close | IfAlone::Keep => {}
         }
     }
 

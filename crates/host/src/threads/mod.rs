@@ -231,6 +231,7 @@ fn serve(runtime: LocalRuntime, commons: Commons, mut tasks: mpsc::UnboundedRece
         }
     });
     // A Dialer may have blocking work under way, such as name look-ups. Nobody waits for the result.
+    commons.turns().clear();
     runtime.shutdown_background();
 }
 

@@ -122,7 +122,7 @@ mod tests {
     /// A TCP super-frame with FIN, PSH and CWR.
     fn super_segment(ends: Endpoints, payload: &[u8], size: u16) -> (vnet::Header, Vec<u8>) {
         let reversed = FlowKey { container: ends.destination, peer: ends.source };
-        let mut packet = tcp::acknowledgment(reversed, TcpSeqNumber(1000), TcpSeqNumber(77));
+        let mut packet = tcp::acknowledgment(reversed, TcpSeqNumber(1000), TcpSeqNumber(77), 0);
         let (start, header_len) = (packet.len() - 20, packet.len());
         packet.extend(payload);
         write_ip_length(&mut packet, 0);

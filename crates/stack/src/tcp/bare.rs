@@ -14,19 +14,19 @@ use crate::flow::FlowKey;
 #[must_use]
 pub fn reset_for(key: FlowKey, segment: &Segment) -> Vec<u8> {
     match segment.acknowledgment {
-        Some(acknowledgment) => packet(key, TcpControl::Rst, acknowledgment, None),
-        None => packet(key, TcpControl::Rst, TcpSeqNumber(0), Some(segment.sequence + segment.length)),
+        Some(acknowledgment) => packet(key, TcpControl::Rst, acknowledgment, None, 0),
+        None => packet(key, TcpControl::Rst, TcpSeqNumber(0), Some(segment.sequence + segment.length), 0),
     }
 }
 
 /// The packet of an acknowledgment from the peer of `key` to its container. `expected` is the sequence number that it
-/// acknowledges.
+/// acknowledges, and `window` the window field, not scaled.
 ///
 /// # Panics
 /// If one end of `key` is IPv4 and the other IPv6.
 #[must_use]
-pub fn acknowledgment(key: FlowKey, sequence: TcpSeqNumber, expected: TcpSeqNumber) -> Vec<u8> {
-    packet(key, TcpControl::None, sequence, Some(expected))
+pub fn acknowledgment(key: FlowKey, sequence: TcpSeqNumber, expected: TcpSeqNumber, window: u16) -> Vec<u8> {
+    packet(key, TcpControl::None, sequence, Some(expected), window)
 }
 
 /// A packet from the flow's peer to its container.
@@ -35,6 +35,7 @@ fn packet(
     control: TcpControl,
     sequence: TcpSeqNumber,
     acknowledgment: Option<TcpSeqNumber>,
+    window: u16,
 ) -> Vec<u8> {
     let tcp = TcpRepr {
         src_port: key.peer.port(),
@@ -42,7 +43,7 @@ fn packet(
         control,
         seq_number: sequence,
         ack_number: acknowledgment,
-        window_len: 0,
+        window_len: window,
         window_scale: None,
         max_seg_size: None,
         sack_permitted: false,

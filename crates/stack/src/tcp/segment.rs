@@ -17,6 +17,8 @@ pub struct Segment {
     pub payload: usize,
     /// The MSS option of a SYN, in bytes (RFC 9293, 3.7.1).
     pub max_segment_size: Option<u16>,
+    /// Whether it is a SYN that offers window scaling (RFC 7323, 2.2).
+    pub scales_windows: bool,
 }
 
 /// What the flags of a segment say.
@@ -49,7 +51,13 @@ impl Segment {
             acknowledgment: packet.ack().then(|| packet.ack_number()),
             length: packet.segment_len(),
             payload: packet.payload().len(),
-            max_segment_size: max_segment_size(packet),
+            max_segment_size: syn_option(packet, |option| {
+                if let TcpOption::MaxSegmentSize(size) = option { Some(size) } else { None }
+            }),
+            scales_windows: syn_option(packet, |option| {
+                matches!(option, TcpOption::WindowScale(_)).then_some(())
+            })
+            .is_some(),
         })
     }
 }
@@ -66,19 +74,28 @@ fn are_options_sound(mut options: &[u8]) -> bool {
     true
 }
 
-fn max_segment_size(packet: &TcpPacket<&[u8]>) -> Option<u16> {
+/// What `find` finds in the options of a SYN.
+fn syn_option<T>(packet: &TcpPacket<&[u8]>, find: impl Fn(TcpOption<'_>) -> Option<T>) -> Option<T> {
     if !packet.syn() {
         return None;
     }
     let mut options = packet.options();
     while let Ok((rest, option)) = TcpOption::parse(options) {
-        if let TcpOption::MaxSegmentSize(size) = option {
-            return Some(size);
+        if option == TcpOption::EndOfList {
+            return None;
         }
-        if option == TcpOption::EndOfList || rest.is_empty() {
+        if let Some(found) = find(option) {
+            return Some(found);
+        }
+        if rest.is_empty() {
             return None;
         }
         options = rest;
     }
     None
+}
+
+/// The distance from one sequence number to another, negative if that is behind (RFC 9293, 3.4).
+pub(super) fn distance(from: TcpSeqNumber, to: TcpSeqNumber) -> i32 {
+    to.0.wrapping_sub(from.0)
 }

@@ -82,7 +82,7 @@ fn each_packet_goes_to_its_protocol() {
         // A segment of no connection is answered with RST, and a ping of the gateway by the gateway.
         let key =
             nsnet_stack::flow::FlowKey { container: PEER.parse().unwrap(), peer: CONTAINER.parse().unwrap() };
-        world.send(&tcp::acknowledgment(key, TcpSeqNumber(1), TcpSeqNumber(2)));
+        world.send(&tcp::acknowledgment(key, TcpSeqNumber(1), TcpSeqNumber(2), 0));
         settle().await;
         assert_eq!(protocols(world), [IpProtocol::Tcp]);
         let (source, destination) = ("10.0.2.100".parse().unwrap(), "10.0.2.2".parse().unwrap());
@@ -168,7 +168,7 @@ fn a_stray_segment_of_a_foreign_source_is_answered_on_no_queue() {
         let test = async |worlds: &[World]| {
             let [foreign, nobody] = ["10.0.2.77:1", "10.0.2.55:1"].map(|address| address.parse().unwrap());
             let key = nsnet_stack::flow::FlowKey { container: nobody, peer: foreign };
-            worlds[1].send(&tcp::acknowledgment(key, TcpSeqNumber(1), TcpSeqNumber(2)));
+            worlds[1].send(&tcp::acknowledgment(key, TcpSeqNumber(1), TcpSeqNumber(2), 0));
             settle().await;
             assert!(worlds.iter().all(|world| world.bench.received().is_empty()));
             assert_eq!(worlds[0].discarded().foreign_source, 1);

@@ -31,7 +31,11 @@ impl Table {
         if packet.len() > MAX_SYN || !self.has_room() {
             return context.counters.tcp.overflowed();
         }
-        let Some(permit) = context.descriptors.take() else { return context.counters.tcp.overflowed() };
+        // The network's own resolver needs no socket.
+        let permit = match (service != Service::Resolver).then(|| context.descriptors.take()) {
+            Some(None) => return context.counters.tcp.overflowed(),
+            permit => permit.flatten(),
+        };
         let flow = dialer::Flow {
             protocol: Protocol::Tcp,
             source: key.container,
@@ -130,12 +134,14 @@ impl Table {
 }
 
 /// The task of a flow: dials, opens, relays. The stream is gone before the permit is.
-async fn serve(release: Release, _permit: Permit, flow: dialer::Flow) {
+async fn serve(release: Release, _permit: Option<Permit>, flow: dialer::Flow) {
     let Release { table, key, id, .. } = &release;
     let place = table.context.lane.place();
     match place.begin(table.connect_upstream(&flow)).await {
         Ok(stream) => {
+            let turn = place.turn().await;
             let Some(open) = table.open(*key, *id) else { return };
+            drop(turn);
             relay(open, &table.context, &place, stream).await;
         }
         Err(error) => {

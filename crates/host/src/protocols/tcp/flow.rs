@@ -16,7 +16,8 @@ use nsnet_stack::flow::FlowKey;
 use nsnet_stack::tcp::LastAck;
 use nsnet_stack::tcp::Rings;
 use nsnet_stack::tcp::{Control, Segment};
-use nsnet_stack::tcp::{Standing, TcpStack, Transmit};
+use nsnet_stack::tcp::{Standing, TcpStack, Transmit, Window};
+use smoltcp::wire::TcpSeqNumber;
 
 /// MSS of a container that names none (RFC 9293, 3.7.1).
 const DEFAULT_MSS: u16 = 536;
@@ -35,6 +36,7 @@ pub(crate) struct TcpFlow {
     pub(super) stack: RefCell<TcpStack>,
     /// The memory of the stack's rings.
     pub(super) rings: RefCell<Rings<Pages>>,
+    window: Cell<Window>,
     /// The one frame that the link did not take.
     held: RefCell<Option<HeldFrame>>,
     /// Wakes the relay.
@@ -72,7 +74,9 @@ impl TcpFlow {
         commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
-        Self::with(key, segment_size(syn), Opening::Over, stack, rings, commons, now)
+        let flow = Self::with(key, Opening::Over, stack, rings, commons, now);
+        flow.agree(syn);
+        flow
     }
 
     /// A flow whose SYN is sent to the container.
@@ -83,12 +87,11 @@ impl TcpFlow {
         commons: Rc<Commons>,
         now: Instant,
     ) -> Self {
-        Self::with(key, DEFAULT_MSS, Opening::UnderWay, stack, rings, commons, now)
+        Self::with(key, Opening::UnderWay, stack, rings, commons, now)
     }
 
     fn with(
         key: FlowKey,
-        segment_size: u16,
         opening: Opening,
         stack: TcpStack,
         rings: Rings<Pages>,
@@ -97,9 +100,10 @@ impl TcpFlow {
     ) -> Self {
         Self {
             key,
-            segment_size: Cell::new(segment_size),
+            segment_size: Cell::new(DEFAULT_MSS),
             stack: RefCell::new(stack),
             rings: RefCell::new(rings),
+            window: Cell::default(),
             held: RefCell::new(None),
             waker: RefCell::new(None),
             heard: Cell::new(now),
@@ -110,6 +114,12 @@ impl TcpFlow {
             opening: Cell::new(opening),
             commons,
         }
+    }
+
+    /// Takes what the container's SYN offers.
+    fn agree(&self, syn: &Segment) {
+        self.segment_size.set(segment_size(syn));
+        self.window.set(Window::new(syn));
     }
 
     /// Handles one packet of this flow.
@@ -129,7 +139,8 @@ impl TcpFlow {
             // The segment is lost, and the container sends it again.
             return;
         }
-        stack.handle_packet(clock.smoltcp(now), packet, &mut self.outlet(link));
+        let mut outlet = self.outlet(link, self.receive_limit(&stack));
+        stack.handle_packet(clock.smoltcp(now), packet, &mut outlet);
         if stack.standing() == Standing::TimeWait && self.last_ack.get().is_none() {
             self.last_ack.set(LastAck::answering(segment));
         }
@@ -145,7 +156,8 @@ impl TcpFlow {
         segment: &Segment,
         packet: &[u8],
     ) {
-        stack.handle_packet(now, packet, &mut self.outlet(link));
+        let mut outlet = self.outlet(link, self.receive_limit(stack));
+        stack.handle_packet(now, packet, &mut outlet);
         if stack.is_connecting() {
             let is_foreign = segment.control == Control::Other && segment.acknowledgment.is_some();
             if is_foreign {
@@ -154,7 +166,7 @@ impl TcpFlow {
         } else if stack.standing() == Standing::Alive {
             // The stack takes no payload of this segment, so the container sends it again.
             self.rings.borrow_mut().begin(segment.sequence + 1);
-            self.segment_size.set(segment_size(segment));
+            self.agree(segment);
             self.opening.set(Opening::Over);
         }
     }
@@ -170,7 +182,8 @@ impl TcpFlow {
         let Ok(mut stack) = self.stack.try_borrow_mut() else { return };
         self.held.replace(None);
         stack.abort();
-        stack.poll_transmit(clock.smoltcp(clock.now()), &mut self.outlet(link));
+        let mut outlet = self.outlet(link, self.receive_limit(&stack));
+        stack.poll_transmit(clock.smoltcp(clock.now()), &mut outlet);
     }
 
     /// Leaves the flow alone to deliver the container's data after the container's end of the link is gone. Only a flow
@@ -284,14 +297,30 @@ impl TcpFlow {
             // After its own TIME-WAIT, smoltcp would discard bytes that the stream has not taken yet.
             Standing::TimeWait if now >= self.heard.get() + TIME_WAIT_ANSWERS => false,
             Standing::Alive | Standing::TimeWait => {
-                let mut outlet = Outlet { end: Some((clock, end)), ..self.outlet(link) };
+                let limit = self.receive_limit(&stack);
+                let mut outlet = Outlet { end: Some((clock, end)), ..self.outlet(link, limit) };
                 stack.poll_transmit(clock.smoltcp(now), &mut outlet)
+                    || stack.awaits_bytes() && self.update_window(&stack, &mut outlet)
             }
         }
     }
 
-    fn outlet<'a>(&'a self, link: &'a Link) -> Outlet<'a> {
-        Outlet { link, held: &self.held, key: self.key, segment_size: self.segment_size.get(), end: None }
+    /// Tells the container if its window has grown without smoltcp knowing. Returns whether it did.
+    fn update_window(&self, stack: &TcpStack, outlet: &mut Outlet<'_>) -> bool {
+        let expected = self.rings.borrow().expected(stack.occupancy());
+        let update = self.window.get().update(self.key, expected, outlet.receive_limit);
+        let Some(update) = update.filter(|_| outlet.is_ready()) else { return false };
+        outlet.transmit(update.len(), |packet| packet.copy_from_slice(&update));
+        true
+    }
+
+    /// Where the container's window may end.
+    fn receive_limit(&self, stack: &TcpStack) -> TcpSeqNumber {
+        self.rings.borrow_mut().receive_limit(stack.occupancy())
+    }
+
+    fn outlet<'a>(&'a self, link: &'a Link, receive_limit: TcpSeqNumber) -> Outlet<'a> {
+        Outlet { link, flow: self, receive_limit, end: None, has_sent: false }
     }
 }
 
@@ -311,29 +340,35 @@ fn segment_size(syn: &Segment) -> u16 {
 /// Sends a stack's packets over the link, and holds one back when the link is full.
 struct Outlet<'a> {
     link: &'a Link,
-    held: &'a RefCell<Option<HeldFrame>>,
-    key: FlowKey,
-    segment_size: u16,
-    /// The time at which nothing more is sent. Writing to a device may be slow: it runs the container's packet filter.
+    flow: &'a TcpFlow,
+    receive_limit: TcpSeqNumber,
+    /// The time after which at most one packet is sent. Writing to a device may be slow: it runs the container's packet
+    /// filter.
     end: Option<(&'a Clock, Instant)>,
+    has_sent: bool,
 }
 
 impl Transmit for Outlet<'_> {
     fn is_ready(&self) -> bool {
-        self.held.borrow().is_none() && self.end.is_none_or(|(clock, end)| clock.now() < end)
+        !self.flow.is_blocked() && self.end.is_none_or(|(clock, end)| !self.has_sent || clock.now() < end)
     }
 
     fn transmit<R>(&mut self, length: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let header = self.link.device().segment_header(self.key, length, self.segment_size);
+        self.has_sent = true;
+        let flow = self.flow;
+        let header = self.link.device().segment_header(flow.key, length, flow.segment_size.get());
         let (sent, result) = self.link.send_with(header, length, |packet| {
             let result = fill(packet);
+            let mut window = flow.window.get();
+            window.clamp(packet, flow.key, self.receive_limit);
+            flow.window.set(window);
             if header.checksum != vnet::Checksum::Complete {
-                frame::write_tcp_sum(packet, self.key);
+                frame::write_tcp_sum(packet, flow.key);
             }
             result
         });
         if let Sent::Held(frame) = sent {
-            self.held.replace(Some(frame));
+            flow.held.replace(Some(frame));
         }
         result
     }

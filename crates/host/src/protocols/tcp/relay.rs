@@ -228,6 +228,9 @@ impl Relay<'_> {
         cx: &mut task::Context<'_>,
         left: &mut usize,
     ) -> io::Result<bool> {
+        if *left == 0 {
+            return Ok(false);
+        }
         let stream = self.stream()?;
         let written = stack.receive(|bytes| match stream.poll_write(cx, &bytes[..bytes.len().min(*left)]) {
             Poll::Ready(Ok(written)) => (written, Some(Ok(written))),

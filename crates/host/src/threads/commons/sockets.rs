@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use nsnet_stack::tcp::RING;
+use nsnet_stack::tcp::{BOTH_RINGS, RECEIVE_RING};
 use smoltcp::socket::tcp;
 
 use crate::sys::Pages;
@@ -19,8 +19,8 @@ pub(crate) struct RingSocket {
 
 impl RingSocket {
     fn new() -> nix::Result<Self> {
-        let mut pages = Pages::map(2 * RING)?;
-        let (receive, send) = pages.lend().split_at_mut(RING);
+        let mut pages = Pages::map(BOTH_RINGS)?;
+        let (receive, send) = pages.lend().split_at_mut(RECEIVE_RING);
         let socket = tcp::Socket::new(tcp::SocketBuffer::new(receive), tcp::SocketBuffer::new(send));
         Ok(Self { socket, pages })
     }

@@ -25,7 +25,7 @@ pub(super) struct Account {
 impl Account {
     /// Counts a service.
     pub(super) fn add(&mut self, start: Tag, length: Tag) {
-        self.end = start + length;
+        self.end = self.end.max(start) + length;
         self.usual = self.usual - self.usual / 8 + length / 8;
     }
 
@@ -71,8 +71,13 @@ impl<T> FairQueue<T> {
         Some((user, start))
     }
 
-    /// When a service would start that a user gets without waiting.
-    pub(super) fn start(&self, account: Account) -> Tag {
+    /// Serves a user that does not wait. Returns the start of its service.
+    pub(super) fn serve(&mut self, account: Account) -> Tag {
+        self.now = self.start(account);
+        self.now
+    }
+
+    fn start(&self, account: Account) -> Tag {
         account.end.max(self.now)
     }
 
@@ -84,6 +89,11 @@ impl<T> FairQueue<T> {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Forgets all that wait.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,6 +169,25 @@ mod tests {
         assert_eq!(queue.pop(), Some(('b', 0)));
         assert_eq!(queue.pop(), Some(('a', 1000)));
         assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn work_without_waiting_is_no_debt() {
+        let (mut queue, mut old) = (FairQueue::new(), Account::default());
+        for _ in 0..1000 {
+            let start = queue.serve(old);
+            old.add(start, 1000);
+        }
+        let mut new = Account::default();
+        queue.push("new", new);
+        queue.push("old", old);
+        let (user, start) = queue.pop().unwrap();
+        assert_eq!(user, "new");
+        for _ in 0..3 {
+            new.add(start, 1000);
+        }
+        queue.push(user, new);
+        assert_eq!(queue.pop().unwrap().0, "old");
     }
 
     proptest! {

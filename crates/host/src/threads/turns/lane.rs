@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Turns;
 use super::fair_queue::{Account, FairQueue, Tag};
-use super::place::{Kind, Origin, Place, Slot};
+use super::place::{Kind, Origin, Place, SPARSE, Slot};
 
 pub(crate) struct Lane {
     pub(super) turns: Rc<Turns>,
@@ -22,6 +22,8 @@ struct State {
     reader_was_last: bool,
     /// Whether this lane waits in the thread's line.
     is_waiting: bool,
+    /// Whether one of its tasks was given a turn that is not over.
+    is_given: bool,
     /// When the turn that is given started, in virtual time.
     start: Tag,
     /// The time of all turns of this container, in nanoseconds.
@@ -36,6 +38,7 @@ impl Turns {
             reader: None,
             reader_was_last: false,
             is_waiting: false,
+            is_given: false,
             start: 0,
             account: Account::default(),
         };
@@ -57,11 +60,14 @@ impl Lane {
     /// Whether a task may work at once, because it would be next anyway.
     pub(super) fn admits(&self, slot: &Slot, kind: Kind) -> bool {
         let state = self.state.borrow();
-        let others = self.turns.line.borrow().len() - usize::from(state.is_waiting);
-        others == 0
+        let others = self.turns.line.borrow().len() > usize::from(state.is_waiting)
+            || self.turns.is_given.get() && !state.is_given;
+        let account = slot.account.get();
+        !others
             && match kind {
                 Kind::Reader => true,
-                Kind::Task => state.tasks.is_first(slot.account.get()),
+                Kind::Task if account.usual() > SPARSE && self.turns.is_round_used.get() => false,
+                Kind::Task => state.tasks.is_first(account),
             }
     }
 
@@ -78,6 +84,7 @@ impl Lane {
     pub(super) fn give(&self, start: Tag) -> bool {
         let mut state = self.state.borrow_mut();
         state.is_waiting = false;
+        state.is_given = true;
         state.start = start;
         while let Some((slot, is_readers)) = state.next() {
             if slot.give() {
@@ -85,6 +92,7 @@ impl Lane {
                 return true;
             }
         }
+        state.is_given = false;
         false
     }
 
@@ -94,17 +102,22 @@ impl Lane {
         let mut account = slot.account.get();
         let start = match origin {
             Origin::Given => slot.start.get(),
-            Origin::Free => state.tasks.start(account),
+            Origin::Free => state.tasks.serve(account),
         };
         account.add(start, bytes);
         slot.account.set(account);
         let took = Tag::try_from(took.as_nanos()).unwrap_or(0);
         let start = match origin {
             Origin::Given => state.start,
-            Origin::Free => self.turns.line.borrow().start(state.account),
+            Origin::Free => self.turns.line.borrow_mut().serve(state.account),
         };
         state.account.add(start, took);
+        if origin == Origin::Free && bytes > SPARSE {
+            self.turns.is_round_used.set(true);
+            self.turns.announce();
+        }
         if origin == Origin::Given {
+            state.is_given = false;
             self.turns.is_given.set(false);
             self.turns.change.notify_one();
             if state.reader.is_some() || !state.tasks.is_empty() {
@@ -114,7 +127,7 @@ impl Lane {
     }
 
     fn line_up(self: &Rc<Self>, state: &mut State) {
-        if !state.is_waiting {
+        if !state.is_waiting && !state.is_given {
             state.is_waiting = true;
             self.turns.line.borrow_mut().push(Rc::clone(self), state.account);
         }

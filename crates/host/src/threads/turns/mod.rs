@@ -1,17 +1,18 @@
 //! The order in which the tasks of one engine thread work.
 //!
-//! Each task of a container has a [`Place`], and its work is a [`Turn`]. A task that would be next anyway works at once.
-//! The others wait in line, and one task at a time is given a turn of bounded length.
+//! A task of a container has a [`Place`], and its work is a [`Turn`]. A task that would be next anyway works at once. The
+//! others wait in line, and one task at a time is given a turn of bounded length.
 //!
 //! The line is fair ([`fair_queue`]) on two levels: first between containers, by the time that their turns take, then
 //! between the tasks of a container, by the bytes that they move. A task that moves little, such as a ping beside
-//! downloads, is therefore next within its container. It waits for one turn of each container at most.
+//! downloads, is therefore next within its container, but for others that move little.
 //!
 //! A container's reader is no task among others: all that the tasks move up passes through it first. It has every
 //! second turn of its container, if it wants it.
 //!
-//! Between two turns, every task that is ready runs, and the runtime looks for new events. So a task that became ready
-//! during a turn stands in line before the next one is given.
+//! Between two turns, tasks that are ready run, and the runtime looks for new events. So a task that became ready during
+//! a turn stands in line before the next one is given. Only one task that moves much works without waiting before the
+//! runtime has looked.
 
 mod fair_queue;
 mod lane;
@@ -47,6 +48,8 @@ pub(crate) struct Turns {
     line: RefCell<FairQueue<Rc<Lane>>>,
     /// Whether a turn was given and is not over.
     is_given: Cell<bool>,
+    /// Whether a task that moves much has worked without waiting since the runtime last looked for events.
+    is_round_used: Cell<bool>,
     /// Whether the task that gives turns runs.
     is_served: Cell<bool>,
     /// When a task that moves little has worked last.
@@ -60,6 +63,7 @@ impl Turns {
         Rc::new(Self {
             line: RefCell::new(FairQueue::new()),
             is_given: Cell::new(false),
+            is_round_used: Cell::new(false),
             is_served: Cell::new(false),
             sparse_worked: Cell::new(None),
             change: Notify::new(),
@@ -70,6 +74,11 @@ impl Turns {
     fn length(&self, now: Instant) -> usize {
         let is_attentive = self.sparse_worked.get().is_some_and(|worked| now < worked + ATTENTION);
         if is_attentive { SHORT } else { LONG }
+    }
+
+    /// Forgets all that wait, because the thread ends. Those that wait refer to this.
+    pub(super) fn clear(&self) {
+        self.line.borrow_mut().clear();
     }
 
     /// Sees to it that turns are given.
@@ -88,6 +97,7 @@ impl Turns {
                 self.change.notified().await;
                 // The runtime comes back after everything that was ready, and after it has looked for new events.
                 tokio::task::yield_now().await;
+                self.is_round_used.set(false);
             }
         }
     }

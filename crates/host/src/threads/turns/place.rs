@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::SHORT;
 use super::fair_queue::{Account, Tag};
 use super::lane::Lane;
 use crate::task::clock;
@@ -14,11 +15,11 @@ use crate::task::clock;
 /// How long a turn may take, for work that is slow for its bytes.
 const LONGEST: Duration = Duration::from_micros(500);
 
-/// Bytes that a turn counts as at least. Handling acknowledgments has its cost too.
-const CHEAPEST: Tag = 256;
+/// Bytes that a turn counts as at least. Giving it and handling acknowledgments have their cost too.
+const CHEAPEST: Tag = 1 << 10;
 
 /// Bytes that a task moves in a turn, at most, to count as one that moves little.
-const SPARSE: Tag = 4 << 10;
+pub(super) const SPARSE: Tag = 4 << 10;
 
 /// A place in the line. It is given up when it is dropped.
 pub(crate) struct Place {
@@ -52,8 +53,6 @@ enum State {
     Waiting,
     /// The task may work, or works.
     Given,
-    /// The task has ended.
-    Gone,
 }
 
 /// How a task has come to its turn.
@@ -81,7 +80,8 @@ impl Slot {
             return false;
         }
         self.state.set(State::Given);
-        if let Some(waker) = self.waker.borrow_mut().take() {
+        let waker = self.waker.take();
+        if let Some(waker) = waker {
             waker.wake();
         }
         true
@@ -104,10 +104,10 @@ impl Place {
         match self.slot.state.get() {
             State::Given => return Poll::Ready(self.take_turn(Origin::Given)),
             State::Waiting => self.register(cx),
-            State::Out | State::Gone if self.lane.admits(&self.slot, self.kind) => {
+            State::Out if self.lane.admits(&self.slot, self.kind) => {
                 return Poll::Ready(self.take_turn(Origin::Free));
             }
-            State::Out | State::Gone => self.line_up(cx),
+            State::Out => self.line_up(cx),
         }
         Poll::Pending
     }
@@ -146,7 +146,10 @@ impl Place {
 
     fn take_turn(&self, origin: Origin) -> Turn<'_> {
         let began = clock::now();
-        Turn { place: self, origin, began, length: self.lane.turns.length(began), moved: 0 }
+        // Any number of tasks may work at once that are not known to move much.
+        let is_known = self.slot.account.get().usual() > SPARSE;
+        let length = if is_known { self.lane.turns.length(began) } else { SHORT };
+        Turn { place: self, origin, began, length, moved: 0 }
     }
 
     fn register(&self, cx: &Context<'_>) {
@@ -160,7 +163,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.slot.state.replace(State::Gone) == State::Given {
+        self.slot.waker.take();
+        if self.slot.state.replace(State::Out) == State::Given {
             self.lane.turn_is_over(&self.slot, Origin::Given, 0, Duration::ZERO);
         }
     }
@@ -195,7 +199,7 @@ impl Drop for Turn<'_> {
         slot.state.set(State::Out);
         let moved = Tag::try_from(self.moved).unwrap_or(Tag::MAX >> 1).max(CHEAPEST);
         lane.turn_is_over(slot, self.origin, moved, now.duration_since(self.began));
-        if *kind == Kind::Task && slot.account.get().usual() <= SPARSE {
+        if *kind == Kind::Task && self.moved > 0 && slot.account.get().usual() <= SPARSE {
             lane.turns.sparse_worked.set(Some(now));
         }
     }

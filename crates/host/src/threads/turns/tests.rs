@@ -105,16 +105,45 @@ fn turns_are_short_while_tasks_that_move_little_are_about() {
     run(async |turns, _| {
         let lane = turns.lane();
         let (sparse, bulk) = (lane.place(), lane.place());
-        assert_eq!(bulk.turn().await.left(), LONG);
-        sparse.turn().await.moved(100);
-        assert_eq!(bulk.turn().await.left(), SHORT);
-        tokio::time::advance(ATTENTION).await;
+        let length = || turns.length(crate::task::clock::now());
         for _ in 0..3 {
             bulk.turn().await.moved(LONG);
-            assert_eq!(bulk.turn().await.left(), LONG);
+            settle().await;
+            assert_eq!(length(), LONG);
         }
+        // A task that looks and finds nothing is none that moves.
+        drop(sparse.turn().await);
+        assert_eq!(length(), LONG);
         sparse.turn().await.moved(100);
-        assert_eq!(bulk.turn().await.left(), SHORT);
+        assert_eq!(length(), SHORT);
+        tokio::time::advance(ATTENTION).await;
+        assert_eq!(length(), LONG);
+    });
+}
+
+#[test]
+fn many_tasks_that_are_ready_together_do_not_all_work_at_once() {
+    run(async |turns, log| {
+        let lane = turns.lane();
+        let places: Vec<_> = (0..20).map(|_| Rc::new(lane.place())).collect();
+        // They have moved much before, one at a time.
+        for place in &places {
+            for _ in 0..8 {
+                place.turn().await.moved(LONG);
+                settle().await;
+            }
+        }
+        for place in &places {
+            let (place, log) = (Rc::clone(place), log.clone());
+            spawn_local(async move {
+                place.turn().await.moved(LONG);
+                log.0.borrow_mut().push('b');
+            });
+        }
+        yield_now().await;
+        assert_eq!(log.read(), "b");
+        settle().await;
+        assert_eq!(log.read().len(), 20);
     });
 }
 

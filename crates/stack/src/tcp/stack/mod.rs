@@ -267,6 +267,13 @@ impl TcpStack {
         }
     }
 
+    /// Whether the container may send bytes: the connection is open, and its FIN has not arrived.
+    #[must_use]
+    #[inline]
+    pub fn awaits_bytes(&self) -> bool {
+        matches!(self.state(), tcp::State::Established | tcp::State::FinWait1 | tcp::State::FinWait2)
+    }
+
     /// The state of the connection.
     #[must_use]
     #[inline]

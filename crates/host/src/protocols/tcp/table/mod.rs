@@ -75,7 +75,7 @@ pub(crate) fn find_open<S: BuildHasher>(
 impl Table {
     pub(crate) fn new(context: Rc<Context>, name_server: Rc<NameServer>) -> Rc<Self> {
         Rc::new(Self {
-            budget: Rc::new(Budget::new(context.limits.ring_memory)),
+            budget: Rc::new(Budget::new(context.limits.ring_memory, context.limits.tcp_flows)),
             context,
             name_server,
             tuples: RefCell::default(),
@@ -120,7 +120,7 @@ impl Table {
             return;
         }
         let answer = match self.resting.borrow_mut().get(self.context.clock.now(), &key) {
-            Some(ack) => tcp::acknowledgment(key, ack.sequence, ack.expected),
+            Some(ack) => tcp::acknowledgment(key, ack.sequence, ack.expected, 0),
             None => tcp::reset_for(key, segment),
         };
         self.context.send(&answer);

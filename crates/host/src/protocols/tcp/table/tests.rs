@@ -1,3 +1,5 @@
+mod windows;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -261,6 +263,7 @@ async fn a_repeated_syn_is_absorbed_and_a_reset_takes_it_back() {
             length: 0,
             payload: 0,
             max_segment_size: None,
+            scales_windows: false,
         };
         assert!(world.table.handle(client.key, &reset, &[]));
         assert!(world.table.tuples.borrow().is_empty());
@@ -287,7 +290,7 @@ async fn a_segment_of_no_connection_is_answered_with_reset() {
         let world = World::new();
         let key = FlowKey { container: CONTAINER.parse().unwrap(), peer: PEER.parse().unwrap() };
         let reversed = FlowKey { container: key.peer, peer: key.container };
-        let bytes = tcp::acknowledgment(reversed, TcpSeqNumber(5), TcpSeqNumber(9));
+        let bytes = tcp::acknowledgment(reversed, TcpSeqNumber(5), TcpSeqNumber(9), 0);
         let Transport::Tcp(segment) = parsed(&bytes).transport else { panic!("not TCP") };
         assert!(!world.table.handle(key, &segment, &bytes), "nobody's");
         world.table.answer_stray(key, &segment);

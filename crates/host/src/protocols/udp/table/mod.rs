@@ -248,8 +248,7 @@ impl Table {
     pub(super) fn resolve(&self, key: FlowKey, query: Bytes) {
         let (context, name_server) = (Rc::clone(&self.context), Rc::clone(&self.name_server));
         self.context.tasks.spawn(async move {
-            let answer = name_server.answer(&query, key.container, DnsTransport::Datagram);
-            if let Some(reply) = context.lane.place().begin(answer).await {
+            if let Some(reply) = name_server.answer(&query, key.container, DnsTransport::Datagram).await {
                 context.send_datagram(key.peer, key.container, reply.message(), reply.may_wait()).await;
             }
         });

@@ -72,6 +72,7 @@ fn parsed(packet: &[u8]) -> crate::tcp::Segment {
         length: segment.segment_len(),
         payload: 0,
         max_segment_size: None,
+        scales_windows: false,
     }
 }
 
@@ -129,7 +130,7 @@ fn the_acknowledgment_of_an_older_connection_is_reset_and_the_next_syn_is_anothe
     let first = only(&mut client);
     let swapped = FlowKey { container: key().peer, peer: key().container };
     let old = TcpSeqNumber(1_000_000);
-    let reset = answer(&mut client, &bare::acknowledgment(swapped, TcpSeqNumber(77), old)).unwrap();
+    let reset = answer(&mut client, &bare::acknowledgment(swapped, TcpSeqNumber(77), old, 0)).unwrap();
     assert!(segment(&reset).rst());
     assert_eq!(segment(&reset).seq_number(), old);
     assert!(client.is_connecting());

@@ -305,7 +305,7 @@ impl NetworkBuilder {
     /// |---|---|---|
     /// | the cores | the kernel shares them fairly between networks | networks of one thread take turns |
     /// | a Dialer that blocks its thread | stalls its own network | stalls others too |
-    /// | threads | one per network, asleep while it is idle | at most one per core |
+    /// | threads | one per queue, asleep while it is idle | at most one per core |
     /// | file descriptors of an idle network | 4 per thread | none |
     /// | memory of an idle network | about 80 KiB, and the kernel's own for a thread | about 10 KiB |
     ///

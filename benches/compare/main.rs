@@ -1,7 +1,7 @@
 //! nsnet beside its peers: `cargo bench --bench compare`.
 //!
-//! Measures what a program inside a namespace gets out of its network, for nsnet in each of its modes, for
-//! slirp4netns and pasta where they are installed, and for the veth pair with NAT that root would set up.
+//! Measures what a program inside a namespace gets out of its network. The subjects are nsnet in each of its modes, the
+//! veth pair with NAT that root would set up, and slirp4netns and pasta where they are installed.
 //! Needs no root, no download and no network: the world and the traffic are its own.
 //!
 //! ```text

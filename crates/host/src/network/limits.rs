@@ -53,7 +53,7 @@ impl NetworkBuilder {
     /// [`queues`](Self::queues), each has an even share, rounded up. Connections of published ports are all on the
     /// first queue.
     ///
-    /// Each connection needs a file descriptor of this process and 1.5 MiB of its address space (not of memory). There
+    /// Each connection needs a file descriptor of this process and 1.25 MiB of its address space (not of memory). There
     /// may be too few descriptors for this limit, see [`reserve_descriptors`](Self::reserve_descriptors).
     ///
     /// An idle connection takes about 3.5 KiB of memory, which is 56 MiB for 16 384. For each connection of the limit, 8
@@ -98,7 +98,7 @@ impl NetworkBuilder {
     /// The most memory, in bytes, for data that waits in the TCP connections of one container. Default: 160 MiB.
     ///
     /// This is all of it. Of each direction of each connection, up to [`max_tcp_flows`](Self::max_tcp_flows), 4 KiB are
-    /// set aside, which is 128 MiB by default. Connections share the rest: one may use up to 512 KiB for what the
+    /// set aside, which is 128 MiB by default. Connections share the rest: one may use up to 256 KiB for what the
     /// container sends and 1 MiB for what it receives, and the more are busy, the less each of them. If the limit is
     /// below what is to be set aside, that is the limit. So with 0, each connection has 4 KiB in each direction.
     ///

@@ -3,7 +3,7 @@
 use tokio::sync::Mutex;
 
 /// The connections of a container that are ended before other tasks get their turn. To end one takes up to 60 µs,
-/// most of it in the kernel: an RST on each side, two sockets, and 1.5 MiB of address space.
+/// most of it in the kernel: an RST on each side, two sockets, and 1.25 MiB of address space.
 pub(crate) const PIECE: usize = 16;
 
 /// Whose turn it is to clear up. All containers of a thread that end at the same time share the turns.

@@ -26,7 +26,7 @@ use super::segment::distance;
 
 /// Length in bytes of the receive ring, and so the largest window of a container. A single stream reaches its full speed
 /// with it.
-pub const RECEIVE_RING: usize = 512 << 10;
+pub const RECEIVE_RING: usize = 256 << 10;
 
 /// Length in bytes of the send ring. A single stream needs that much for its full speed.
 const SEND_RING: usize = 1 << 20;

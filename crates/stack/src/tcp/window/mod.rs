@@ -15,7 +15,7 @@ use crate::flow::FlowKey;
 use crate::wire::ip_header_len;
 
 /// The window scale of smoltcp for the receive ring (RFC 7323, 2.2).
-const SHIFT: u8 = 4;
+const SHIFT: u8 = 3;
 const _: () = assert!(RECEIVE_RING.ilog2() + 1 == 16 + SHIFT as u32);
 
 /// The receive window of a connection, as far as the container has been told.
